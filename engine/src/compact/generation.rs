@@ -1,0 +1,302 @@
+//! One generation, written aside: streams, tables, manifest, receipt.
+
+use super::files::Hashes;
+use super::gaps::{Gap, gaps};
+use super::manifest::{HubEpochFact, LogFact, MANIFEST, Manifest, PartFact, StreamFact, TableFact, rfc3339};
+use super::parquet::{StreamJob, WrittenStream, stream_dir, write_stream};
+use super::publish::{self, Aside, Plan};
+use super::receipt::{Receipt, StreamOutcome};
+use super::survey::{DeviceSurvey, StreamPlan};
+use super::tables::{StreamGaps, write_tables};
+use super::timeline::Timeline;
+use super::{ALIGNMENT_VERSION, CompactError, Phase, Progress, parallel};
+use crate::clock::TiedBy;
+use crate::disk::{Disk, OpenMode};
+use crate::error::StorageError;
+use crate::options::Options;
+use crate::session::Session;
+use marey_format::payload::WallReading;
+use marey_format::{HubEpoch, version};
+use std::path::Path;
+use std::sync::Arc;
+
+/// All that a generation is made of.
+pub struct Job<'a> {
+    pub disk: &'a dyn Disk,
+    pub session: &'a Session,
+    pub anchor: &'a WallReading,
+    pub surveys: &'a [DeviceSurvey],
+    pub timeline: &'a Arc<Timeline>,
+    pub options: &'a Options,
+    pub generation: u32,
+    /// The generation before, whose parts are taken on where they are the same.
+    pub before: Option<&'a Manifest>,
+}
+
+impl Job<'_> {
+    /// Writes everything aside, durably but for the names in the session's folder.
+    pub fn write(
+        &self,
+        session_dir: &Path,
+        aside: &Aside,
+        progress: &dyn Fn(Progress),
+    ) -> Result<(Manifest, Receipt, Plan), CompactError> {
+        let streams = self.streams();
+        let mut written = self.write_streams(&streams, &aside.streams(), progress)?;
+        for ((survey, plan), written) in streams.iter().zip(&mut written) {
+            self.take_on(session_dir, &aside.streams(), survey, plan, written)?;
+        }
+        let gaps: Vec<Vec<Gap>> = streams.iter().map(|(survey, plan)| gaps(survey, plan)).collect();
+        let of_streams: Vec<StreamGaps<'_>> = streams
+            .iter()
+            .zip(&gaps)
+            .map(|((survey, plan), gaps)| StreamGaps {
+                survey,
+                key: &plan.key,
+                gaps,
+            })
+            .collect();
+        let tables = write_tables(
+            self.disk,
+            aside,
+            self.surveys,
+            self.timeline,
+            &of_streams,
+            self.options,
+        )?;
+        let table_facts = tables.iter().map(|table| TableFact {
+            path: table.name.to_owned(),
+            rows: table.rows,
+            hashes: (&table.hashes).into(),
+        });
+        let manifest = self.manifest(&streams, &written, table_facts.collect());
+        let manifest_hashes = self.put(&aside.file(MANIFEST), &manifest.to_bytes())?;
+
+        let outcomes: Vec<StreamOutcome<'_>> = streams
+            .iter()
+            .zip(written.iter().zip(&gaps))
+            .map(|((survey, plan), (written, gaps))| StreamOutcome {
+                survey,
+                plan,
+                written,
+                gaps,
+            })
+            .collect();
+        let warnings = self
+            .timeline
+            .alignment()
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let receipt = Receipt::of(
+            self.session,
+            self.anchor,
+            self.generation,
+            self.surveys,
+            &outcomes,
+            warnings,
+            &manifest_hashes,
+        );
+        let receipt_name = Receipt::name(self.generation);
+        self.put(&aside.file(&receipt_name), &receipt.to_bytes())?;
+
+        let dir = aside.streams();
+        let io = |error| StorageError::io("listing", self.disk.describe(&dir), error);
+        let parts = publish::files_below(self.disk, &dir).map_err(io)?;
+        let mut files: Vec<String> = tables.iter().map(|table| table.name.to_owned()).collect();
+        files.extend([receipt_name, MANIFEST.to_owned()]);
+        Ok((
+            manifest,
+            receipt,
+            Plan {
+                generation: self.generation,
+                parts,
+                files,
+            },
+        ))
+    }
+
+    /// Writes the streams alone, and gives the manifest that tells of them.
+    pub fn write_live(
+        &self,
+        streams_dir: &Path,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Manifest, CompactError> {
+        let streams = self.streams();
+        let written = self.write_streams(&streams, streams_dir, progress)?;
+        Ok(self.manifest(&streams, &written, Vec::new()))
+    }
+
+    fn streams(&self) -> Vec<(&DeviceSurvey, &Arc<StreamPlan>)> {
+        let mut streams: Vec<_> = self
+            .surveys
+            .iter()
+            .flat_map(|survey| survey.streams.values().map(move |plan| (survey, plan)))
+            .collect();
+        streams.sort_by(|a, b| (&a.1.key, a.0.device.as_str()).cmp(&(&b.1.key, b.0.device.as_str())));
+        streams
+    }
+
+    fn write_streams(
+        &self,
+        streams: &[(&DeviceSurvey, &Arc<StreamPlan>)],
+        streams_dir: &Path,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Vec<WrittenStream>, CompactError> {
+        let stop_us = self
+            .session
+            .stopped
+            .map(|at| self.timeline.of_hub(at.hub_epoch, at.hub_ns).0);
+        let jobs: Vec<StreamJob<'_>> = streams
+            .iter()
+            .map(|&(survey, plan)| StreamJob {
+                disk: self.disk,
+                session: &self.session.id,
+                survey,
+                plan: plan.clone(),
+                timeline: self.timeline.clone(),
+                options: self.options,
+                stop_us,
+                streams_dir,
+                generation: self.generation,
+            })
+            .collect();
+        let of = jobs.len();
+        let done = |done| {
+            progress(Progress {
+                phase: Phase::Writing,
+                done,
+                of,
+            })
+        };
+        parallel::map(self.options.compaction_threads, &jobs, write_stream, done)
+    }
+
+    /// Parts that came out as they were before become other names of the old files.
+    fn take_on(
+        &self,
+        session_dir: &Path,
+        streams_dir: &Path,
+        survey: &DeviceSurvey,
+        plan: &StreamPlan,
+        written: &mut WrittenStream,
+    ) -> Result<(), CompactError> {
+        let Some(before) = self.before else { return Ok(()) };
+        let dir = stream_dir(&plan.key, &survey.device);
+        let old_parts = before.parts(&plan.key, &survey.device);
+        let mut linked = false;
+        for (part, old) in written.parts.iter_mut().zip(old_parts) {
+            let old_path = session_dir.join(&old.path);
+            let same = part.hashes.blake3 == old.hashes.blake3 && part.hashes.bytes == old.hashes.bytes;
+            let Some(name) = old_path.file_name().filter(|_| same) else {
+                continue;
+            };
+            let io = |error| StorageError::io("linking", self.disk.describe(&old_path), error);
+            // A file that is gone or was changed since is no part to take on.
+            match self.disk.stat(&old_path).map_err(io)? {
+                Some(stat) if !stat.is_dir && stat.bytes == part.hashes.bytes => {}
+                _ => continue,
+            }
+            if super::survey::hash_file(self.disk, &old_path)? != part.hashes.blake3 {
+                continue;
+            }
+            let path = dir.join(name);
+            self.disk.remove_file(&streams_dir.join(&part.path)).map_err(io)?;
+            self.disk
+                .hard_link(&old_path, &streams_dir.join(&path))
+                .map_err(io)?;
+            part.path = path;
+            linked = true;
+        }
+        if linked {
+            let full = streams_dir.join(&dir);
+            let io = |error| StorageError::io("syncing", self.disk.describe(&full), error);
+            self.disk.sync_dir(&full).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    fn manifest(
+        &self,
+        streams: &[(&DeviceSurvey, &Arc<StreamPlan>)],
+        written: &[WrittenStream],
+        tables: Vec<TableFact>,
+    ) -> Manifest {
+        let fact =
+            |((survey, plan), written): (&(&DeviceSurvey, &Arc<StreamPlan>), &WrittenStream)| StreamFact {
+                stream: plan.key.to_string(),
+                device: survey.device.clone(),
+                rows: written.rows,
+                parts: written
+                    .parts
+                    .iter()
+                    .map(|part| PartFact {
+                        path: Path::new("streams")
+                            .join(&part.path)
+                            .to_string_lossy()
+                            .into_owned(),
+                        rows: part.rows,
+                        first_time: rfc3339(part.first_us),
+                        last_time: rfc3339(part.last_us),
+                        hashes: (&part.hashes).into(),
+                    })
+                    .collect(),
+            };
+        let streams: Vec<StreamFact> = streams.iter().zip(written).map(fact).collect();
+        Manifest {
+            v: version::SESSION,
+            marey: env!("CARGO_PKG_VERSION").to_owned(),
+            alignment: ALIGNMENT_VERSION,
+            session: self.session.id.clone(),
+            generation: self.generation,
+            open: how_to_open(&streams),
+            anchor: *self.anchor,
+            hub_epochs: self.hub_epochs(),
+            streams,
+            tables,
+            logs: self.surveys.iter().map(LogFact::of).collect(),
+        }
+    }
+
+    fn hub_epochs(&self) -> Vec<HubEpochFact> {
+        let fact = |known: &crate::clock::HubEpoch| HubEpochFact {
+            hub_epoch: HubEpoch(known.hub_epoch),
+            offset_ns: known.offset_ns,
+            half_width_ns: known.half_width_ns.is_finite().then_some(known.half_width_ns),
+            tied_by: match known.tied_by {
+                TiedBy::Anchor => "anchor".to_owned(),
+                TiedBy::Devices(clocks) => format!("{clocks} device clocks"),
+                TiedBy::Wall => "wall clock".to_owned(),
+                TiedBy::Nothing => "nothing".to_owned(),
+            },
+            hard: known.hard,
+        };
+        self.timeline.alignment().hub_epochs().iter().map(fact).collect()
+    }
+
+    /// Writes a small file, durably but for its name.
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<Hashes, CompactError> {
+        use sha2::{Digest, Sha256};
+        let io = |error| StorageError::io("writing", self.disk.describe(path), error);
+        let file = self.disk.open(path, OpenMode::CreateNew).map_err(io)?;
+        file.write_at(0, bytes).map_err(io)?;
+        file.sync().map_err(io)?;
+        Ok(Hashes {
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(bytes).to_hex().to_string(),
+            sha256: marey_format::types::hex(&Sha256::digest(bytes)),
+        })
+    }
+}
+
+/// For those who open the folder and wonder.
+fn how_to_open(streams: &[StreamFact]) -> Vec<String> {
+    let Some((stream, part)) = streams.iter().find_map(|s| Some((s, s.parts.first()?))) else {
+        return Vec::new();
+    };
+    vec![
+        format!("pd.read_parquet('{}')", part.path),
+        format!("pd.read_parquet('streams/stream={}').sort_index()", stream.stream),
+    ]
+}

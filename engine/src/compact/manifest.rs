@@ -1,0 +1,260 @@
+//! `manifest.json`: what a generation is made of and what it was made from, with hashes of all of it.
+//!
+//! Holds no wall clock and no path outside of the session's folder: the same log read by the same version gives the
+//! same bytes. Counters and stamps of 64 bits are strings, so that no JSON parser loses digits.
+
+use super::files::Hashes;
+use super::frames::Place;
+use super::survey::DeviceSurvey;
+use crate::disk::{self, Disk};
+use crate::error::StorageError;
+use marey_format::payload::{StreamKey, WallReading};
+use marey_format::{DeviceId, HubEpoch, SessionId, version};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Version of the alignment: changes whenever the same evidence may give other times.
+pub const ALIGNMENT_VERSION: u32 = 1;
+
+/// Name of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Longest manifest, in bytes.
+const MANIFEST_BYTES_MAX: u64 = 256 << 20;
+
+/// A generation of a session's Parquet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub v: u32,
+    /// Version of Marey that wrote it.
+    pub marey: String,
+    pub alignment: u32,
+    pub session: SessionId,
+    pub generation: u32,
+    pub open: Vec<String>,
+    pub anchor: WallReading,
+    pub hub_epochs: Vec<HubEpochFact>,
+    pub streams: Vec<StreamFact>,
+    pub tables: Vec<TableFact>,
+    pub logs: Vec<LogFact>,
+}
+
+/// How a life of the hub's clock was put on session time: session time = hub time + offset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HubEpochFact {
+    pub hub_epoch: HubEpoch,
+    #[serde(with = "text")]
+    pub offset_ns: i64,
+    /// Null where nothing bounds it.
+    pub half_width_ns: Option<f64>,
+    pub tied_by: String,
+    /// False where a wall clock's word is part of it.
+    pub hard: bool,
+}
+
+/// One stream of one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StreamFact {
+    pub stream: String,
+    pub device: DeviceId,
+    #[serde(with = "text")]
+    pub rows: u64,
+    pub parts: Vec<PartFact>,
+}
+
+impl StreamFact {
+    /// The stream's key; none where the text is none.
+    pub fn key(&self) -> Option<StreamKey> {
+        self.stream.parse().ok()
+    }
+}
+
+/// One Parquet file of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartFact {
+    /// Below the session's folder.
+    pub path: String,
+    #[serde(with = "text")]
+    pub rows: u64,
+    pub first_time: String,
+    pub last_time: String,
+    #[serde(flatten)]
+    pub hashes: HashFact,
+}
+
+/// One table beside the streams.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableFact {
+    pub path: String,
+    #[serde(with = "text")]
+    pub rows: u64,
+    #[serde(flatten)]
+    pub hashes: HashFact,
+}
+
+/// Length and hashes of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashFact {
+    #[serde(with = "text")]
+    pub bytes: u64,
+    pub blake3: String,
+    pub sha256: String,
+}
+
+impl From<&Hashes> for HashFact {
+    fn from(hashes: &Hashes) -> Self {
+        Self {
+            bytes: hashes.bytes,
+            blake3: hashes.blake3.clone(),
+            sha256: hashes.sha256.clone(),
+        }
+    }
+}
+
+/// One device's log, as far as it went into this generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogFact {
+    pub device: DeviceId,
+    pub segments: Vec<SegmentFact>,
+    /// End of the last frame that went in.
+    pub compacted: Place,
+    /// Device frames that went in, by lane.
+    #[serde(with = "text")]
+    pub data_frames: u64,
+    #[serde(with = "text")]
+    pub live_frames: u64,
+}
+
+/// One segment of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentFact {
+    pub path: String,
+    #[serde(with = "text")]
+    pub bytes: u64,
+    /// Null while it may still grow.
+    pub blake3: Option<String>,
+}
+
+impl LogFact {
+    pub fn of(survey: &DeviceSurvey) -> Self {
+        let segment = |fact: &super::survey::SegmentFact| SegmentFact {
+            path: segment_path(&survey.device, fact.segment),
+            bytes: fact.bytes,
+            blake3: fact.blake3.clone(),
+        };
+        Self {
+            device: survey.device.clone(),
+            segments: survey.segments.iter().map(segment).collect(),
+            compacted: survey.end,
+            data_frames: survey.frames[0],
+            live_frames: survey.frames[1],
+        }
+    }
+}
+
+/// Where a segment stands below the session's folder.
+pub fn segment_path(device: &DeviceId, segment: u32) -> String {
+    format!("logs/{device}/{}", crate::log::segment_name(segment))
+}
+
+impl Manifest {
+    /// Reads the manifest in a folder; none if there is none.
+    pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, StorageError> {
+        let path = dir.join(MANIFEST);
+        let io = |error| StorageError::io("reading", disk.describe(&path), error);
+        if disk.stat(&path).map_err(io)?.is_none() {
+            return Ok(None);
+        }
+        let bytes = disk::read_all(disk, &path, MANIFEST_BYTES_MAX).map_err(io)?;
+        let manifest: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| StorageError::damaged(disk.describe(&path), error))?;
+        if manifest.v != version::SESSION {
+            let what = format!(
+                "written by a later version ({}); this one knows {}",
+                manifest.v,
+                version::SESSION
+            );
+            return Err(StorageError::damaged(disk.describe(&path), what));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// The file's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        json(self)
+    }
+
+    /// The log of a device.
+    pub fn log(&self, device: &DeviceId) -> Option<&LogFact> {
+        self.logs.iter().find(|log| log.device == *device)
+    }
+
+    /// The parts of a stream of a device, in order of time.
+    pub fn parts(&self, key: &StreamKey, device: &DeviceId) -> &[PartFact] {
+        let name = key.to_string();
+        let stream = self
+            .streams
+            .iter()
+            .find(|stream| stream.stream == name && stream.device == *device);
+        stream.map_or(&[], |stream| &stream.parts)
+    }
+}
+
+/// JSON for people: indented, in the order of the type's fields, with a newline at the end.
+pub fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).expect("these types have string keys and finite numbers only");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Session microseconds as RFC 3339.
+pub fn rfc3339(time_us: i64) -> String {
+    let (days, of_day) = (
+        time_us.div_euclid(86_400_000_000),
+        time_us.rem_euclid(86_400_000_000),
+    );
+    // Days since 1970-01-01 to a date (H. Hinnant, "chrono-compatible low-level date algorithms", civil_from_days).
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (second, micro) = (of_day / 1_000_000, of_day % 1_000_000);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z")
+}
+
+/// Integers as strings.
+pub mod text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    pub fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse()
+            .map_err(|_| D::Error::custom(format_args!("not an integer in range: {text:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_dates() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(rfc3339(1_795_248_000_123_456), "2026-11-21T08:00:00.123456Z");
+        assert_eq!(rfc3339(951_782_400_000_000), "2000-02-29T00:00:00.000000Z");
+    }
+}

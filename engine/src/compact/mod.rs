@@ -1,0 +1,370 @@
+//! Compaction: logs in, Parquet out, with a manifest and a receipt.
+//!
+//! ```text
+//! survey    one pass over each log: frames by place, clock evidence, events, ends   -> frames
+//! timeline  all clocks of the session on one time                                   -> evidence
+//! runs      the rows of one stream in order of (time, epoch, seq)                   -> source, columns
+//! parquet   one encoder for each file                                               -> encodings, metadata, files
+//! tables    events, gaps, channels, clock evidence, clock maps                      -> gaps
+//! manifest, receipt, publish
+//! ```
+//!
+//! The same logs, read by the same version, give the same bytes: whatever the number of threads, whenever it ran, and
+//! however often it was killed on the way. Nothing here reads a clock. What it writes it first writes aside; nothing
+//! that was published goes before its successor is durable under its name.
+
+mod check;
+mod columns;
+mod encodings;
+mod evidence;
+mod files;
+mod frames;
+mod gaps;
+mod generation;
+mod live;
+mod manifest;
+mod metadata;
+mod parallel;
+mod parquet;
+mod publish;
+mod receipt;
+mod runs;
+mod source;
+mod survey;
+mod tables;
+mod timeline;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use check::{CheckFault, Checked, check_session};
+pub use frames::Place;
+pub use live::roll;
+pub use manifest::{
+    ALIGNMENT_VERSION, HashFact, HubEpochFact, LogFact, Manifest, PartFact, SegmentFact, StreamFact,
+    TableFact,
+};
+pub use receipt::{DamageFact, GapFact, KeptOutFact, NoteFact, Receipt, StreamReceipt, TimeFact};
+
+pub(crate) use columns::BatchBuilder;
+pub(crate) use files::FileChunks;
+pub(crate) use metadata::stream_schema;
+pub(crate) use runs::RowMerge;
+pub(crate) use source::FrameSource;
+pub(crate) use survey::{DeviceSurvey, survey};
+pub(crate) use timeline::Timeline;
+
+use crate::disk::{self, Disk};
+use crate::error::StorageError;
+use crate::options::Options;
+use crate::session::Session;
+use ::parquet::errors::ParquetError;
+use marey_format::frame::FrameError;
+use marey_format::{DeviceId, SessionId};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Whether a generation is written where the logs hold nothing that the newest one lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// Only if device frames came since.
+    IfNew,
+    /// In any case: the clocks are aligned anew.
+    Always,
+}
+
+/// How far compaction has come: `done` of `of` in a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub phase: Phase,
+    pub done: usize,
+    pub of: usize,
+}
+
+/// What compaction is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading logs; counts devices.
+    Reading,
+    /// Writing Parquet; counts streams of devices.
+    Writing,
+    /// Putting the generation in place; one step.
+    Publishing,
+}
+
+/// The newest generation of a session.
+#[derive(Clone, Debug)]
+pub struct Compacted {
+    pub generation: u32,
+    /// Whether this call made it.
+    pub new: bool,
+    pub manifest: Manifest,
+    pub receipt: Receipt,
+}
+
+impl Compacted {
+    /// Every Parquet file below `streams/`.
+    pub fn parts(&self) -> impl Iterator<Item = &PartFact> {
+        self.manifest.streams.iter().flat_map(|stream| &stream.parts)
+    }
+
+    /// Up to where each device's log went in.
+    pub fn positions(&self) -> impl Iterator<Item = (&DeviceId, Place)> {
+        self.manifest.logs.iter().map(|log| (&log.device, log.compacted))
+    }
+
+    /// Whether every number is known and nothing is missing.
+    pub fn complete(&self) -> bool {
+        self.receipt.complete
+    }
+
+    /// Devices that have not stated their totals.
+    pub fn owing(&self) -> &[DeviceId] {
+        &self.receipt.owing
+    }
+
+    /// Rows in Parquet, of all streams.
+    pub fn rows(&self) -> u64 {
+        self.manifest.streams.iter().map(|stream| stream.rows).sum()
+    }
+}
+
+/// Why a session was not compacted. What was published before is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("session {0} was never started, so nothing ties its times to UTC; start it first")]
+    NotStarted(SessionId),
+    #[error(
+        "the log of {device} holds {found} device frames, generation {generation} was made of {expected}; \
+         what was published stays; run `marey verify` to see what is damaged"
+    )]
+    LogShrank {
+        device: DeviceId,
+        generation: u32,
+        expected: u64,
+        found: u64,
+    },
+    #[error(
+        "Parquet would take up to {needed_bytes} bytes and {floor_bytes} are kept for the intake, of {free_bytes} \
+         that are free; make room and compact again"
+    )]
+    NoRoom {
+        needed_bytes: u64,
+        free_bytes: u64,
+        floor_bytes: u64,
+    },
+    #[error("{path}: {what}")]
+    Parquet { path: PathBuf, what: String },
+    #[error("{of}: {what}")]
+    Encoding { of: String, what: String },
+    #[error("a frame that was read before can't be decoded any more: {0}")]
+    Frame(#[from] FrameError),
+}
+
+impl CompactError {
+    fn parquet(disk: &dyn Disk, path: &Path, error: ParquetError) -> Self {
+        let path = disk.describe(path);
+        match error {
+            ParquetError::External(source) => match source.downcast::<io::Error>() {
+                Ok(error) => StorageError::io("writing", path, *error).into(),
+                Err(source) => Self::Parquet {
+                    path,
+                    what: source.to_string(),
+                },
+            },
+            error => Self::Parquet {
+                path,
+                what: error.to_string(),
+            },
+        }
+    }
+
+    fn encoding(of: String, error: &dyn std::error::Error) -> Self {
+        Self::Encoding {
+            of,
+            what: error.to_string(),
+        }
+    }
+}
+
+/// Writes and publishes a generation of a session's Parquet, manifest and receipt. Its logs should be sealed; frames that
+/// come meanwhile are for the generation after.
+///
+/// # Errors
+/// Whatever is published is whole: after an error, or a kill, it is what it was, or the new generation.
+pub fn compact_session(
+    disk: &dyn Disk,
+    session: &Session,
+    options: &Options,
+    how: Generation,
+    progress: &dyn Fn(Progress),
+) -> Result<Compacted, CompactError> {
+    let dir = Session::dir(&session.id);
+    publish::recover(disk, &dir)?;
+    let anchor = session
+        .anchor
+        .ok_or_else(|| CompactError::NotStarted(session.id.clone()))?;
+    let surveys = survey_all(disk, &session.id, options, progress)?;
+    let before = Manifest::read(disk, &dir)?;
+    if let Some(manifest) = &before {
+        held_by(manifest, &surveys)?;
+        if how == Generation::IfNew
+            && covers(manifest, &surveys)
+            && let Some(receipt) = read_receipt(disk, &dir, manifest.generation)?
+        {
+            let generation = manifest.generation;
+            return Ok(Compacted {
+                generation,
+                new: false,
+                manifest: manifest.clone(),
+                receipt,
+            });
+        }
+    }
+    reserve_room(disk, &surveys, options)?;
+    let timeline = Arc::new(Timeline::new(&anchor, &surveys, session.max_drift_ppm));
+    let number = before
+        .as_ref()
+        .map_or(0, |manifest| manifest.generation)
+        .max(session.generation)
+        + 1;
+    let aside = publish::Aside::new(&dir, number);
+    aside.create(disk)?;
+    let job = generation::Job {
+        disk,
+        session,
+        anchor: &anchor,
+        surveys: &surveys,
+        timeline: &timeline,
+        options,
+        generation: number,
+        before: before.as_ref(),
+    };
+    let written = job.write(&dir, &aside, progress);
+    if written.is_err() {
+        // It takes room that others may need. If it can't go now, it goes before the next one is begun.
+        publish::discard(disk, &dir).ok();
+    }
+    let (manifest, receipt, plan) = written?;
+    progress(Progress {
+        phase: Phase::Publishing,
+        done: 0,
+        of: 1,
+    });
+    publish::publish(disk, &dir, &plan)?;
+    progress(Progress {
+        phase: Phase::Publishing,
+        done: 1,
+        of: 1,
+    });
+    Ok(Compacted {
+        generation: number,
+        new: true,
+        manifest,
+        receipt,
+    })
+}
+
+/// Finishes or undoes a publication that a crash cut short. Returns the generation that was finished, if any.
+pub fn recover_publish(disk: &dyn Disk, session: &Session) -> Result<Option<u32>, StorageError> {
+    publish::recover(disk, &Session::dir(&session.id))
+}
+
+/// Removes the directories of earlier generations, which stay aside for those who still read them.
+pub fn remove_old(disk: &dyn Disk, session: &SessionId) -> Result<(), StorageError> {
+    publish::remove_old(disk, &Session::dir(session))
+}
+
+/// Longest receipt, in bytes.
+const RECEIPT_BYTES_MAX: u64 = 256 << 20;
+
+/// The receipt of a generation; none if there is none.
+pub fn read_receipt(
+    disk: &dyn Disk,
+    session_dir: &Path,
+    generation: u32,
+) -> Result<Option<Receipt>, StorageError> {
+    let path = session_dir.join(Receipt::name(generation));
+    let io = |error| StorageError::io("reading", disk.describe(&path), error);
+    if disk.stat(&path).map_err(io)?.is_none() {
+        return Ok(None);
+    }
+    let bytes = disk::read_all(disk, &path, RECEIPT_BYTES_MAX).map_err(io)?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| StorageError::damaged(disk.describe(&path), error))
+}
+
+/// Surveys of all logs of a session, in order of the devices' names.
+pub(crate) fn survey_all(
+    disk: &dyn Disk,
+    session: &SessionId,
+    options: &Options,
+    progress: &dyn Fn(Progress),
+) -> Result<Vec<DeviceSurvey>, CompactError> {
+    let devices = crate::log::devices(disk, session)?;
+    let of = devices.len();
+    let done = |done| {
+        progress(Progress {
+            phase: Phase::Reading,
+            done,
+            of,
+        })
+    };
+    parallel::map(
+        options.compaction_threads,
+        &devices,
+        |device| survey(disk, session, device),
+        done,
+    )
+}
+
+/// Whether a generation was made of all device frames that there are.
+fn covers(manifest: &Manifest, surveys: &[DeviceSurvey]) -> bool {
+    surveys.iter().all(|survey| match manifest.log(&survey.device) {
+        Some(log) => [log.data_frames, log.live_frames] == survey.frames,
+        None => survey.frames == [0, 0],
+    })
+}
+
+/// Logs only grow. One that shrank is damaged, and nothing that was published may be replaced by less.
+fn held_by(manifest: &Manifest, surveys: &[DeviceSurvey]) -> Result<(), CompactError> {
+    for log in &manifest.logs {
+        let survey = surveys.iter().find(|survey| survey.device == log.device);
+        let found = survey.map_or(0, |survey| survey.frames.iter().sum());
+        let expected = log.data_frames + log.live_frames;
+        if found < expected {
+            let (device, generation) = (log.device.clone(), manifest.generation);
+            return Err(CompactError::LogShrank {
+                device,
+                generation,
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Values take about their bytes in the log before they are encoded, and less after.
+fn reserve_room(disk: &dyn Disk, surveys: &[DeviceSurvey], options: &Options) -> Result<(), CompactError> {
+    let io = |error| StorageError::io("asking for the room of", disk.describe(Path::new("")), error);
+    let floor_bytes = files::floor(disk, options).map_err(io)?;
+    let free_bytes = disk.space().map_err(io)?.free_bytes;
+    let frames = surveys
+        .iter()
+        .flat_map(|survey| survey.streams.values())
+        .flat_map(|plan| &plan.frames);
+    let needed_bytes = frames.map(|frame| u64::from(frame.length)).sum::<u64>();
+    if free_bytes < floor_bytes.saturating_add(needed_bytes) {
+        return Err(CompactError::NoRoom {
+            needed_bytes,
+            free_bytes,
+            floor_bytes,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,326 @@
+//! Parquet files: the parts of a stream, and the tables beside the streams.
+//!
+//! One encoder for each file, fed in one order, in batches and row groups cut by the rows alone: whatever else goes on
+//! at the time, the bytes are the same.
+
+use super::CompactError;
+use super::columns::{BatchBuilder, Rows};
+use super::encodings::Encodings;
+use super::files::{HashedFile, Hashes};
+use super::metadata::stream_schema;
+use super::runs::RowMerge;
+use super::source::{FrameSource, Piece};
+use super::survey::{DeviceSurvey, StreamPlan};
+use super::timeline::Timeline;
+use crate::disk::{self, Disk};
+use crate::error::StorageError;
+use crate::options::Options;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Float32Type, SchemaRef, TimestampMicrosecondType};
+use marey_format::payload::StreamKey;
+use marey_format::{DeviceId, SessionId};
+use parquet::arrow::ArrowWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows of a batch.
+pub const BATCH_ROWS: usize = 16 << 10;
+
+/// Bytes of values of a batch, beyond which it is cut short.
+pub const BATCH_BYTES: usize = 8 << 20;
+
+/// Row groups of a part.
+const PART_ROW_GROUPS: usize = 64;
+
+/// Rows of a column that its encoding is chosen on, and the pieces they are taken in.
+const SAMPLE_ROWS: usize = 32 << 10;
+const SAMPLE_PIECES: usize = 8;
+
+/// One stream of one device, to be written.
+#[derive(Debug)]
+pub struct StreamJob<'a> {
+    pub disk: &'a dyn Disk,
+    pub session: &'a SessionId,
+    pub survey: &'a DeviceSurvey,
+    pub plan: Arc<StreamPlan>,
+    pub timeline: Arc<Timeline>,
+    pub options: &'a Options,
+    /// Session time after which captures count as after the stop.
+    pub stop_us: Option<i64>,
+    /// The folder that stands for `streams/`.
+    pub streams_dir: &'a Path,
+    pub generation: u32,
+}
+
+/// What a stream came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WrittenStream {
+    pub parts: Vec<WrittenPart>,
+    pub rows: u64,
+    /// Of those, captured after the session was stopped.
+    pub after_stop: u64,
+    /// The widest bound; infinite if one is.
+    pub err_us_max: f32,
+}
+
+/// One file of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenPart {
+    /// Below `streams/`.
+    pub path: PathBuf,
+    pub hashes: Hashes,
+    pub rows: u64,
+    pub first_us: i64,
+    pub last_us: i64,
+}
+
+/// The folder of a stream of a device, below `streams/`.
+pub fn stream_dir(key: &StreamKey, device: &DeviceId) -> PathBuf {
+    Path::new(&format!("stream={key}")).join(format!("device={device}"))
+}
+
+/// The name of a part.
+pub fn part_name(generation: u32, number: u32) -> String {
+    format!("part-g{generation:04}-{number:06}.parquet")
+}
+
+/// Writes all parts of a stream, durably, with their names.
+pub fn write_stream(job: &StreamJob<'_>) -> Result<WrittenStream, CompactError> {
+    let plan = &job.plan;
+    let source = || FrameSource::new(job.disk, job.session, &job.survey.device, &job.survey.epochs);
+    if plan.frames.is_empty() {
+        return Ok(WrittenStream::default());
+    }
+    let schema = stream_schema(&plan.declaration);
+    let encodings = Encodings::choose(&schema, &sample(&mut source(), job, &schema)?)
+        .map_err(|error| CompactError::encoding(plan.key.to_string(), &error))?;
+    let dir = stream_dir(&plan.key, &job.survey.device);
+    let full_dir = job.streams_dir.join(&dir);
+    let io = |error| StorageError::io("making", job.disk.describe(&full_dir), error);
+    disk::create_dirs(job.disk, &full_dir).map_err(io)?;
+
+    let mut merge = RowMerge::new(
+        source(),
+        plan.clone(),
+        job.survey.device.clone(),
+        job.timeline.clone(),
+    )?;
+    let mut builder = BatchBuilder::new(schema.clone(), &plan.declaration);
+    let mut written = WrittenStream::default();
+    let mut part: Option<Part<'_>> = None;
+    loop {
+        let group_left = part
+            .as_ref()
+            .map_or(job.options.row_group_rows, |part| part.group_room(job.options));
+        let most = BATCH_ROWS.min(group_left.max(1)).saturating_sub(builder.rows());
+        let stretch = match most {
+            0 => None,
+            most => merge.next(most.min(builder.room(BATCH_BYTES)))?,
+        };
+        let ended = stretch.is_none() && most > 0;
+        if let Some((rows, range)) = stretch {
+            builder.append(rows, range);
+            if builder.rows() < BATCH_ROWS.min(group_left) && builder.bytes() < BATCH_BYTES {
+                continue;
+            }
+        }
+        if builder.rows() > 0 {
+            let current = match &mut part {
+                Some(part) => part,
+                None => {
+                    let number = written.parts.len() as u32;
+                    let path = dir.join(part_name(job.generation, number));
+                    part.insert(Part::create(job, path, &schema, &encodings)?)
+                }
+            };
+            let bytes = builder.bytes();
+            let batch = builder
+                .finish()
+                .map_err(|error| CompactError::encoding(plan.key.to_string(), &error))?;
+            count(&batch, job.stop_us, &mut written);
+            current.write(&batch, bytes, job.options)?;
+            drop(batch);
+            builder.reclaim();
+            if current.groups == PART_ROW_GROUPS {
+                written.parts.extend(part.take().map(Part::finish).transpose()?);
+            }
+        }
+        if ended {
+            break;
+        }
+    }
+    written.parts.extend(part.take().map(Part::finish).transpose()?);
+    let io = |error| StorageError::io("syncing", job.disk.describe(&full_dir), error);
+    job.disk.sync_dir(&full_dir).map_err(io)?;
+    Ok(written)
+}
+
+/// A part that is being written.
+struct Part<'a> {
+    disk: &'a dyn Disk,
+    path: PathBuf,
+    full_path: PathBuf,
+    writer: ArrowWriter<HashedFile<'a>>,
+    rows: u64,
+    group_rows: usize,
+    group_bytes: usize,
+    groups: usize,
+    first_us: i64,
+    last_us: i64,
+}
+
+impl<'a> Part<'a> {
+    fn create(
+        job: &StreamJob<'a>,
+        path: PathBuf,
+        schema: &SchemaRef,
+        encodings: &Encodings,
+    ) -> Result<Self, CompactError> {
+        let full_path = job.streams_dir.join(&path);
+        let io = |error| StorageError::io("making", job.disk.describe(&full_path), error);
+        let file = HashedFile::create(job.disk, &full_path, job.options).map_err(io)?;
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(encodings.properties(schema)))
+            .map_err(|error| CompactError::parquet(job.disk, &full_path, error))?;
+        Ok(Self {
+            disk: job.disk,
+            path,
+            full_path,
+            writer,
+            rows: 0,
+            group_rows: 0,
+            group_bytes: 0,
+            groups: 0,
+            first_us: 0,
+            last_us: 0,
+        })
+    }
+
+    /// Rows that the row group still takes.
+    fn group_room(&self, options: &Options) -> usize {
+        options.row_group_rows.saturating_sub(self.group_rows)
+    }
+
+    fn write(&mut self, batch: &RecordBatch, bytes: usize, options: &Options) -> Result<(), CompactError> {
+        let times = batch
+            .column(0)
+            .as_primitive::<TimestampMicrosecondType>()
+            .values();
+        if self.rows == 0 {
+            self.first_us = times.first().copied().unwrap_or(0);
+        }
+        self.last_us = times.last().copied().unwrap_or(self.last_us);
+        let parquet = |error| CompactError::parquet(self.disk, &self.full_path, error);
+        self.writer.write(batch).map_err(parquet)?;
+        self.rows += batch.num_rows() as u64;
+        self.group_rows += batch.num_rows();
+        self.group_bytes += bytes;
+        if self.group_rows >= options.row_group_rows || self.group_bytes >= options.row_group_bytes {
+            self.writer.flush().map_err(parquet)?;
+            (self.group_rows, self.group_bytes) = (0, 0);
+            self.groups += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<WrittenPart, CompactError> {
+        let hashes = finish(self.disk, &self.full_path, &mut self.writer)?;
+        let Self {
+            path,
+            rows,
+            first_us,
+            last_us,
+            ..
+        } = self;
+        Ok(WrittenPart {
+            path,
+            hashes,
+            rows,
+            first_us,
+            last_us,
+        })
+    }
+}
+
+fn finish(
+    disk: &dyn Disk,
+    path: &Path,
+    writer: &mut ArrowWriter<HashedFile<'_>>,
+) -> Result<Hashes, CompactError> {
+    writer
+        .finish()
+        .map_err(|error| CompactError::parquet(disk, path, error))?;
+    let io = |error| CompactError::from(StorageError::io("writing", disk.describe(path), error));
+    writer.inner_mut().finish().map_err(io)
+}
+
+fn count(batch: &RecordBatch, stop_us: Option<i64>, written: &mut WrittenStream) {
+    let times = batch
+        .column(0)
+        .as_primitive::<TimestampMicrosecondType>()
+        .values();
+    let errs = batch.column(3).as_primitive::<Float32Type>().values();
+    written.rows += batch.num_rows() as u64;
+    if let Some(stop_us) = stop_us {
+        written.after_stop += (times.len() - times.partition_point(|&time| time <= stop_us)) as u64;
+    }
+    written.err_us_max = errs.iter().fold(written.err_us_max, |max, &err| max.max(err));
+}
+
+/// Rows from pieces spread over the log: what encodings are chosen on. Their times do not matter.
+fn sample(
+    source: &mut FrameSource<'_>,
+    job: &StreamJob<'_>,
+    schema: &SchemaRef,
+) -> Result<Vec<RecordBatch>, CompactError> {
+    let frames = &job.plan.frames;
+    let mut builder = BatchBuilder::new(schema.clone(), &job.plan.declaration);
+    let (mut rows, mut piece) = (Rows::default(), Piece::default());
+    let mut at = 0;
+    for number in 0..SAMPLE_PIECES {
+        at = at.max(number * frames.len() / SAMPLE_PIECES);
+        let enough = (number + 1) * SAMPLE_ROWS / SAMPLE_PIECES;
+        while at < frames.len() && builder.rows() < enough && builder.bytes() < BATCH_BYTES {
+            let bytes = source.read(frames, at, &mut piece)?;
+            let epoch = frames[at].epoch;
+            let mut placing = job.timeline.placing(&job.survey.device, epoch);
+            rows.read(&bytes, epoch, &job.plan.declaration, &mut placing)?;
+            let most = rows
+                .len()
+                .min(enough - builder.rows())
+                .min(builder.room(BATCH_BYTES));
+            builder.append(&rows, 0..most);
+            at += 1;
+        }
+    }
+    let batch = builder
+        .finish()
+        .map_err(|error| CompactError::encoding(job.plan.key.to_string(), &error))?;
+    Ok(vec![batch])
+}
+
+/// Writes a table beside the streams, durably; its name is the caller's to sync.
+pub fn write_table(
+    disk: &dyn Disk,
+    path: &Path,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    options: &Options,
+) -> Result<Hashes, CompactError> {
+    let io = |error| CompactError::from(StorageError::io("making", disk.describe(path), error));
+    let parquet = |error| CompactError::parquet(disk, path, error);
+    let head = batches.first().map_or(&[][..], std::slice::from_ref);
+    let encodings = Encodings::choose(schema, head).map_err(parquet)?;
+    let file = HashedFile::create(disk, path, options).map_err(io)?;
+    let mut writer =
+        ArrowWriter::try_new(file, schema.clone(), Some(encodings.properties(schema))).map_err(parquet)?;
+    let mut group_rows = 0;
+    for batch in batches {
+        writer.write(batch).map_err(parquet)?;
+        group_rows += batch.num_rows();
+        if group_rows >= options.row_group_rows {
+            writer.flush().map_err(parquet)?;
+            group_rows = 0;
+        }
+    }
+    finish(disk, path, &mut writer)
+}

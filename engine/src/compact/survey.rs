@@ -1,0 +1,531 @@
+//! Pass 1: what one device's log holds, read once from front to back through the one apply function.
+//!
+//! Owns the list of data frames of every stream (56 bytes a frame, by place, so that pass 2 reads each one again where
+//! it stands), the evidence of the device's clocks, events, notes, ends of streams, and what is damaged. It places
+//! nothing in time and writes nothing.
+//!
+//! Invariants: a sequence is in a list once; within an epoch the frames of a stream are in order of sequence, their
+//! indices rise and their times never decrease; whatever is kept out is named.
+
+use super::CompactError;
+use super::frames::{FrameEntry, KeptOut, Place, settle};
+use crate::clock::Row;
+use crate::disk::{Disk, File, OpenMode};
+use crate::error::StorageError;
+use crate::log::{Fault, FaultKind, Replay};
+use crate::state::{LogState, Meaning, Violation};
+use marey_format::clock::{ProbeKind, ProbeRow};
+use marey_format::frame::{Frame, Kind, Lane};
+use marey_format::payload::{Arrival, EndOfStream, Event, StreamKey, WallReading};
+use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, SessionId};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What one device's log holds.
+#[derive(Debug)]
+pub struct DeviceSurvey {
+    pub device: DeviceId,
+    /// By ordinal. Epochs of which damage took the opening are not among them.
+    pub epochs: BTreeMap<u32, Epoch>,
+    pub streams: BTreeMap<StreamKey, Arc<StreamPlan>>,
+    pub events: Vec<EventEntry>,
+    pub notes: Vec<NoteEntry>,
+    pub evidence: Vec<Evidence>,
+    /// Readings of the wall clock, in the log's order.
+    pub walls: Vec<WallReading>,
+    /// Lives of the hub's clock, in the log's order, each once.
+    pub hub_epochs: Vec<HubEpoch>,
+    pub segments: Vec<SegmentFact>,
+    pub faults: Vec<Fault>,
+    /// Frames that fit no stream, or break a rule that the hub holds devices to.
+    pub misfits: Vec<Misfit>,
+    /// Device frames that were taken, by lane.
+    pub frames: [u64; 2],
+    /// End of the last frame that was delivered.
+    pub end: Place,
+}
+
+/// One life of the device's clock and counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    pub id: EpochId,
+    pub boot: BootId,
+}
+
+/// One stream of one device.
+#[derive(Debug)]
+pub struct StreamPlan {
+    pub key: StreamKey,
+    /// The first one that the device made.
+    pub declaration: Arc<Declaration>,
+    /// In order of epoch and sequence.
+    pub frames: Vec<FrameEntry>,
+    pub kept_out: Vec<KeptOut>,
+    /// By epoch: what the device said at the end, if it did.
+    pub ends: BTreeMap<u32, Option<EndOfStream>>,
+}
+
+/// An event or a state that a device sent.
+#[derive(Clone, Debug)]
+pub struct EventEntry {
+    pub epoch: u32,
+    pub sequence: u64,
+    pub device_ns: i64,
+    pub stream: Option<StreamKey>,
+    pub event: Event,
+}
+
+/// What the hub wrote into the log.
+#[derive(Clone, Debug)]
+pub struct NoteEntry {
+    pub hub_epoch: HubEpoch,
+    pub hub_ns: i64,
+    pub sequence: u64,
+    pub note: Event,
+}
+
+/// One row of clock evidence. What a kind has no stamp for is 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence {
+    pub epoch: u32,
+    pub kind: EvidenceKind,
+    pub row: Row,
+}
+
+/// Where evidence comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvidenceKind {
+    Udp,
+    InBand,
+    Ack,
+    /// Frames came, and the device had said when it sent them.
+    Arrival,
+    /// Frames came; the last sample in them stands for the time of sending.
+    Samples,
+}
+
+impl EvidenceKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::InBand => "in_band",
+            Self::Ack => "ack",
+            Self::Arrival => "arrival",
+            Self::Samples => "samples",
+        }
+    }
+}
+
+/// A segment of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentFact {
+    pub segment: u32,
+    pub bytes: u64,
+    /// Of the whole file; none while it may still grow.
+    pub blake3: Option<String>,
+}
+
+/// A data frame that is in the log and can't be given to a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    pub place: Place,
+    pub epoch: Option<u32>,
+    pub samples: u32,
+    pub why: String,
+}
+
+/// Reads a log.
+pub fn survey(disk: &dyn Disk, session: &SessionId, device: &DeviceId) -> Result<DeviceSurvey, CompactError> {
+    let mut replay = Replay::open(disk, session, device)?;
+    let mut taking = Taking::default();
+    let summaries: Vec<_> = replay
+        .reader()
+        .segments()
+        .iter()
+        .map(|s| {
+            (
+                s.segment,
+                s.path.clone(),
+                s.file_bytes,
+                s.sealed_bytes.is_some() || s.cut_at.is_some(),
+            )
+        })
+        .collect();
+    for summary in replay.reader().segments() {
+        if let Some(header) = &summary.header {
+            taking.headers.insert(summary.segment, header.hub_epoch);
+        }
+    }
+    while let Some(replayed) = replay.next()? {
+        let place = Place {
+            segment: replayed.at.segment,
+            offset: replayed.at.offset,
+        };
+        taking.end = Place {
+            offset: place.offset + replayed.at.frame.bytes().len() as u64,
+            ..place
+        };
+        match replayed.judged {
+            Ok(judged) => taking.take(
+                place,
+                replayed.at.epoch,
+                &replayed.at.frame,
+                &judged.entry,
+                judged.meaning,
+            ),
+            Err(violation) => taking.refuse(place, replayed.at.epoch, &replayed.at.frame, &violation),
+        }
+    }
+    let (state, faults) = replay.into_state();
+    let mut segments = Vec::with_capacity(summaries.len());
+    for (segment, path, bytes, fixed) in summaries {
+        let blake3 = if fixed {
+            Some(hash_file(disk, &path)?)
+        } else {
+            None
+        };
+        segments.push(SegmentFact {
+            segment,
+            bytes,
+            blake3,
+        });
+    }
+    Ok(taking.finish(device.clone(), &state, faults, segments))
+}
+
+/// BLAKE3 of a file, in large reads.
+pub fn hash_file(disk: &dyn Disk, path: &Path) -> Result<String, StorageError> {
+    const READ_BYTES: usize = 1 << 20;
+    let io = |error| StorageError::io("reading", disk.describe(path), error);
+    let file: Arc<dyn File> = disk.open(path, OpenMode::Read).map_err(io)?;
+    let (mut hasher, mut buffer, mut offset) = (blake3::Hasher::new(), vec![0; READ_BYTES], 0);
+    loop {
+        let read = file.read_at(offset, &mut buffer).map_err(io)?;
+        hasher.update(&buffer[..read]);
+        offset += read as u64;
+        if read < READ_BYTES {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Taking {
+    headers: BTreeMap<u32, HubEpoch>,
+    hub_epoch: Option<HubEpoch>,
+    hub_epochs: Vec<HubEpoch>,
+    /// Data frames by epoch and stream number.
+    data: BTreeMap<(u32, u32), Data>,
+    events: Vec<(u32, EventEntry)>,
+    notes: Vec<NoteEntry>,
+    evidence: Vec<Evidence>,
+    /// Arrivals of data without a time of sending.
+    undated: Vec<Arrival>,
+    walls: Vec<WallReading>,
+    misfits: Vec<Misfit>,
+    frames: [u64; 2],
+    end: Place,
+}
+
+#[derive(Debug, Default)]
+struct Data {
+    frames: Vec<FrameEntry>,
+    kept_out: Vec<KeptOut>,
+}
+
+impl Taking {
+    fn take(
+        &mut self,
+        place: Place,
+        epoch: Option<u32>,
+        frame: &Frame<'_>,
+        entry: &marey_format::log::IndexEntry,
+        meaning: Meaning,
+    ) {
+        let header = frame.header();
+        if let Some(&hub_epoch) = self
+            .headers
+            .get(&place.segment)
+            .filter(|_| self.hub_epoch.is_none())
+        {
+            self.enter_hub_epoch(hub_epoch);
+        }
+        if header.lane != Lane::Hub {
+            self.frames[header.lane as usize] += 1;
+        }
+        match meaning {
+            Meaning::Data(quarantine) => {
+                let Some(epoch) = epoch else { return };
+                let data = self.data.entry((epoch, header.stream)).or_default();
+                let entry = FrameEntry::of(place, entry, epoch);
+                match quarantine {
+                    None => data.frames.push(entry),
+                    Some(why) => data.kept_out.push(KeptOut::of(&entry, why.as_str())),
+                }
+            }
+            Meaning::Event(event) => self.event(epoch, frame, event),
+            Meaning::Wall(wall) => {
+                self.enter_hub_epoch(wall.hub_epoch);
+                self.walls.push(wall);
+            }
+            Meaning::Arrival(_) => self.arrivals(frame),
+            Meaning::Other => self.other(epoch, frame),
+            Meaning::Declare(_) | Meaning::End(_) | Meaning::Epoch(_) | Meaning::Assign(_) => {}
+        }
+    }
+
+    fn event(&mut self, epoch: Option<u32>, frame: &Frame<'_>, event: Event) {
+        let header = frame.header();
+        let Some(epoch) = epoch else { return };
+        let (sequence, device_ns) = (header.sequence, header.first_time_ns);
+        self.events.push((
+            header.stream,
+            EventEntry {
+                epoch,
+                sequence,
+                device_ns,
+                stream: None,
+                event,
+            },
+        ));
+    }
+
+    fn other(&mut self, epoch: Option<u32>, frame: &Frame<'_>) {
+        let header = frame.header();
+        match (header.kind, epoch) {
+            (Kind::PROBES, Some(epoch)) => {
+                let rows = ProbeRow::rows(frame.payload()).into_iter().flatten();
+                self.evidence.extend(rows.map(|row| probe(epoch, &row)));
+            }
+            (Kind::STATE, Some(_)) => {
+                let text = Some(String::from_utf8_lossy(frame.payload()).into_owned());
+                self.event(
+                    epoch,
+                    frame,
+                    Event {
+                        kind: "state".to_owned(),
+                        text,
+                        duration_ns: None,
+                    },
+                );
+            }
+            (Kind::NOTE, _) => {
+                // A note that is no JSON is none of this version's.
+                let Ok(note) = frame.json::<Event>("note") else {
+                    return;
+                };
+                let hub_epoch = self.hub_epoch.unwrap_or_default();
+                let (hub_ns, sequence) = (header.first_time_ns, header.sequence);
+                self.notes.push(NoteEntry {
+                    hub_epoch,
+                    hub_ns,
+                    sequence,
+                    note,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn arrivals(&mut self, frame: &Frame<'_>) {
+        for row in Arrival::rows(frame.payload()).into_iter().flatten() {
+            self.enter_hub_epoch(row.hub_epoch);
+            match row.dev_send_ns {
+                Some(dev_send) => {
+                    let row_ = Row::Up {
+                        hub_epoch: row.hub_epoch.0,
+                        dev_send,
+                        hub_recv: row.hub_recv_ns,
+                    };
+                    self.evidence.push(Evidence {
+                        epoch: row.epoch,
+                        kind: EvidenceKind::Arrival,
+                        row: row_,
+                    });
+                }
+                None if row.lane == Lane::Data as u8 => self.undated.push(row),
+                None => {}
+            }
+        }
+    }
+
+    fn refuse(&mut self, place: Place, epoch: Option<u32>, frame: &Frame<'_>, violation: &Violation) {
+        // A sequence that was passed is a copy that the log holds twice, as a recovery may leave it.
+        if matches!(violation, Violation::Below { .. }) || frame.header().kind != Kind::DATA {
+            return;
+        }
+        let (samples, why) = (frame.header().count, violation.to_string());
+        self.misfits.push(Misfit {
+            place,
+            epoch,
+            samples,
+            why,
+        });
+    }
+
+    fn enter_hub_epoch(&mut self, hub_epoch: HubEpoch) {
+        self.hub_epoch = Some(hub_epoch);
+        if !self.hub_epochs.contains(&hub_epoch) {
+            self.hub_epochs.push(hub_epoch);
+        }
+    }
+
+    fn finish(
+        mut self,
+        device: DeviceId,
+        state: &LogState,
+        faults: Vec<Fault>,
+        segments: Vec<SegmentFact>,
+    ) -> DeviceSurvey {
+        let known = state.epochs().iter().filter(|epoch| epoch.id != EpochId::HUB);
+        let epochs = known
+            .map(|e| {
+                (
+                    e.ordinal,
+                    Epoch {
+                        id: e.id,
+                        boot: e.boot,
+                    },
+                )
+            })
+            .collect();
+        let mut streams: BTreeMap<StreamKey, StreamPlan> = BTreeMap::new();
+        for epoch in state.epochs() {
+            for (number, stream) in &epoch.streams {
+                let data = self.data.remove(&(epoch.ordinal, *number)).unwrap_or_default();
+                let Some(key) = &stream.key else {
+                    let why = format!("stream {number} was never given a version");
+                    self.misfits
+                        .extend(data.frames.iter().map(|frame| misfit(frame, &why)));
+                    continue;
+                };
+                let plan = streams.entry(key.clone()).or_insert_with(|| StreamPlan {
+                    key: key.clone(),
+                    declaration: stream.declaration.clone(),
+                    frames: Vec::new(),
+                    kept_out: Vec::new(),
+                    ends: BTreeMap::new(),
+                });
+                plan.frames.extend(data.frames);
+                plan.kept_out.extend(data.kept_out);
+                plan.ends.insert(epoch.ordinal, stream.end.clone());
+            }
+        }
+        streams
+            .values_mut()
+            .for_each(|plan| settle(&mut plan.frames, &mut plan.kept_out));
+        self.date_arrivals(&streams);
+        let events = self.events.into_iter().map(|(number, entry)| {
+            let stream = state
+                .stream(entry.epoch, number)
+                .and_then(|stream| stream.key.clone());
+            EventEntry { stream, ..entry }
+        });
+        DeviceSurvey {
+            device,
+            epochs,
+            events: events.collect(),
+            streams: streams
+                .into_iter()
+                .map(|(key, plan)| (key, Arc::new(plan)))
+                .collect(),
+            notes: self.notes,
+            evidence: self.evidence,
+            walls: self.walls,
+            hub_epochs: self.hub_epochs,
+            segments,
+            faults,
+            misfits: self.misfits,
+            frames: self.frames,
+            end: self.end,
+        }
+    }
+
+    /// Where the device did not say when it sent, the last sample of what came was at least captured before it came.
+    fn date_arrivals(&mut self, streams: &BTreeMap<StreamKey, StreamPlan>) {
+        if self.undated.is_empty() {
+            return;
+        }
+        let mut lasts: HashMap<u32, Vec<(u64, i64)>> = HashMap::new();
+        for frame in streams.values().flat_map(|plan| &plan.frames) {
+            lasts
+                .entry(frame.epoch)
+                .or_default()
+                .push((frame.sequence, frame.last_time_ns));
+        }
+        lasts.values_mut().for_each(|list| list.sort_unstable());
+        for arrival in std::mem::take(&mut self.undated) {
+            let Some(list) = lasts.get(&arrival.epoch) else {
+                continue;
+            };
+            let from = list.partition_point(|(sequence, _)| *sequence < arrival.sequences.0);
+            let came = list[from..]
+                .iter()
+                .take_while(|(sequence, _)| *sequence <= arrival.sequences.1);
+            let Some(dev_send) = came.map(|&(_, time)| time).max() else {
+                continue;
+            };
+            let row = Row::Up {
+                hub_epoch: arrival.hub_epoch.0,
+                dev_send,
+                hub_recv: arrival.hub_recv_ns,
+            };
+            self.evidence.push(Evidence {
+                epoch: arrival.epoch,
+                kind: EvidenceKind::Samples,
+                row,
+            });
+        }
+    }
+}
+
+fn misfit(frame: &FrameEntry, why: &str) -> Misfit {
+    Misfit {
+        place: frame.place(),
+        epoch: Some(frame.epoch),
+        samples: frame.count,
+        why: why.to_owned(),
+    }
+}
+
+fn probe(epoch: u32, row: &ProbeRow) -> Evidence {
+    let hub_epoch = row.hub_epoch.0;
+    let exchange = Row::Exchange {
+        hub_epoch,
+        dev_send: row.dev_send_ns,
+        hub_recv: row.hub_recv_ns,
+        hub_send: row.hub_send_ns,
+        dev_recv: row.dev_recv_ns,
+    };
+    let (kind, row) = match row.kind {
+        ProbeKind::Udp => (EvidenceKind::Udp, exchange),
+        ProbeKind::InBand => (EvidenceKind::InBand, exchange),
+        ProbeKind::Ack => (
+            EvidenceKind::Ack,
+            Row::Down {
+                hub_epoch,
+                hub_send: row.hub_send_ns,
+                dev_recv: row.dev_recv_ns,
+            },
+        ),
+    };
+    Evidence { epoch, kind, row }
+}
+
+impl DeviceSurvey {
+    /// Whether damage took bytes of the log between two places.
+    pub fn damaged_between(&self, from: Place, to: Place) -> bool {
+        let (from, to) = (from.min(to), from.max(to));
+        self.faults
+            .iter()
+            .filter(|fault| fault.kind == FaultKind::Damage)
+            .any(|fault| {
+                let place = Place {
+                    segment: fault.segment,
+                    offset: fault.offset,
+                };
+                from <= place && place <= to
+            })
+    }
+}

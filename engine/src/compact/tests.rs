@@ -1,0 +1,6 @@
+//! Compaction of logs made by hand, on a disk in memory.
+
+pub(crate) mod maker;
+
+mod crash;
+mod whole;

@@ -1,0 +1,132 @@
+//! Reading the journal after a crash: the records that count, in order, and what is wrong with it.
+
+use crate::disk::{Disk, OpenMode};
+use crate::error::StorageError;
+use crate::log::{Fault, FaultKind, JournalFrames};
+use marey_format::journal::{Entry, RECORD_HEADER_BYTES, Record, RecordError};
+use marey_format::{DeviceId, SessionId, limits};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What the journal holds.
+#[derive(Debug, Default)]
+pub(crate) struct Replayed {
+    /// By log, the frames of the records that count, in the order of their commits.
+    pub logs: BTreeMap<(SessionId, DeviceId), Vec<JournalFrames>>,
+    /// Records that count.
+    pub records: u64,
+    /// The newest commit; 0 if there is none.
+    pub newest: u64,
+    /// Damage: commits that were synced and can't be read.
+    pub faults: Vec<Fault>,
+}
+
+/// One record, by place.
+struct Found {
+    block: usize,
+    offset: usize,
+    length: usize,
+    generation: u64,
+    oldest: u64,
+}
+
+pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result<Replayed, StorageError> {
+    let mut replayed = Replayed::default();
+    let mut found: BTreeMap<u64, Found> = BTreeMap::new();
+    let mut blocks = Vec::new();
+    for (block, path) in paths.iter().enumerate() {
+        let bytes = read_block(disk, path)?;
+        scan_block(disk, path, block, &bytes, hub, &mut found, &mut replayed.faults);
+        blocks.push(bytes);
+    }
+    let Some((&newest, last)) = found.last_key_value() else { return Ok(replayed) };
+    replayed.newest = newest;
+    let mut expected = last.oldest.max(1);
+    for (&commit, record) in found.range(last.oldest..) {
+        if commit != expected {
+            let why = format!("commits {expected} to {} are missing", commit - 1);
+            replayed.faults.push(fault(disk, &paths[record.block], record.offset, 0, why));
+        }
+        expected = commit + 1;
+        let bytes = &blocks[record.block][record.offset..record.offset + record.length];
+        let entries = Record::parse(bytes, hub, Some(record.generation)).and_then(|record| record.entries());
+        match entries {
+            Ok(entries) => take(entries, &mut replayed.logs),
+            Err(error) => {
+                replayed.faults.push(fault(disk, &paths[record.block], record.offset, record.length, error.to_string()));
+            }
+        }
+        replayed.records += 1;
+    }
+    Ok(replayed)
+}
+
+fn read_block(disk: &dyn Disk, path: &Path) -> Result<Vec<u8>, StorageError> {
+    let io = |error| StorageError::io("reading", disk.describe(path), error);
+    let file = disk.open(path, OpenMode::Read).map_err(io)?;
+    let mut bytes = vec![0; file.len().map_err(io)?.min(4 * limits::RECORD_BYTES_MAX) as usize];
+    let read = file.read_at(0, &mut bytes).map_err(io)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// The records of one filling of a block. Behind a record that does not hold, a later one of the same filling proves
+/// that there was damage: what was synced later was written later.
+fn scan_block(
+    disk: &dyn Disk,
+    path: &Path,
+    block: usize,
+    bytes: &[u8],
+    hub: &[u8; 16],
+    found: &mut BTreeMap<u64, Found>,
+    faults: &mut Vec<Fault>,
+) {
+    let (mut at, mut generation, mut next) = (0, None, None);
+    let mut broken: Option<(usize, RecordError)> = None;
+    while at + RECORD_HEADER_BYTES <= bytes.len() {
+        let record = Record::parse(&bytes[at..], hub, generation);
+        match record {
+            Ok(record) if next.is_none_or(|next| record.header.commit >= next) => {
+                if let Some((from, why)) = broken.take() {
+                    faults.push(fault(disk, path, from, at - from, why.to_string()));
+                }
+                let header = record.header;
+                generation = Some(header.generation);
+                next = Some(header.commit + 1);
+                let length = header.length as usize;
+                let (offset, oldest) = (at, header.oldest);
+                found.insert(header.commit, Found { block, offset, length, generation: header.generation, oldest });
+                at += length;
+            }
+            // The first record of a block names the filling: without it none of the block can be told apart.
+            Err(error) if generation.is_some() => {
+                broken.get_or_insert((at, error));
+                at += 8;
+            }
+            _ if generation.is_some() => at += 8,
+            _ => break,
+        }
+    }
+}
+
+fn take(entries: Vec<Entry<'_>>, logs: &mut BTreeMap<(SessionId, DeviceId), Vec<JournalFrames>>) {
+    let mut names = BTreeMap::new();
+    for entry in entries {
+        match entry {
+            Entry::Name { log, session, device } => {
+                names.insert(log, (session, device));
+            }
+            Entry::Frames { log, segment, offset, bytes } => {
+                if let Some(name) = names.get(&log) {
+                    let frames = JournalFrames { segment, offset, bytes: bytes.to_vec() };
+                    logs.entry(name.clone()).or_default().push(frames);
+                }
+            }
+        }
+    }
+}
+
+fn fault(disk: &dyn Disk, path: &Path, offset: usize, bytes: usize, why: String) -> Fault {
+    let path = disk.describe(path);
+    Fault { kind: FaultKind::Damage, path, segment: 0, offset: offset as u64, bytes: bytes as u64, why }
+}

@@ -1,0 +1,28 @@
+//! The engine of Marey: a store for recordings of many devices, durable before it says so.
+
+#![deny(unsafe_code)]
+
+pub mod disk;
+pub mod error;
+pub mod options;
+pub mod time;
+
+mod batch;
+pub mod session;
+pub mod store;
+
+mod catalog;
+mod journal;
+pub mod log;
+pub mod state;
+
+pub mod clock;
+pub mod compact;
+pub mod read;
+
+pub use batch::{Batch, Committed, LogHandle, Outcome, Stamp};
+pub use catalog::Identity;
+pub use error::{LogOpenError, OpenError, SessionError, StorageError};
+pub use options::Options;
+pub use store::{Health, LogStatus, OpenedLog, RecoveryReport, SealError, Sealed, Store, StreamStatus};
+pub use session::{Moment, NewSession, Session, SessionState};

@@ -1,0 +1,273 @@
+//! Streaming the frames of one log, in order, through all its segments: what is damaged is stepped over and reported.
+
+use super::scan::{Continuity, Extent, Fault, FaultKind, Scanner, Step};
+use super::window::Window;
+use crate::disk::{Disk, File, OpenMode};
+use crate::error::StorageError;
+use crate::session::Session;
+use marey_format::frame::{Frame, Lane};
+use marey_format::log::{
+    Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentError, SegmentHeader, TRAILER_BYTES, Trailer,
+};
+use marey_format::{DeviceId, SessionId};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A delivered frame and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct LogFrame<'a> {
+    pub segment: u32,
+    pub offset: u64,
+    /// Ordinal of the frame's epoch; none for hub frames.
+    pub epoch: Option<u32>,
+    pub frame: Frame<'a>,
+    /// Faults that were found before it.
+    pub(crate) faults_before: usize,
+}
+
+/// What is known of a segment without reading its frames.
+#[derive(Clone, Debug)]
+pub struct SegmentSummary {
+    pub segment: u32,
+    pub path: PathBuf,
+    pub file_bytes: u64,
+    /// Header and frames; none while it is not sealed.
+    pub sealed_bytes: Option<u64>,
+    /// Up to where it counts, by the segment after it.
+    pub(crate) cut_at: Option<u64>,
+    pub(crate) header: Option<SegmentHeader>,
+    pub(crate) index: Option<Vec<IndexEntry>>,
+    /// What is wrong with header or footer.
+    pub(crate) troubles: Vec<(u64, u64, String)>,
+}
+
+impl SegmentSummary {
+    /// Reads header and footer.
+    pub(crate) fn read(
+        disk: &dyn Disk,
+        segment: u32,
+        path: &Path,
+        file_bytes: u64,
+        log: (&DeviceId, &SessionId),
+    ) -> Result<Self, StorageError> {
+        let io = |error| StorageError::io("reading", disk.describe(path), error);
+        let file = disk.open(path, OpenMode::Read).map_err(io)?;
+        let mut head = vec![0; SEGMENT_HEADER_BYTES];
+        let read = file.read_at(0, &mut head).map_err(io)?;
+        let mut troubles = Vec::new();
+        let header = match SegmentHeader::parse(&head[..read]) {
+            Ok(header) if (&header.device, &header.session, header.segment) == (log.0, log.1, segment) => Some(header),
+            Ok(header) => {
+                let what = format!(
+                    "this is segment {} of device {} in session {}, out of its place",
+                    header.segment, header.device, header.session
+                );
+                return Err(StorageError::damaged(disk.describe(path), what));
+            }
+            Err(error @ SegmentError::Version { .. }) => {
+                return Err(StorageError::damaged(disk.describe(path), error));
+            }
+            Err(error) => {
+                troubles.push((0, (SEGMENT_HEADER_BYTES as u64).min(file_bytes), error.to_string()));
+                None
+            }
+        };
+        let footer = match Self::footer(&*file, file_bytes).map_err(io)? {
+            Ok(footer) => footer,
+            Err((offset, bytes, why)) => {
+                troubles.push((offset, bytes, why));
+                None
+            }
+        };
+        let sealed_bytes = footer.as_ref().map(|footer| footer.data_bytes);
+        let index = footer.map(|footer| footer.entries);
+        Ok(Self { segment, path: path.to_owned(), file_bytes, sealed_bytes, cut_at: None, header, index, troubles })
+    }
+
+    /// The footer; none where there is none, an error where there is one that does not hold.
+    #[allow(clippy::type_complexity, reason = "an I/O error, or a trouble as offset, bytes, why, or a footer")]
+    fn footer(file: &dyn File, bytes: u64) -> std::io::Result<Result<Option<Footer>, (u64, u64, String)>> {
+        if bytes < (SEGMENT_HEADER_BYTES + TRAILER_BYTES) as u64 {
+            return Ok(Ok(None));
+        }
+        let at = bytes - TRAILER_BYTES as u64;
+        let mut tail = vec![0; TRAILER_BYTES];
+        let read = file.read_at(at, &mut tail)?;
+        let trailer = match Trailer::parse(&tail[..read], bytes) {
+            Ok(trailer) => trailer,
+            // Without its mark it is no trailer: the segment was not sealed, or was cut short since.
+            Err(SegmentError::Magic { .. }) => return Ok(Ok(None)),
+            Err(error) => return Ok(Err((at, TRAILER_BYTES as u64, error.to_string()))),
+        };
+        let mut index = vec![0; trailer.index_bytes() as usize];
+        let read = file.read_at(trailer.data_bytes, &mut index)?;
+        Ok(match Footer::parse(&trailer, &index[..read]) {
+            Ok(footer) => Ok(Some(footer)),
+            Err(error) => Err((trailer.data_bytes, trailer.index_bytes(), error.to_string())),
+        })
+    }
+
+    /// How far this segment counts.
+    pub(crate) fn extent(&self) -> Extent {
+        match self.cut_at.or(self.sealed_bytes) {
+            Some(end) => Extent { limit: end, proven: end },
+            None => Extent { limit: self.file_bytes, proven: SEGMENT_HEADER_BYTES as u64 },
+        }
+    }
+}
+
+/// Streams the frames of one log.
+#[derive(Debug)]
+pub struct LogReader<'d> {
+    disk: &'d dyn Disk,
+    segments: Vec<SegmentSummary>,
+    at: usize,
+    scanner: Option<Scanner>,
+    so_far: Continuity,
+    faults: Vec<Fault>,
+}
+
+impl<'d> LogReader<'d> {
+    /// Opens the log of a device in a session of the hub that the disk holds.
+    ///
+    /// # Errors
+    /// If a segment can't be opened, belongs elsewhere, or was written by a later version.
+    pub fn open(disk: &'d dyn Disk, session: &SessionId, device: &DeviceId) -> Result<Self, StorageError> {
+        Self::open_dir(disk, &Session::log_dir(session, device), session, device)
+    }
+
+    /// Opens the log that stands in a folder.
+    pub fn open_dir(
+        disk: &'d dyn Disk,
+        dir: &Path,
+        session: &SessionId,
+        device: &DeviceId,
+    ) -> Result<Self, StorageError> {
+        let mut faults = Vec::new();
+        let mut segments: Vec<SegmentSummary> = Vec::new();
+        for (number, path, bytes) in super::segments(disk, dir)? {
+            let expected = segments.last().map_or(1, |last| last.segment + 1);
+            for missing in expected..number.min(expected.saturating_add(1000)) {
+                let path = disk.describe(&dir.join(super::segment_name(missing)));
+                let why = "the segment is missing".to_owned();
+                faults.push(Fault { kind: FaultKind::Damage, path, segment: missing, offset: 0, bytes: 0, why });
+            }
+            match SegmentSummary::read(disk, number, &path, bytes, (device, session)) {
+                Ok(summary) => segments.push(summary),
+                Err(StorageError::Damaged { path, what }) => {
+                    let kind = FaultKind::Damage;
+                    faults.push(Fault { kind, path, segment: number, offset: 0, bytes, why: what });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for at in 1..segments.len() {
+            let next = &segments[at];
+            if let Some(header) = &next.header
+                && header.predecessor != Predecessor::None
+                && segments[at - 1].segment + 1 == next.segment
+            {
+                segments[at - 1].cut_at = Some(header.predecessor_end);
+            }
+        }
+        let so_far = Continuity::new(device, session);
+        Ok(Self { disk, segments, at: 0, scanner: None, so_far, faults })
+    }
+
+    /// The log's segments.
+    pub fn segments(&self) -> &[SegmentSummary] {
+        &self.segments
+    }
+
+    /// What was found broken so far; all of it once [`LogReader::next`] gave none.
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// The checksum of the frame with a sequence: from the indices of sealed segments, else by reading.
+    pub(crate) fn find(&mut self, epoch: u32, lane: Lane, sequence: u64) -> Result<Option<u32>, StorageError> {
+        let rows = self.segments.iter().filter_map(|segment| segment.index.as_ref()).flatten();
+        let row = rows.into_iter().find(|row| (row.epoch, row.lane, row.sequence) == (epoch, lane, sequence));
+        if let Some(row) = row {
+            return Ok(Some(row.crc));
+        }
+        while let Some(found) = self.next()? {
+            let header = found.frame.header();
+            if (found.epoch, header.lane, header.sequence) == (Some(epoch), lane, sequence) {
+                return Ok(Some(header.crc));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn into_faults(self) -> Vec<Fault> {
+        self.faults
+    }
+
+    /// The next frame.
+    #[allow(clippy::should_implement_trait, reason = "the frame borrows the reader's buffer")]
+    pub fn next(&mut self) -> Result<Option<LogFrame<'_>>, StorageError> {
+        loop {
+            let Some(summary) = self.segments.get(self.at) else { return Ok(None) };
+            let io = |error| StorageError::io("reading", self.disk.describe(&summary.path), error);
+            let scanner = match &mut self.scanner {
+                Some(scanner) => scanner,
+                None => {
+                    let file = self.disk.open(&summary.path, OpenMode::Read).map_err(io)?;
+                    let scanner = begin(summary, file, &mut self.so_far);
+                    report_troubles(self.disk, summary, &mut self.faults);
+                    self.scanner.insert(scanner)
+                }
+            };
+            match scanner.step(&mut self.so_far).map_err(io)? {
+                Some(Step::Frame { offset, length, epoch }) => {
+                    let (segment, faults_before) = (summary.segment, self.faults.len());
+                    let scanner = self.scanner.as_ref().expect("it was just used");
+                    let frame = Frame::parse(scanner.bytes(offset, length)).expect("the scanner parsed it");
+                    return Ok(Some(LogFrame { segment, offset, epoch, frame, faults_before }));
+                }
+                Some(Step::Fault { kind, offset, bytes, why }) => {
+                    let path = self.disk.describe(&summary.path);
+                    self.faults.push(Fault { kind, path, segment: summary.segment, offset, bytes, why });
+                }
+                None => {
+                    self.scanner = None;
+                    self.at += 1;
+                }
+            }
+        }
+    }
+}
+
+fn begin(summary: &SegmentSummary, file: Arc<dyn File>, so_far: &mut Continuity) -> Scanner {
+    if let Some((epoch, ordinal)) = summary.header.as_ref().and_then(|header| header.epoch) {
+        so_far.enter(&epoch, ordinal, false);
+    }
+    Scanner::new(Window::new(file), summary.extent(), summary.index.as_deref())
+}
+
+fn report_troubles(disk: &dyn Disk, summary: &SegmentSummary, faults: &mut Vec<Fault>) {
+    for (offset, bytes, why) in &summary.troubles {
+        let path = disk.describe(&summary.path);
+        let (kind, segment, offset, bytes, why) =
+            (FaultKind::Damage, summary.segment, *offset, *bytes, why.clone());
+        faults.push(Fault { kind, path, segment, offset, bytes, why });
+    }
+}
+
+/// Reads one frame by its place, and checks that it is the one that was meant.
+pub fn read_frame<'b>(
+    file: &dyn File,
+    offset: u64,
+    length: u32,
+    crc: u32,
+    buffer: &'b mut Vec<u8>,
+) -> std::io::Result<Frame<'b>> {
+    buffer.resize(length as usize, 0);
+    let read = file.read_at(offset, buffer)?;
+    let frame = Frame::parse(&buffer[..read]).map_err(std::io::Error::other)?;
+    if frame.header().crc != crc || frame.header().length != length {
+        return Err(std::io::Error::other("another frame stands where the log was read a moment ago"));
+    }
+    Ok(frame)
+}

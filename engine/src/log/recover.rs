@@ -1,0 +1,281 @@
+//! Making one log writable again after a crash: steps 4 to 6 of format-spec's `recovery.md`.
+//!
+//! Sealed segments are taken from their indices. The unsealed one counts up to the point that is proven to have been
+//! synced; what is valid beyond it, and what the journal holds, goes into a fresh segment that is sealed at once.
+
+use super::read::{LogReader, SegmentSummary};
+use super::replay::Applier;
+use super::scan::{Continuity, Extent, Fault, FaultKind, Scanner, Step};
+use super::window::Window;
+use super::writer::{FlushError, Log};
+use crate::disk::{self, Disk, OpenMode};
+use crate::error::StorageError;
+use crate::options::Options;
+use crate::session::Session;
+use crate::state::{LogState, Meaning, StreamVersions};
+use crate::time::HubInstant;
+use marey_format::frame::{Frame, Kind};
+use marey_format::log::{Predecessor, SEGMENT_HEADER_BYTES};
+use marey_format::payload::Checkpoint;
+use marey_format::{DeviceId, SessionId};
+use std::path::Path;
+
+/// Frames that the journal holds for a log.
+#[derive(Debug)]
+pub(crate) struct JournalFrames {
+    pub segment: u32,
+    pub offset: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// A log that can be written again, and what was found on the way.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub log: Log,
+    pub faults: Vec<Fault>,
+    /// Frames that were copied into a fresh segment.
+    pub carried: u64,
+}
+
+/// Recovers one log. `journal` is empty after a close in good order; `journal_whole` says that no record of it is
+/// missing, so that the first frame it has for a log proves all before.
+pub(crate) fn recover(
+    disk: &dyn Disk,
+    ids: (&DeviceId, &SessionId, [u8; 16]),
+    journal: &[JournalFrames],
+    journal_whole: bool,
+    options: &Options,
+    now: HubInstant,
+    versions: &mut StreamVersions,
+) -> Result<Recovered, StorageError> {
+    let (device, session, _) = ids;
+    let dir = Session::log_dir(session, device);
+    let io = |error| StorageError::io("syncing", disk.describe(&dir), error);
+    if disk.stat(&dir).map_err(io)?.is_some() {
+        // The names that can be read need not be durable.
+        disk.sync_dir(&dir).map_err(io)?;
+    }
+    let reader = LogReader::open(disk, session, device)?;
+    let segments = reader.segments().to_vec();
+    let mut faults = reader.into_faults();
+    let highest = super::segments(disk, &dir)?.last().map_or(0, |last| last.0);
+    let mut applier = Applier::default();
+    let mut carry = Vec::new();
+    let mut predecessor = (Predecessor::None, 0);
+    for (at, summary) in segments.iter().enumerate() {
+        let is_last = at + 1 == segments.len();
+        for (offset, bytes, why) in &summary.troubles {
+            let path = disk.describe(&summary.path);
+            let (offset, bytes, why) = (*offset, *bytes, why.clone());
+            faults.push(Fault { kind: FaultKind::Damage, path, segment: summary.segment, offset, bytes, why });
+        }
+        let unproven = is_last && (!journal_whole || journal.iter().any(|f| f.segment == summary.segment));
+        if unproven && summary.index.is_some() {
+            // It was sealed, and nothing proves that its sync was ever done.
+            copy_whole(disk, &summary.path)?;
+        }
+        if let (Some(_), Some(data_bytes)) = (&summary.index, summary.sealed_bytes)
+            && take_index(disk, summary, &mut applier.state)?
+        {
+            predecessor = (Predecessor::Sealed, data_bytes);
+            continue;
+        }
+        let first_in_journal = journal.iter().filter(|f| f.segment == summary.segment).map(|f| f.offset).min();
+        let proven = first_in_journal.filter(|_| journal_whole).unwrap_or(0);
+        let mut scan = Scan { disk, summary, ids: (device, session), faults: &mut faults };
+        let end = match is_last && summary.cut_at.is_none() && summary.sealed_bytes.is_none() {
+            true => scan.tail(&mut applier, proven, &mut carry)?,
+            false => scan.whole(&mut applier)?,
+        };
+        predecessor = (Predecessor::Cut, end);
+    }
+    learn(&applier.state, versions);
+    let segment_bytes = (options.segment_bytes_first, options.segment_bytes_max);
+    let mut log = Log::new(ids, applier.state, highest + 1, predecessor, segment_bytes);
+    let carried = adopt(disk, &mut log, carry, journal, (device, session), now, &mut faults)?;
+    learn(&log.state, versions);
+    if let Some(flushing) = log.begin_flush(true, now) {
+        flushing.write(disk).map_err(|(FlushError::Write(error) | FlushError::Sync(error))| error)?;
+        log.end_flush(&flushing);
+    }
+    Ok(Recovered { log, faults, carried })
+}
+
+/// Puts a copy that is synced in the place of a file that may not be: reading it back does not make it durable.
+fn copy_whole(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    let io = |error| StorageError::io("copying", disk.describe(path), error);
+    let bytes = disk::read_all(disk, path, u64::MAX).map_err(io)?;
+    disk::replace(disk, path, &bytes).map_err(io)
+}
+
+/// Takes a sealed segment from its index: data frames by their rows, all else by reading it. False, with the state as
+/// it was, if rows and frames do not fit.
+fn take_index(disk: &dyn Disk, summary: &SegmentSummary, state: &mut LogState) -> Result<bool, StorageError> {
+    let io = |error| StorageError::io("reading", disk.describe(&summary.path), error);
+    let file = disk.open(&summary.path, OpenMode::Read).map_err(io)?;
+    let mut after = state.clone();
+    let mut buffer = Vec::new();
+    for row in summary.index.iter().flatten() {
+        if row.kind == Kind::CHECKPOINT || row.kind == Kind::ARRIVAL {
+            let meaning = Meaning::Arrival((row.kind == Kind::ARRIVAL).then_some(row.first_time_ns));
+            after.take(&crate::state::Judged { entry: *row, meaning });
+            continue;
+        }
+        let judged = match after.judge_entry(row) {
+            Some(judged) => Some(judged),
+            None => {
+                let epoch = (row.epoch != u32::MAX).then_some(row.epoch);
+                match super::read_frame(&*file, u64::from(row.offset), row.length, row.crc, &mut buffer) {
+                    Ok(frame) => after.inspect(&frame, epoch, row.offset).ok(),
+                    Err(_) => None,
+                }
+            }
+        };
+        let Some(judged) = judged else { return Ok(false) };
+        after.take(&judged);
+    }
+    *state = after;
+    Ok(true)
+}
+
+struct Scan<'a> {
+    disk: &'a dyn Disk,
+    summary: &'a SegmentSummary,
+    ids: (&'a DeviceId, &'a SessionId),
+    faults: &'a mut Vec<Fault>,
+}
+
+impl Scan<'_> {
+    /// A segment whose end is known: every valid frame counts.
+    fn whole(&mut self, applier: &mut Applier) -> Result<u64, StorageError> {
+        let extent = self.summary.extent();
+        self.run(extent, applier, |applier, offset, epoch, frame| {
+            // What was taken before, or rests on something lost, changes nothing here; readers report it.
+            let _ = applier.apply(&frame, epoch, offset as u32);
+        })?;
+        Ok(extent.limit)
+    }
+
+    /// The segment that was found unsealed: frames below the proven point count, those beyond are to be carried over.
+    fn tail(
+        &mut self,
+        applier: &mut Applier,
+        proven: u64,
+        carry: &mut Vec<(Option<u32>, Vec<u8>)>,
+    ) -> Result<u64, StorageError> {
+        let extent = Extent { limit: self.summary.file_bytes, proven: proven.max(SEGMENT_HEADER_BYTES as u64) };
+        let mut point = extent.proven;
+        let mut found: Vec<(u64, Option<u32>, Vec<u8>)> = Vec::new();
+        let mut damaged_at = Vec::new();
+        let faults_before = self.faults.len();
+        self.run(extent, applier, |_, offset, epoch, frame| {
+            if frame.header().kind == Kind::CHECKPOINT
+                && let Some(checkpoint) = Checkpoint::parse(frame.payload())
+                && checkpoint.synced_through <= offset
+            {
+                point = point.max(checkpoint.synced_through);
+            }
+            found.push((offset, epoch, frame.bytes().to_vec()));
+        })?;
+        damaged_at.extend(self.faults[faults_before..].iter().map(|fault| fault.offset));
+        let mut damage = damaged_at.into_iter().peekable();
+        for (offset, epoch, bytes) in found {
+            if damage.next_if(|&at| at < offset).is_some() {
+                applier.damaged();
+            }
+            if offset >= point {
+                carry.push((epoch, bytes));
+                continue;
+            }
+            let frame = Frame::parse(&bytes).expect("the scanner parsed it");
+            let _ = applier.apply(&frame, epoch, offset as u32);
+        }
+        Ok(point)
+    }
+
+    fn run(
+        &mut self,
+        extent: Extent,
+        applier: &mut Applier,
+        mut take: impl FnMut(&mut Applier, u64, Option<u32>, Frame<'_>),
+    ) -> Result<(), StorageError> {
+        let path = &self.summary.path;
+        let io = |error| StorageError::io("reading", self.disk.describe(path), error);
+        let file = self.disk.open(path, OpenMode::Read).map_err(io)?;
+        let mut so_far = Continuity::of(self.ids.0, self.ids.1, &applier.state);
+        if let Some((epoch, ordinal)) = self.summary.header.as_ref().and_then(|header| header.epoch) {
+            so_far.enter(&epoch, ordinal, false);
+        }
+        let mut scanner = Scanner::new(Window::new(file), extent, self.summary.index.as_deref());
+        while let Some(step) = scanner.step(&mut so_far).map_err(io)? {
+            match step {
+                Step::Frame { offset, length, epoch } => {
+                    let frame = Frame::parse(scanner.bytes(offset, length)).expect("the scanner parsed it");
+                    take(applier, offset, epoch, frame);
+                }
+                Step::Fault { kind, offset, bytes, why } => {
+                    applier.damaged();
+                    let path = self.disk.describe(path);
+                    self.faults.push(Fault { kind, path, segment: self.summary.segment, offset, bytes, why });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes what lies beyond the proven point, then what the journal holds, each sequence once.
+fn adopt(
+    disk: &dyn Disk,
+    log: &mut Log,
+    carry: Vec<(Option<u32>, Vec<u8>)>,
+    journal: &[JournalFrames],
+    ids: (&DeviceId, &SessionId),
+    now: HubInstant,
+    faults: &mut Vec<Fault>,
+) -> Result<u64, StorageError> {
+    let mut carried = 0;
+    let mut take = |log: &mut Log, bytes: &[u8], epoch: Option<u32>, place: (u32, u64)| match log.adopt(bytes, epoch, now) {
+        Ok(taken) => carried += u64::from(taken),
+        Err(violation) => {
+            let (path, bytes) = (disk.describe("journal".as_ref()), bytes.len() as u64);
+            let (segment, offset, why) = (place.0, place.1, violation.to_string());
+            faults.push(Fault { kind: FaultKind::Damage, path, segment, offset, bytes, why });
+        }
+    };
+    for (epoch, bytes) in carry {
+        // A checkpoint speaks of places in the segment that it stood in.
+        if Frame::parse(&bytes).is_ok_and(|frame| frame.header().kind != Kind::CHECKPOINT) {
+            take(log, &bytes, epoch, (0, 0));
+        }
+    }
+    // The journal's frames go on from where the log's own ended, in the order of their commits.
+    let mut so_far = Continuity::of(ids.0, ids.1, &log.state);
+    for piece in journal {
+        let mut at = 0;
+        while at < piece.bytes.len() {
+            let Ok(frame) = Frame::parse(&piece.bytes[at..]) else { break };
+            if let Some(epoch) = so_far.owner_of(&frame) {
+                take(log, frame.bytes(), epoch, (piece.segment, piece.offset + at as u64));
+                so_far.note_epoch(&frame);
+            }
+            at += frame.bytes().len();
+        }
+    }
+    Ok(carried)
+}
+
+fn learn(state: &LogState, versions: &mut StreamVersions) {
+    for epoch in state.epochs() {
+        for (&stream, known) in &epoch.streams {
+            if let Some(key) = &known.key {
+                versions.learn(&marey_format::payload::Assign {
+                    epoch: epoch.ordinal,
+                    stream,
+                    version: key.version,
+                    declaration: (*known.declaration).clone(),
+                });
+            }
+        }
+    }
+}

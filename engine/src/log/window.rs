@@ -1,0 +1,53 @@
+//! A view of a file that moves forward: large positioned reads into one buffer that is used again.
+
+use crate::disk::File;
+use std::io;
+use std::sync::Arc;
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Window {
+    file: Arc<dyn File>,
+    buffer: Vec<u8>,
+    /// Where in the file the buffer begins.
+    start: u64,
+}
+
+impl Window {
+    pub fn new(file: Arc<dyn File>) -> Self {
+        Self { file, buffer: Vec::new(), start: 0 }
+    }
+
+    /// `length` bytes at `offset`; fewer at the end of the file.
+    pub fn at(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
+        let holds = offset >= self.start && offset + length as u64 <= self.start + self.buffer.len() as u64;
+        if !holds {
+            let kept = self.keep_from(offset);
+            let wanted = length.max(READ_BYTES);
+            self.buffer.resize(wanted, 0);
+            let read = self.file.read_at(offset + kept as u64, &mut self.buffer[kept..])?;
+            self.buffer.truncate(kept + read);
+        }
+        let from = ((offset - self.start) as usize).min(self.buffer.len());
+        let to = (from + length).min(self.buffer.len());
+        Ok(&self.buffer[from..to])
+    }
+
+    /// The bytes that the last [`Window::at`] made sure of, without reading.
+    pub fn held(&self, offset: u64, length: usize) -> &[u8] {
+        let from = (offset - self.start) as usize;
+        &self.buffer[from..from + length]
+    }
+
+    /// Moves what is already there to the front; how many bytes that were.
+    fn keep_from(&mut self, offset: u64) -> usize {
+        let end = self.start + self.buffer.len() as u64;
+        let kept = if offset >= self.start && offset < end { (end - offset) as usize } else { 0 };
+        let from = self.buffer.len() - kept;
+        self.buffer.copy_within(from.., 0);
+        self.start = offset;
+        kept
+    }
+}

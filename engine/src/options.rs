@@ -1,0 +1,53 @@
+//! How an engine is set up. Every number has its unit in its name and a default that suits a laboratory's hub.
+
+/// Options of a [`crate::Store`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of one journal block, in bytes.
+    pub journal_block_bytes: u64,
+    /// Journal blocks to begin with; more are made when all wait for slow logs.
+    pub journal_blocks: usize,
+    /// Bytes of frames that may wait for their device logs before they are written, in all.
+    pub pending_bytes_max: usize,
+    /// Bytes of frames that wait for one device log before they are written.
+    pub log_write_bytes: usize,
+    /// First size at which a segment is rolled, in bytes; each further one is twice as long.
+    pub segment_bytes_first: u64,
+    /// Size at which segments stop growing, in bytes.
+    pub segment_bytes_max: u64,
+    /// Free bytes below which nothing is taken in; none for 2 % of the disk, from 512 MiB to 10 GiB.
+    pub disk_floor_bytes: Option<u64>,
+    /// Cache of the catalog and of the identity store, in bytes, each.
+    pub catalog_cache_bytes: usize,
+    /// Rows of a Parquet row group.
+    pub row_group_rows: usize,
+    /// Bytes of values of a Parquet row group.
+    pub row_group_bytes: usize,
+    /// Threads that compaction may use.
+    pub compaction_threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            journal_block_bytes: 16 << 20,
+            journal_blocks: 4,
+            pending_bytes_max: 64 << 20,
+            log_write_bytes: 256 << 10,
+            segment_bytes_first: marey_format::limits::SEGMENT_BYTES_FIRST,
+            segment_bytes_max: marey_format::limits::SEGMENT_BYTES_MAX,
+            disk_floor_bytes: None,
+            catalog_cache_bytes: 4 << 20,
+            row_group_rows: 1 << 20,
+            row_group_bytes: 64 << 20,
+            compaction_threads: 2,
+        }
+    }
+}
+
+impl Options {
+    /// The disk floor for a disk of `total_bytes`.
+    pub fn floor_bytes(&self, total_bytes: u64) -> u64 {
+        self.disk_floor_bytes.unwrap_or_else(|| (total_bytes / 50).clamp(512 << 20, 10 << 30))
+    }
+}

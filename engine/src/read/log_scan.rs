@@ -1,0 +1,75 @@
+//! Rows of a log, in order, as record batches of the Parquet files' schema.
+
+use super::plan::Later;
+use super::{BATCH_ROWS, ReadError};
+use crate::compact::{BatchBuilder, FrameSource, RowMerge, stream_schema};
+use crate::disk::Disk;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use marey_format::SessionId;
+
+/// Bytes of values of a batch, beyond which it is cut short.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// The rows of frames that no part holds.
+#[derive(Debug)]
+pub struct LogScan<'d> {
+    merge: RowMerge<'d>,
+    builder: BatchBuilder,
+    schema: SchemaRef,
+}
+
+impl<'d> LogScan<'d> {
+    pub fn new(disk: &'d dyn Disk, session: &SessionId, later: Later) -> Result<Self, ReadError> {
+        let Later {
+            survey,
+            key,
+            timeline,
+            from,
+        } = later;
+        let plan = survey.streams[&key].clone();
+        let schema = stream_schema(&plan.declaration);
+        let builder = BatchBuilder::new(schema.clone(), &plan.declaration);
+        let source = FrameSource::new(disk, session, &survey.device, &survey.epochs);
+        let frames = plan
+            .frames
+            .iter()
+            .filter(|frame| frame.place() >= from)
+            .copied()
+            .collect();
+        let merge = RowMerge::of_frames(source, plan, frames, survey.device, timeline)?;
+        Ok(Self {
+            merge,
+            builder,
+            schema,
+        })
+    }
+
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn batch(&mut self) -> Result<Option<RecordBatch>, ReadError> {
+        while self.builder.rows() < BATCH_ROWS && self.builder.bytes() < BATCH_BYTES {
+            let most = (BATCH_ROWS - self.builder.rows()).min(self.builder.room(BATCH_BYTES));
+            match self.merge.next(most)? {
+                Some((rows, range)) => self.builder.append(rows, range),
+                None => break,
+            }
+        }
+        if self.builder.rows() == 0 {
+            return Ok(None);
+        }
+        self.builder.finish().map(Some).map_err(|error| ReadError::Rows {
+            what: error.to_string(),
+        })
+    }
+}
+
+impl Iterator for LogScan<'_> {
+    type Item = Result<RecordBatch, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.batch().transpose()
+    }
+}

@@ -1,0 +1,271 @@
+//! Commit: many waiters, one write, one sync.
+//!
+//! Whoever comes stages frames under one lock and then waits for the commit that holds them. The first who finds nobody
+//! writing becomes the writer: it takes all that is staged, writes one record, syncs, and wakes the others. While it
+//! does, the next record is staged. So the window follows the disk: the slower the sync, the more goes into the next.
+
+use super::{Inner, Store};
+use crate::batch::{Batch, Committed, Item, LogHandle, Outcome};
+use crate::error::StorageError;
+use crate::journal::AppendError;
+use crate::log::{LogReader, TakeError, backward, reused};
+use crate::session::SessionState;
+use crate::time::HubInstant;
+use marey_format::frame::Frame;
+use marey_format::journal::RecordBuilder;
+use marey_format::{Refusal, RefusalCode};
+use std::collections::BTreeMap;
+use std::sync::MutexGuard;
+
+/// Where the logs stood before a round of staging: segment and offset.
+type Touched = BTreeMap<u32, (u32, u64)>;
+
+impl Store {
+    /// Takes a batch and returns when all of it that was taken is durable. Many threads may call at once: what waits
+    /// goes to the disk with one sync.
+    ///
+    /// # Errors
+    /// Nothing of the batch may be acknowledged. [`StorageError::Floor`] passes when there is room; after any other the
+    /// store must be opened again.
+    pub fn commit(&self, batch: &Batch) -> Result<Committed, StorageError> {
+        let mut committed = self.commit_many(std::slice::from_ref(batch))?;
+        Ok(committed.pop().expect("one batch was given"))
+    }
+
+    /// [`Store::commit`] for several batches at once.
+    pub fn commit_many(&self, batches: &[Batch]) -> Result<Vec<Committed>, StorageError> {
+        let committed = self.take_and_write(batches);
+        if committed.is_err() {
+            // Whatever of it was not taken must come again before what lies behind it.
+            let mut inner = self.inner();
+            for item in batches.iter().flat_map(|batch| &batch.items) {
+                inner.logs[item.handle.log as usize].hold(item);
+            }
+        }
+        committed
+    }
+
+    fn take_and_write(&self, batches: &[Batch]) -> Result<Vec<Committed>, StorageError> {
+        if batches.iter().any(|batch| !batch.is_empty()) {
+            self.check_floor()?;
+        }
+        let now = self.clock.now();
+        let mut inner = self.inner();
+        inner.check()?;
+        let mut touched = Touched::new();
+        let mut committed = Vec::with_capacity(batches.len());
+        // Not the journal's own word: its lock is held while somebody syncs.
+        let room = self.options.journal_block_bytes as usize / 2;
+        let mut staged_bytes = 0;
+        for batch in batches {
+            let mut outcomes = Vec::with_capacity(batch.len());
+            for item in &batch.items {
+                if staged_bytes + item.frame.len() > room {
+                    // More than one record holds: what there is goes first.
+                    let commit = self.stage(&mut inner, std::mem::take(&mut touched));
+                    inner = self.drive(inner, commit)?;
+                    staged_bytes = 0;
+                }
+                let (outcome, again) = self.take(inner, item, now, &mut touched)?;
+                inner = again;
+                if outcome == Outcome::Durable {
+                    staged_bytes += item.frame.len() + 128;
+                }
+                outcomes.push(outcome);
+            }
+            let durable = durable_of(&inner, batch);
+            committed.push(Committed { commit: 0, outcomes, durable });
+        }
+        let commit = self.stage(&mut inner, touched);
+        drop(self.drive(inner, commit)?);
+        committed.iter_mut().for_each(|committed| committed.commit = commit);
+        self.relieve()?;
+        Ok(committed)
+    }
+
+    /// For each lane, the first sequence that is not durable. Waits for what others have under way.
+    pub fn durable(&self, handle: LogHandle) -> Result<[u64; 2], StorageError> {
+        let inner = self.inner();
+        let next = next_of(&inner, handle);
+        let commit = self.last_staged(&inner);
+        drop(self.drive(inner, commit)?);
+        Ok(next)
+    }
+
+    fn take<'a>(
+        &'a self,
+        mut guard: MutexGuard<'a, Inner>,
+        item: &Item,
+        now: HubInstant,
+        touched: &mut Touched,
+    ) -> Result<(Outcome, MutexGuard<'a, Inner>), StorageError> {
+        let inner = &mut *guard;
+        let handle = item.handle;
+        let log = &mut inner.logs[handle.log as usize];
+        let Some(slot) = inner.sessions.get_mut(&log.session) else {
+            let refusal = Refusal::new(RefusalCode::UnknownSession, format!("session {} is gone", log.session));
+            return Ok((Outcome::Refused(refusal), guard));
+        };
+        if slot.session.state == SessionState::Closed {
+            let message = format!("session {} is closed for good; keep your data", log.session);
+            return Ok((Outcome::Refused(Refusal::new(RefusalCode::SessionClosed, message)), guard));
+        }
+        let before = log.end();
+        let outcome = match log.take(item, &mut slot.versions, now) {
+            Ok(()) => {
+                touched.entry(handle.log).or_insert(before);
+                slot.late |= slot.session.state == SessionState::Sealed;
+                Outcome::Durable
+            }
+            Err(TakeError::Duplicate) => Outcome::Duplicate,
+            Err(TakeError::Refused(refusal)) => Outcome::Refused(refusal),
+            Err(TakeError::Held) => Outcome::Held,
+            Err(TakeError::Passed) => {
+                let commit = self.stage(&mut guard, std::mem::take(touched));
+                drop(self.drive(guard, commit)?);
+                return Ok((self.look_up(item)?, self.inner()));
+            }
+        };
+        Ok((outcome, guard))
+    }
+
+    /// A frame whose sequence was passed in an earlier segment: is it the same one? Slow, and rare: only a device that
+    /// sends again what was acknowledged long ago comes here.
+    fn look_up(&self, item: &Item) -> Result<Outcome, StorageError> {
+        let frame = Frame::parse(&item.frame).expect("batches hold checked frames");
+        let header = *frame.header();
+        let (session, device) = {
+            let inner = self.inner();
+            let log = &inner.logs[item.handle.log as usize];
+            (log.session.clone(), log.device.clone())
+        };
+        self.flush_session(&session, false)?;
+        let mut reader = LogReader::open(&*self.disk, &session, &device)?;
+        let taken = reader.find(item.handle.epoch, header.lane, header.sequence)?;
+        Ok(match taken {
+            Some(crc) if crc == header.crc => Outcome::Duplicate,
+            Some(crc) => Outcome::Refused(reused(&frame, crc)),
+            None => Outcome::Refused(backward(&frame)),
+        })
+    }
+
+    /// Puts what the touched logs took into the record that is being staged; which commit that is.
+    pub(super) fn stage(&self, inner: &mut Inner, touched: Touched) -> u64 {
+        if touched.is_empty() && inner.staging.is_empty() {
+            // Nothing to wait for but what others have staged.
+            return inner.staged - 1;
+        }
+        if inner.staging.is_empty() {
+            inner.staging.start();
+        }
+        for (number, from) in touched {
+            let log = &mut inner.logs[number as usize];
+            log.end_staging();
+            let (segment, offset, bytes) = log.taken_since(from);
+            if bytes.is_empty() {
+                continue;
+            }
+            inner.pending_bytes += bytes.len();
+            inner.staging.name(number, &log.session, &log.device);
+            inner.staging.frames(number, segment, offset, bytes);
+        }
+        inner.staged
+    }
+
+    /// Waits until a commit is durable, writing it if nobody else does.
+    pub(super) fn drive<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+        commit: u64,
+    ) -> Result<MutexGuard<'a, Inner>, StorageError> {
+        loop {
+            inner.check()?;
+            if inner.done >= commit {
+                return Ok(inner);
+            }
+            if inner.writing {
+                inner = self.committed.wait(inner).unwrap_or_else(|poisoned| poisoned.into_inner());
+                continue;
+            }
+            inner.writing = true;
+            let (mut record, number) = inner.next_record();
+            drop(inner);
+            let result = self.write_record(&mut record, number);
+            inner = self.inner();
+            inner.writing = false;
+            self.committed.notify_all();
+            match result {
+                Ok(()) => {
+                    inner.done = number;
+                    inner.spare = Some(record);
+                }
+                Err(error) if error.is_full() => {
+                    // Nothing was written. The frames are taken, so the record waits until there is room.
+                    inner.waiting_for_room = Some((record, number));
+                    return Err(error);
+                }
+                Err(error) => inner.poison(&error),
+            }
+        }
+    }
+
+    fn write_record(
+        &self,
+        record: &mut RecordBuilder,
+        number: u64,
+    ) -> Result<(), StorageError> {
+        loop {
+            let oldest = self.inner().oldest;
+            let result = self.journal().append(record, number, oldest);
+            match result {
+                Ok(()) => return Ok(()),
+                // The logs must take what the journal holds before it can take more.
+                Err(AppendError::NoRoom) => self.flush_all(false)?,
+                Err(AppendError::TooLong { bytes }) => {
+                    let what = format!("a commit of {bytes} bytes does not fit its blocks; make them larger");
+                    return Err(StorageError::damaged(self.disk.describe("journal".as_ref()), what));
+                }
+                Err(AppendError::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn check_floor(&self) -> Result<(), StorageError> {
+        let space = self.space()?;
+        let floor_bytes = self.options.floor_bytes(space.total_bytes);
+        match space.free_bytes < floor_bytes {
+            true => Err(StorageError::Floor { free_bytes: space.free_bytes, floor_bytes }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    /// The record to write now, and its number.
+    fn next_record(&mut self) -> (RecordBuilder, u64) {
+        if let Some(waiting) = self.waiting_for_room.take() {
+            return waiting;
+        }
+        let spare = self.spare.take().unwrap_or_default();
+        let record = std::mem::replace(&mut self.staging, spare);
+        self.staging.start();
+        let number = self.staged;
+        self.staged += 1;
+        (record, number)
+    }
+}
+
+fn durable_of(inner: &Inner, batch: &Batch) -> Vec<(LogHandle, [u64; 2])> {
+    let mut handles: Vec<LogHandle> = Vec::new();
+    for item in &batch.items {
+        if !handles.contains(&item.handle) {
+            handles.push(item.handle);
+        }
+    }
+    handles.into_iter().map(|handle| (handle, next_of(inner, handle))).collect()
+}
+
+fn next_of(inner: &Inner, handle: LogHandle) -> [u64; 2] {
+    let epochs = inner.logs.get(handle.log as usize).map(|log| log.state.epochs()).unwrap_or_default();
+    epochs.get(handle.epoch as usize).map_or([0; 2], |epoch| epoch.next)
+}

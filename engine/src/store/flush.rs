@@ -1,0 +1,161 @@
+//! Flushing: what waits in memory goes into the device logs, and journal blocks come free.
+
+use super::{Inner, Store};
+use crate::error::StorageError;
+use crate::log::{FlushError, Flushing};
+use marey_format::SessionId;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Threads that write logs at once: a sync of one does not wait for another's.
+const WRITERS_MAX: usize = 8;
+
+impl Store {
+    /// Writes what waits to the device logs, where it is worth it, so that journal blocks come free. Call it every
+    /// second or so from a thread that may block; without it, commits do the work when they must.
+    pub fn maintain(&self) -> Result<(), StorageError> {
+        let free_blocks = self.journal().free_blocks();
+        let waits = {
+            let inner = self.inner();
+            inner.check()?;
+            inner.pending_bytes > self.options.pending_bytes_max / 2 || !inner.unwritten.is_empty()
+        };
+        if waits || free_blocks <= self.options.journal_blocks / 2 {
+            self.flush_all(false)?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything that waits to the device logs.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        self.flush_all(false)
+    }
+
+    /// Goes down in good order: all that was taken is in its log, every segment is sealed. Every later call fails.
+    pub fn close(&self) -> Result<(), StorageError> {
+        let inner = self.inner();
+        let commit = self.last_staged(&inner);
+        drop(self.drive(inner, commit)?);
+        self.flush_all(true)?;
+        // A record that says so, so that the next opening has nothing to replay.
+        let mut inner = self.inner();
+        inner.staging.start();
+        let number = inner.staged;
+        drop(self.drive(inner, number)?);
+        self.inner().poisoned = Some("the hub was closed".to_owned());
+        Ok(())
+    }
+
+    /// Flushes if too much waits in memory.
+    pub(super) fn relieve(&self) -> Result<(), StorageError> {
+        if self.inner().pending_bytes <= self.options.pending_bytes_max {
+            return Ok(());
+        }
+        match self.flush_all(false) {
+            // The commit itself is durable in the journal; the next one will be refused.
+            Err(error) if error.is_full() => Ok(()),
+            done => done,
+        }
+    }
+
+    pub(super) fn flush_all(&self, seal: bool) -> Result<(), StorageError> {
+        let serial = self.flush.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (work, through) = {
+            let mut inner = self.inner();
+            inner.check()?;
+            let through = self.last_staged(&inner);
+            (self.begin(&mut inner, None, seal), through)
+        };
+        self.finish(work)?;
+        let mut inner = self.inner();
+        inner.oldest = inner.oldest.max(through + 1);
+        let oldest = inner.oldest;
+        drop(inner);
+        self.journal().release(oldest);
+        drop(serial);
+        Ok(())
+    }
+
+    /// Flushes the logs of one session; sealed, if asked.
+    pub(super) fn flush_session(&self, session: &SessionId, seal: bool) -> Result<(), StorageError> {
+        let _serial = self.flush.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let work = {
+            let mut inner = self.inner();
+            inner.check()?;
+            self.begin(&mut inner, Some(session), seal)
+        };
+        self.finish(work)
+    }
+
+    /// The newest commit of which frames were taken.
+    pub(super) fn last_staged(&self, inner: &Inner) -> u64 {
+        if inner.staging.is_empty() { inner.staged - 1 } else { inner.staged }
+    }
+
+    fn begin(&self, inner: &mut Inner, only: Option<&SessionId>, seal: bool) -> Vec<(u32, Flushing)> {
+        let now = self.clock.now();
+        let mut work = std::mem::take(&mut inner.unwritten);
+        for (number, log) in inner.logs.iter_mut().enumerate() {
+            if only.is_some_and(|session| *session != log.session) {
+                continue;
+            }
+            inner.pending_bytes = inner.pending_bytes.saturating_sub(log.pending_bytes());
+            if let Some(flushing) = log.begin_flush(seal, now) {
+                work.push((number as u32, flushing));
+            }
+            inner.pending_bytes += log.pending_bytes();
+        }
+        work
+    }
+
+    fn finish(&self, work: Vec<(u32, Flushing)>) -> Result<(), StorageError> {
+        let mut results = self.write_logs(&work);
+        let mut inner = self.inner();
+        let mut first = None;
+        for (at, (number, flushing)) in work.into_iter().enumerate() {
+            match results[at].take() {
+                None => inner.logs[number as usize].end_flush(&flushing),
+                Some(FlushError::Write(error)) => {
+                    inner.unwritten.push((number, flushing));
+                    first.get_or_insert(error);
+                }
+                Some(FlushError::Sync(error)) => {
+                    inner.poison(&error);
+                    first = Some(error);
+                }
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some(error) => {
+                if !error.is_full() {
+                    inner.poison(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes logs, several at a time where there are many. An error for each that failed.
+    fn write_logs(&self, work: &[(u32, Flushing)]) -> Vec<Option<FlushError>> {
+        let write = |flushing: &Flushing| flushing.write(&*self.disk).err();
+        if work.len() < 2 * WRITERS_MAX {
+            return work.iter().map(|(_, flushing)| write(flushing)).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let mut results: Vec<Option<FlushError>> = work.iter().map(|_| None).collect();
+        let done = std::thread::scope(|scope| {
+            let worker = || {
+                let mut mine = Vec::new();
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((_, flushing)) = work.get(at) else { return mine };
+                    mine.push((at, write(flushing)));
+                }
+            };
+            let workers: Vec<_> = (0..WRITERS_MAX).map(|_| scope.spawn(worker)).collect();
+            workers.into_iter().flat_map(|worker| worker.join().expect("writers do not panic")).collect::<Vec<_>>()
+        });
+        done.into_iter().for_each(|(at, result)| results[at] = result);
+        results
+    }
+}

@@ -1,0 +1,392 @@
+//! Opening a hub's folder: the steps of format-spec's `recovery.md`, in their order.
+
+use super::{Inner, OpenedLog, Slot, Store};
+use crate::batch::LogHandle;
+use crate::catalog::{Catalog, Identity};
+use crate::disk::{self, Disk};
+use crate::error::{LogOpenError, OpenError, SessionError, StorageError};
+use crate::journal::{Journal, Replayed};
+use crate::log::{Fault, FaultKind, JournalFrames, devices, recover, segments};
+use crate::options::Options;
+use crate::session::{Session, SessionState};
+use crate::state::StreamVersions;
+use crate::time::HubClock;
+use marey_format::journal::RecordBuilder;
+use marey_format::payload::{EpochMark, Event};
+use marey_format::wire::{Acked, Holes, Open};
+use marey_format::{DeviceId, Refusal, RefusalCode, Seed, SessionId, limits};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+/// What opening a hub found and did.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveryReport {
+    /// Journal records that were replayed; 0 after a close in good order.
+    pub journal_records: u64,
+    /// Frames that were copied into fresh segments.
+    pub frames_carried: u64,
+    /// Logs that were looked into.
+    pub logs: usize,
+    /// Damage and torn tails.
+    pub faults: Vec<Fault>,
+    /// Journal frames of sessions whose folder is gone, by session and device.
+    pub orphans: Vec<(SessionId, DeviceId)>,
+    /// Sessions that can't be read, and why.
+    pub unreadable: Vec<String>,
+}
+
+impl RecoveryReport {
+    /// Whether anything that was acknowledged may be lost.
+    pub fn found_damage(&self) -> bool {
+        !self.unreadable.is_empty() || self.faults.iter().any(|fault| fault.kind == FaultKind::Damage)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct HubFile {
+    v: u32,
+    hub: String,
+}
+
+const HUB_FILE: &str = "hub.json";
+
+impl Store {
+    /// Makes a hub of an empty folder (configuration and keys may be there already). `hub_id` should be random.
+    ///
+    /// # Errors
+    /// [`OpenError::Exists`] where there is a hub.
+    pub fn init(disk: &Arc<dyn Disk>, hub_id: [u8; 16], options: &Options) -> Result<(), OpenError> {
+        let path = Path::new(HUB_FILE);
+        let io = |error| StorageError::io("making", disk.describe(path), error);
+        if disk.stat(path).map_err(io)?.is_some() {
+            return Err(OpenError::Exists { path: disk.describe(path) });
+        }
+        Journal::create(disk, options)?;
+        disk::create_dirs(&**disk, Path::new("sessions")).map_err(io)?;
+        drop(Identity::create(disk, options.catalog_cache_bytes)?);
+        // Last: a folder with hub.json is a whole hub.
+        let hub = HubFile { v: 1, hub: marey_format::types::hex(&hub_id) };
+        let json = serde_json::to_vec(&hub).expect("two plain fields");
+        disk::replace(&**disk, path, &json).map_err(io)?;
+        Ok(())
+    }
+
+    /// Opens a hub's folder and recovers what a crash left.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn HubClock>,
+        options: Options,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        let hub_id = read_hub_id(&*disk)?;
+        let lock_path = Path::new("LOCK");
+        let Some(lock) = disk
+            .lock(lock_path)
+            .map_err(|error| StorageError::io("locking", disk.describe(lock_path), error))?
+        else {
+            let pid = disk::read_all(&*disk, lock_path, 64).ok();
+            let pid = pid.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok());
+            return Err(OpenError::AlreadyOpen { path: disk.describe(Path::new("")), pid });
+        };
+        // What a killed process made can be read, and is not durable for that: names first.
+        sync_names(&*disk, &[Path::new(""), Path::new("sessions")])?;
+        let identity = Identity::open(&disk, options.catalog_cache_bytes)?;
+        let mut report = RecoveryReport::default();
+        let sessions = read_sessions(&*disk, &mut report)?;
+        let (journal, replayed) = Journal::open(disk.clone(), hub_id, &options)?;
+        report.journal_records = replayed.records;
+        report.faults.extend(replayed.faults.iter().cloned());
+        let catalog = Catalog::open(&disk, options.catalog_cache_bytes, &sessions)?;
+        let slots = sessions.into_iter().map(|session| {
+            let slot = Slot { session, versions: StreamVersions::default(), loaded: false, late: false };
+            (slot.session.id.clone(), slot)
+        });
+        let next = replayed.newest + 1;
+        let mut staging = RecordBuilder::default();
+        staging.start();
+        let inner = Inner {
+            sessions: slots.collect(),
+            logs: Vec::new(),
+            by_name: HashMap::new(),
+            live: HashMap::new(),
+            staging,
+            spare: None,
+            waiting_for_room: None,
+            staged: next,
+            done: next - 1,
+            oldest: next,
+            writing: false,
+            pending_bytes: 0,
+            unwritten: Vec::new(),
+            poisoned: None,
+        };
+        let store = Self {
+            disk,
+            clock,
+            options,
+            hub_id,
+            identity,
+            catalog,
+            inner: Mutex::new(inner),
+            committed: Condvar::new(),
+            journal: Mutex::new(journal),
+            flush: Mutex::new(()),
+            _lock: lock,
+        };
+        store.recover_logs(replayed, &mut report)?;
+        store.write_barrier()?;
+        Ok((store, report))
+    }
+
+    /// Every log that the journal has frames for, that takes frames, or that was found unsealed.
+    fn recover_logs(&self, mut replayed: Replayed, report: &mut RecoveryReport) -> Result<(), StorageError> {
+        let whole = replayed.faults.is_empty();
+        let ids: Vec<SessionId> = self.inner().sessions.keys().cloned().collect();
+        for id in ids {
+            let session = self.inner().sessions[&id].session.clone();
+            let state = session.state;
+            let finished = crate::compact::recover_publish(&*self.disk, &session)?;
+            if let Some(generation) = finished.filter(|&generation| generation > session.generation) {
+                self.sealed_as(&id, generation).map_err(|error| match error {
+                    SessionError::Storage(error) => error,
+                    other => StorageError::damaged(self.disk.describe(&Session::dir(&id)), other),
+                })?;
+            }
+            let in_journal: Vec<DeviceId> =
+                replayed.logs.keys().filter(|(session, _)| *session == id).map(|(_, device)| device.clone()).collect();
+            let active = matches!(state, SessionState::Recording | SessionState::Stopping);
+            if active || !in_journal.is_empty() || self.has_unsealed(&id)? {
+                self.load_session(&id, &mut replayed.logs, whole, report)?;
+            }
+        }
+        report.orphans = replayed.logs.into_keys().collect();
+        for (session, device) in &report.orphans {
+            tracing::warn!(%session, %device, "the journal has frames of a session whose folder is gone");
+        }
+        Ok(())
+    }
+
+    /// Whether the newest segment of any log of the session is not sealed.
+    fn has_unsealed(&self, session: &SessionId) -> Result<bool, StorageError> {
+        for device in devices(&*self.disk, session)? {
+            let dir = Session::log_dir(session, &device);
+            if let Some((number, path, bytes)) = segments(&*self.disk, &dir)?.pop() {
+                let summary =
+                    crate::log::SegmentSummary::read(&*self.disk, number, &path, bytes, (&device, session));
+                match summary {
+                    Ok(summary) if summary.index.is_some() => {}
+                    Ok(_) | Err(StorageError::Damaged { .. }) => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the logs of a session into memory, recovered.
+    fn load_session(
+        &self,
+        id: &SessionId,
+        journal: &mut BTreeMap<(SessionId, DeviceId), Vec<JournalFrames>>,
+        journal_whole: bool,
+        report: &mut RecoveryReport,
+    ) -> Result<(), StorageError> {
+        let dir = Session::dir(id);
+        sync_names(&*self.disk, &[&dir, &dir.join("logs")])?;
+        let mut names = devices(&*self.disk, id)?;
+        names.extend(journal.keys().filter(|(session, _)| session == id).map(|(_, device)| device.clone()));
+        names.sort();
+        names.dedup();
+        let mut versions = StreamVersions::default();
+        let now = self.clock.now();
+        let mut logs = Vec::new();
+        for device in &names {
+            let frames = journal.remove(&(id.clone(), device.clone())).unwrap_or_default();
+            let ids = (device, id, self.hub_id);
+            let recovered =
+                recover(&*self.disk, ids, &frames, journal_whole, &self.options, now, &mut versions)?;
+            report.faults.extend(recovered.faults);
+            report.frames_carried += recovered.carried;
+            report.logs += 1;
+            logs.push((recovered.log, recovered.carried));
+        }
+        let mut inner = self.inner();
+        for (log, carried) in logs {
+            let number = inner.logs.len() as u32;
+            inner.by_name.insert((id.clone(), log.device.clone()), number);
+            inner.logs.push(log);
+            if carried > 0
+                && let Some(slot) = inner.sessions.get_mut(id)
+            {
+                slot.late |= slot.session.state == SessionState::Sealed;
+            }
+        }
+        if let Some(slot) = inner.sessions.get_mut(id) {
+            slot.versions = versions;
+            slot.loaded = true;
+        }
+        Ok(())
+    }
+
+    /// A record that says that all before it is in synced logs.
+    fn write_barrier(&self) -> Result<(), StorageError> {
+        let inner = self.inner();
+        let commit = inner.staged;
+        drop(self.drive(inner, commit)?);
+        Ok(())
+    }
+
+    /// Opens the log of one epoch of a device in a session. When it returns, all that `next` counts is durable.
+    ///
+    /// # Errors
+    /// What the device is to be told: no such session, not in its roster, not started, closed, recorded elsewhere.
+    pub fn open_log(&self, device: &DeviceId, open: &Open) -> Result<OpenedLog, LogOpenError> {
+        self.admit(device, &open.session)?;
+        if !self.inner().sessions[&open.session].loaded {
+            let mut report = RecoveryReport::default();
+            self.load_session(&open.session, &mut BTreeMap::new(), false, &mut report)?;
+        }
+        let now = self.clock.now();
+        let wall = self.clock.wall();
+        let mut inner = self.inner();
+        inner.check()?;
+        let guard = &mut *inner;
+        let number = match guard.by_name.get(&(open.session.clone(), device.clone())) {
+            Some(&number) => number,
+            None => {
+                let segment_bytes = (self.options.segment_bytes_first, self.options.segment_bytes_max);
+                let none = (marey_format::log::Predecessor::None, 0);
+                let ids = (device, &open.session, self.hub_id);
+                let number = guard.logs.len() as u32;
+                guard.logs.push(crate::log::Log::new(ids, Default::default(), 1, none, segment_bytes));
+                guard.by_name.insert((open.session.clone(), device.clone()), number);
+                number
+            }
+        };
+        let recording = guard.sessions[&open.session].session.state == SessionState::Recording;
+        let log = &mut guard.logs[number as usize];
+        let before = log.end();
+        if log.state.wall.is_none_or(|known| known.hub_epoch != now.epoch) {
+            log.wall(&wall, now);
+        }
+        let ordinal = match log.state.ordinal(&open.epoch) {
+            Some(ordinal) => ordinal,
+            None => {
+                let ordinal = log.state.epochs().len() as u32;
+                if ordinal >= limits::EPOCHS_PER_LOG_MAX {
+                    let message = format!("{ordinal} epochs in one session; ask for a new session");
+                    return Err(LogOpenError::Refused(Refusal::new(RefusalCode::TooMany, message)));
+                }
+                log.open_epoch(EpochMark { epoch: open.epoch, boot: open.boot, ordinal, refill: false }, now);
+                ordinal
+            }
+        };
+        log.release(ordinal);
+        let epoch = &log.state.epochs()[ordinal as usize];
+        let (next, holes) = (epoch.next, epoch.holes.clone());
+        let claimed = open.highest_ack.lanes();
+        let proven_loss = [claimed[0].saturating_sub(next[0]), claimed[1].saturating_sub(next[1])];
+        if proven_loss != [0, 0] {
+            let text = format!(
+                "the device was told that {} data and {} live frames of epoch {} were durable; the hub holds {} and {}",
+                claimed[0], claimed[1], open.epoch, next[0], next[1]
+            );
+            tracing::error!(session = %open.session, %device, "acknowledged frames are lost: {text}");
+            log.note(&Event { kind: "acknowledged_loss".to_owned(), text: Some(text), duration_ns: None }, now);
+        }
+        let handle = LogHandle { log: number, epoch: ordinal, seed: Seed::new(device, &open.session, &open.epoch) };
+        if recording {
+            guard.live.insert(device.clone(), open.session.clone());
+        }
+        let touched = if log.end() == before { BTreeMap::new() } else { BTreeMap::from([(number, before)]) };
+        let commit = self.stage(guard, touched);
+        drop(self.drive(inner, commit)?);
+        Ok(OpenedLog {
+            handle,
+            next: Acked { data: next[0], live: next[1] },
+            holes: Holes { data: holes[0].clone(), live: holes[1].clone() },
+            recording,
+            proven_loss,
+        })
+    }
+
+    /// Whether a device may open a session now.
+    fn admit(&self, device: &DeviceId, id: &SessionId) -> Result<(), LogOpenError> {
+        let refuse = |code, message: String| Err(LogOpenError::Refused(Refusal::new(code, message)));
+        let inner = self.inner();
+        let Some(slot) = inner.sessions.get(id) else {
+            return refuse(RefusalCode::UnknownSession, SessionError::Unknown(id.clone()).to_string());
+        };
+        let session = &slot.session;
+        if !session.admits(device) {
+            return refuse(RefusalCode::NotInSession, format!("the roster of {id} does not name {device}"));
+        }
+        match session.state {
+            SessionState::Created => {
+                return refuse(RefusalCode::NotStarted, format!("session {id} is not started; wait for the join"));
+            }
+            SessionState::Closed => {
+                return refuse(RefusalCode::SessionClosed, format!("session {id} is closed for good; keep your data"));
+            }
+            _ => {}
+        }
+        if session.state == SessionState::Recording
+            && let Some(other) = inner.live.get(device)
+            && other != id
+            && inner.sessions.get(other).is_some_and(|slot| slot.session.state == SessionState::Recording)
+        {
+            return refuse(RefusalCode::RecordedElsewhere, format!("{device} is being recorded in session {other}"));
+        }
+        Ok(())
+    }
+}
+
+fn read_hub_id(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
+    let path = Path::new(HUB_FILE);
+    let bytes = match disk::read_all(disk, path, 4096) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Err(OpenError::NotAHub { path: disk.describe(Path::new("")) });
+        }
+        Err(error) => return Err(StorageError::io("reading", disk.describe(path), error).into()),
+    };
+    let hub: HubFile =
+        serde_json::from_slice(&bytes).map_err(|error| StorageError::damaged(disk.describe(path), error))?;
+    let id = marey_format::types::unhex(&hub.hub);
+    Ok(id.ok_or_else(|| StorageError::damaged(disk.describe(path), "the hub's id is not 32 hexadecimal digits"))?)
+}
+
+/// Makes the names in these folders durable, where the folders are there.
+fn sync_names(disk: &dyn Disk, dirs: &[&Path]) -> Result<(), StorageError> {
+    for dir in dirs {
+        let io = |error| StorageError::io("syncing", disk.describe(dir), error);
+        if disk.stat(dir).map_err(io)?.is_some() {
+            disk.sync_dir(dir).map_err(io)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_sessions(disk: &dyn Disk, report: &mut RecoveryReport) -> Result<Vec<Session>, StorageError> {
+    let dir = Path::new("sessions");
+    let io = |error| StorageError::io("listing", disk.describe(dir), error);
+    if disk.stat(dir).map_err(io)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut sessions = Vec::new();
+    for entry in disk.list(dir).map_err(io)? {
+        let Some(id) = entry.name.strip_prefix("session=").and_then(|id| SessionId::new(id).ok()) else { continue };
+        match Session::read(disk, &dir.join(&entry.name)) {
+            Ok(session) if session.id == id => sessions.push(session),
+            Ok(session) => {
+                let path = disk.describe(&dir.join(&entry.name));
+                report.unreadable.push(format!("{} holds session {}", path.display(), session.id));
+            }
+            // A session whose making was cut off has a folder, and no session.json yet.
+            Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => report.unreadable.push(error.to_string()),
+        }
+    }
+    Ok(sessions)
+}

@@ -1,0 +1,188 @@
+//! Sessions: created, recording, stopping, sealed, closed. Each change is durable when the call returns.
+
+use super::{Slot, Store};
+use crate::compact::{CompactError, Compacted, Generation, Progress, compact_session};
+use crate::error::{SessionError, StorageError};
+use crate::session::{NewSession, Session, SessionState};
+use crate::state::StreamVersions;
+use marey_format::{DeviceId, SessionId};
+use std::collections::BTreeSet;
+
+/// A published generation.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    pub session: Session,
+    /// What stands there now; `new` says whether this call made it.
+    pub compacted: Compacted,
+}
+
+/// Why a session was not sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Compact(#[from] CompactError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl Store {
+    /// Makes a session. Nothing is recorded before it is started.
+    pub fn create_session(&self, new: NewSession) -> Result<Session, SessionError> {
+        let mut inner = self.inner();
+        inner.check()?;
+        for known in inner.sessions.keys() {
+            if *known == new.id {
+                return Err(SessionError::Exists(new.id));
+            }
+            if known.as_str().eq_ignore_ascii_case(new.id.as_str()) {
+                return Err(SessionError::CaseAlone { wanted: new.id, found: known.clone() });
+            }
+        }
+        let session = Session::new(new);
+        let dir = Session::dir(&session.id);
+        crate::disk::create_dirs(&*self.disk, &dir.join("logs")).map_err(self.io("making", &dir))?;
+        session.write(&*self.disk)?;
+        self.catalog.put(&session)?;
+        let slot =
+            Slot { session: session.clone(), versions: StreamVersions::default(), loaded: true, late: false };
+        inner.sessions.insert(session.id.clone(), slot);
+        Ok(session)
+    }
+
+    /// Starts recording. The session's time is anchored to UTC here, once.
+    pub fn start_session(&self, id: &SessionId) -> Result<Session, SessionError> {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        self.change(id, |session| {
+            if session.state != SessionState::Created {
+                return Err(session.state_error("start", "created"));
+            }
+            session.state = SessionState::Recording;
+            session.started = Some(now.into());
+            session.anchor = Some(wall);
+            Ok(())
+        })
+    }
+
+    /// Stops recording: no new captures, late frames still come in.
+    pub fn stop_session(&self, id: &SessionId) -> Result<Session, SessionError> {
+        let now = self.clock.now();
+        let session = self.change(id, |session| {
+            if session.state != SessionState::Recording {
+                return Err(session.state_error("stop", "recording"));
+            }
+            session.state = SessionState::Stopping;
+            session.stopped = Some(now.into());
+            Ok(())
+        })?;
+        self.inner().live.retain(|_, live| live != id);
+        Ok(session)
+    }
+
+    /// Ends a session for good: nothing is taken any more.
+    pub fn close_session(&self, id: &SessionId) -> Result<Session, SessionError> {
+        self.change(id, |session| {
+            if session.state != SessionState::Sealed {
+                return Err(session.state_error("close", "sealed"));
+            }
+            session.state = SessionState::Closed;
+            Ok(())
+        })
+    }
+
+    /// Seals a session's logs and publishes the next generation: Parquet, manifest, receipt. Long: it reads all of the
+    /// session. Frames that come meanwhile are for the generation after.
+    pub fn seal_session(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
+        let session = {
+            let mut inner = self.inner();
+            let slot = inner.sessions.get_mut(id).ok_or_else(|| SessionError::Unknown(id.clone()))?;
+            if !matches!(slot.session.state, SessionState::Stopping | SessionState::Sealed) {
+                return Err(slot.session.state_error("seal", "stopping or sealed").into());
+            }
+            // Frames from here on are late again.
+            slot.late = false;
+            slot.session.clone()
+        };
+        let result = self.publish(&session, progress);
+        if result.is_err()
+            && let Some(slot) = self.inner().sessions.get_mut(id)
+        {
+            slot.late = slot.session.state == SessionState::Sealed;
+        }
+        result
+    }
+
+    fn publish(&self, session: &Session, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
+        self.flush_session(&session.id, true)?;
+        let compacted = compact_session(&*self.disk, session, &self.options, Generation::IfNew, progress)?;
+        let session = self.sealed_as(&session.id, compacted.generation)?;
+        Ok(Sealed { session, compacted })
+    }
+
+    /// A generation was published: the session says so.
+    pub(super) fn sealed_as(&self, id: &SessionId, generation: u32) -> Result<Session, SessionError> {
+        self.change(id, |session| {
+            if session.state == SessionState::Stopping {
+                session.state = SessionState::Sealed;
+            }
+            session.generation = generation;
+            Ok(())
+        })
+    }
+
+    /// Writes what waits for a session's logs, so that readers of its folder see it.
+    pub fn flush_session_logs(&self, id: &SessionId) -> Result<(), StorageError> {
+        self.flush_session(id, false)
+    }
+
+    /// One session.
+    pub fn session(&self, id: &SessionId) -> Result<Session, SessionError> {
+        let inner = self.inner();
+        inner.sessions.get(id).map(|slot| slot.session.clone()).ok_or_else(|| SessionError::Unknown(id.clone()))
+    }
+
+    /// Every session, in order of names.
+    pub fn sessions(&self) -> Vec<Session> {
+        self.inner().sessions.values().map(|slot| slot.session.clone()).collect()
+    }
+
+    /// Whether frames came since the newest generation was sealed.
+    pub fn has_late_frames(&self, id: &SessionId) -> bool {
+        self.inner().sessions.get(id).is_some_and(|slot| slot.late)
+    }
+
+    /// The devices that are not known to have handed in everything: of the roster those without a log, and those with a
+    /// stream that was not ended.
+    pub fn owing(&self, id: &SessionId) -> Result<Vec<DeviceId>, SessionError> {
+        let session = self.session(id)?;
+        let mut owing: BTreeSet<DeviceId> = session.roster.iter().flatten().cloned().collect();
+        let inner = self.inner();
+        for log in inner.logs.iter().filter(|log| log.session == *id) {
+            let epochs = log.state.epochs();
+            let ended = epochs.iter().all(|epoch| epoch.streams.values().all(|stream| stream.end.is_some()));
+            match ended && epochs.iter().any(|epoch| !epoch.streams.is_empty()) {
+                true => owing.remove(&log.device),
+                false => owing.insert(log.device.clone()),
+            };
+        }
+        Ok(owing.into_iter().collect())
+    }
+
+    /// Changes a session, durably or not at all.
+    fn change(
+        &self,
+        id: &SessionId,
+        change: impl FnOnce(&mut Session) -> Result<(), SessionError>,
+    ) -> Result<Session, SessionError> {
+        let mut inner = self.inner();
+        inner.check()?;
+        let slot = inner.sessions.get_mut(id).ok_or_else(|| SessionError::Unknown(id.clone()))?;
+        let mut session = slot.session.clone();
+        change(&mut session)?;
+        session.write(&*self.disk)?;
+        self.catalog.put(&session)?;
+        slot.session = session.clone();
+        Ok(session)
+    }
+}
