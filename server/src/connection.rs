@@ -1,0 +1,396 @@
+//! The shell around one connection's protocol: socket and TLS on one side, ingest on the other.
+//!
+//! One task, one loop: it carries out what the protocol asks for, hands frames to the committing thread, and sends acks
+//! for what came back. It waits in one place only. Back-pressure: while frames wait for room, or results for too many
+//! runs are outstanding, or the peer does not take what it is sent, the socket is not read.
+
+mod intake;
+mod sessions;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use marey_engine::LogHandle;
+use marey_engine::time::HubInstant;
+use marey_format::types::hex;
+use marey_format::wire::{self, MessageType, TimeService};
+use marey_format::{DeviceId, Refusal, RefusalCode, SessionId};
+use tokio::net::TcpStream;
+
+use crate::ingest::{Room, RoomFuture, Work};
+use crate::listener::Admission;
+use crate::mailbox::Mailbox;
+use crate::pki::device_of_certificate;
+use crate::protocol::{Action, End, Protocol, Settings, refusal_message};
+use crate::state::HubState;
+use crate::time_service::TimeKey;
+use crate::tls::{Alpn, Received, TlsError, TlsStream};
+use crate::web;
+
+/// Takes a fresh socket through the handshake and serves it to its end.
+pub(crate) async fn serve(
+    state: Arc<HubState>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    mut admission: Admission,
+) {
+    state.metrics.connections.add(1);
+    let deadline = Duration::from_millis(state.config.limits.handshake_timeout_ms);
+    let handshake = TlsStream::accept(socket, &state.tls, &state.buffers, state.stamp.clone(), deadline);
+    let mut stopping = state.stopping.subscribe();
+    let tls = tokio::select! {
+        tls = handshake => tls,
+        _ = stopping.wait_for(|stop| *stop) => return,
+    };
+    admission.established();
+    match tls {
+        Ok(tls) if tls.alpn() == Alpn::Web => web::serve(&state, tls).await,
+        Ok(tls) => match Connection::new(state, tls, peer) {
+            Ok(connection) => connection.run().await,
+            Err(why) => tracing::error!(%peer, why, "a connection could not be served"),
+        },
+        Err(error) => {
+            state.metrics.handshakes_failed.add(1);
+            match error {
+                TlsError::Certificate(_) => {
+                    tracing::warn!(target: "audit", %peer, %error, "connection refused")
+                }
+                _ => tracing::debug!(%peer, %error, "no handshake"),
+            }
+        }
+    }
+}
+
+struct Connection {
+    state: Arc<HubState>,
+    tls: TlsStream,
+    peer: SocketAddr,
+    protocol: Protocol,
+    mailbox: Arc<Mailbox>,
+    time_key: TimeKey,
+    logs: BTreeMap<u16, Log>,
+    told: HashMap<SessionId, Told>,
+    waiting: VecDeque<Work>,
+    room: Option<RoomFuture>,
+    /// Runs that were handed in and not answered.
+    outstanding: usize,
+    acks_due: BTreeSet<u16>,
+    credit_told: u64,
+    ending: Option<End>,
+    /// The hub goes down: nothing more is read, what was read is committed and acknowledged.
+    draining: bool,
+    unsent_since_ns: Option<i64>,
+    ended_ns: Option<i64>,
+}
+
+struct Log {
+    handle: LogHandle,
+    session: SessionId,
+    durable: [u64; 2],
+    safe: [u64; 2],
+}
+
+/// What a device was last told of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Join,
+    Stop,
+}
+
+impl Connection {
+    fn new(state: Arc<HubState>, tls: TlsStream, peer: SocketAddr) -> Result<Self, &'static str> {
+        let name = tls.peer_certificate().and_then(device_of_certificate);
+        let device = name.and_then(|name| DeviceId::new(name).ok());
+        let Some(device) = device else {
+            return Err("its certificate names no device that could be one");
+        };
+        let time_key = state
+            .time_keys
+            .issue(device.clone())
+            .map_err(|_| "no random bytes for its time key")?;
+        let now = state.clock.now();
+        let limits = &state.config.limits;
+        let settings = Settings {
+            hub: hex(&state.store.hub_id()),
+            device,
+            credit_bytes: u64::from(limits.credit_bytes),
+            heartbeat_ms: limits.heartbeat_ms,
+            idle_ms: limits.idle_timeout_ms,
+            hello_timeout_ms: limits.hello_timeout_ms,
+            hub_epoch: now.epoch,
+            time: Some(TimeService {
+                udp_port: state.bound.time.port(),
+                key_id: time_key.id,
+                key: hex(&time_key.key.0),
+            }),
+            packet_key: time_key.key,
+            stamp_key: state.stamp_key.clone(),
+        };
+        let protocol = Protocol::new(settings, now.ns);
+        Ok(Self {
+            credit_told: protocol.credit(),
+            state,
+            tls,
+            peer,
+            protocol,
+            mailbox: Arc::default(),
+            time_key,
+            logs: BTreeMap::new(),
+            told: HashMap::new(),
+            waiting: VecDeque::new(),
+            room: None,
+            outstanding: 0,
+            acks_due: BTreeSet::new(),
+            ending: None,
+            draining: false,
+            unsent_since_ns: None,
+            ended_ns: None,
+        })
+    }
+
+    async fn run(mut self) {
+        let result = self.pump().await;
+        self.state.attached.detach(self.protocol.device(), &self.mailbox);
+        let device = self.protocol.device();
+        match &result {
+            Ok(()) => tracing::debug!(%device, end = ?self.ending, "connection ended"),
+            Err(error) => tracing::debug!(%device, %error, "connection broke"),
+        }
+        // A peer that takes nothing any more is not waited for. The time key dies before the goodbye.
+        let Self {
+            tls,
+            time_key,
+            unsent_since_ns,
+            ..
+        } = self;
+        drop(time_key);
+        if unsent_since_ns.is_none() {
+            tls.close(LINGER).await;
+        }
+    }
+
+    async fn pump(&mut self) -> Result<(), TlsError> {
+        let mut stopping = self.state.stopping.subscribe();
+        let mut timer = pin!(tokio::time::sleep(self.until_deadline()));
+        loop {
+            self.hand_in();
+            self.send_acks()?;
+            self.flush()?;
+            if self.is_over() {
+                return Ok(());
+            }
+            let reading = self.may_read();
+            tokio::select! {
+                ready = self.tls.ready(reading) => {
+                    let ready = ready?;
+                    if ready.readable {
+                        self.read()?;
+                    }
+                }
+                () = self.mailbox.posted() => self.collect()?,
+                room = for_room(&mut self.room) => {
+                    self.room = None;
+                    self.hand_in_with(room)?;
+                }
+                () = timer.as_mut() => {
+                    self.expire()?;
+                    timer.set(tokio::time::sleep(self.until_deadline()));
+                }
+                _ = stopping.wait_for(|stop| *stop), if !self.draining => {
+                    self.draining = true;
+                    self.ended_ns = Some(self.now().ns);
+                    timer.set(tokio::time::sleep(self.until_deadline()));
+                }
+            }
+        }
+    }
+
+    /// Whether nothing is left to do: the protocol has ended, or the hub goes down and all that was read is committed.
+    fn is_over(&mut self) -> bool {
+        let settled = self.outstanding == 0 && self.waiting.is_empty();
+        let too_late = self.ended_ns.is_some_and(|at| self.now().ns - at > DRAIN_NS);
+        if self.draining && self.ending.is_none() && (settled || too_late) {
+            let mut actions = Vec::new();
+            self.protocol.close(RefusalCode::ShuttingDown, &mut actions);
+            // The connection is given up either way.
+            let _ = self.carry_out(actions).and_then(|()| self.flush());
+        }
+        self.ending.is_some() && (settled || too_late || self.mailbox.is_fenced())
+    }
+
+    fn may_read(&self) -> bool {
+        self.ending.is_none()
+            && !self.draining
+            && self.waiting.is_empty()
+            && self.outstanding < OUTSTANDING_MAX
+            && self.tls.unsent_bytes() < UNSENT_BYTES_MAX
+            && self.protocol.may_read()
+    }
+
+    fn read(&mut self) -> Result<(), TlsError> {
+        let mut actions = Vec::new();
+        let protocol = &mut self.protocol;
+        let received = self
+            .tls
+            .receive(|recv_ns, piece| protocol.receive(recv_ns, piece, &mut actions));
+        // What was whole before an error still counts.
+        protocol.end_read(&mut actions);
+        self.carry_out(actions)?;
+        self.return_credit();
+        match received? {
+            Received::End { clean } => {
+                tracing::trace!(clean, "the peer has closed");
+                self.ending.get_or_insert(End::Bye);
+                self.ended_ns.get_or_insert(self.now().ns);
+            }
+            Received::Some | Received::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) -> Result<(), TlsError> {
+        let mut queue = VecDeque::from(actions);
+        while let Some(action) = queue.pop_front() {
+            match action {
+                Action::Send(message) => self.tls.send(&message)?,
+                Action::Refuse(refusal) => self.refuse(&refusal)?,
+                Action::Attached { agent } => self.attach(agent)?,
+                Action::Open { channel, open } => {
+                    let device = self.protocol.device().clone();
+                    self.waiting.push_back(Work::Open {
+                        channel,
+                        device,
+                        open,
+                    });
+                }
+                Action::Frames(run) => {
+                    let mut more = Vec::new();
+                    self.stage(run, &mut more);
+                    queue.extend(more);
+                }
+                Action::Probe { request, hub_recv_ns } => {
+                    let hub_recv = HubInstant {
+                        epoch: self.now().epoch,
+                        ns: hub_recv_ns,
+                    };
+                    let device = self.protocol.device();
+                    let reply = self
+                        .state
+                        .time_keys
+                        .reply(&request, &self.time_key.key, device, hub_recv);
+                    self.tls
+                        .send(&wire::message(MessageType::ProbeReply, 0, &reply))?;
+                    self.state.metrics.probes.add(1);
+                }
+                Action::Heartbeat(heartbeat) => {
+                    self.state.metrics.heartbeats.add(1);
+                    self.state
+                        .attached
+                        .heard(self.protocol.device(), heartbeat, self.now().ns);
+                }
+                Action::Close(end) => {
+                    self.ending = Some(end);
+                    self.ended_ns.get_or_insert(self.now().ns);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) -> Result<(), TlsError> {
+        self.state.metrics.refused(refusal.code);
+        let (device, peer, code) = (self.protocol.device(), self.peer, refusal.code);
+        // What passes by itself would fill the log: a full disk refuses every frame of every device.
+        if code.is_passing() {
+            tracing::debug!(%device, %peer, %code, why = refusal.message, "refused");
+        } else {
+            tracing::warn!(target: "audit", %device, %peer, %code, why = refusal.message, "refused");
+        }
+        self.tls.send(&refusal_message(refusal))
+    }
+
+    fn flush(&mut self) -> Result<(), TlsError> {
+        if self.tls.unsent_bytes() == 0 {
+            self.unsent_since_ns = None;
+            return Ok(());
+        }
+        let before = self.tls.unsent_bytes();
+        if self.tls.flush()? {
+            self.unsent_since_ns = None;
+        } else if self.unsent_since_ns.is_none() || self.tls.unsent_bytes() < before {
+            self.unsent_since_ns = Some(self.now().ns);
+        }
+        Ok(())
+    }
+
+    fn shut(&mut self, reason: RefusalCode) -> Result<(), TlsError> {
+        let mut actions = Vec::new();
+        self.protocol.close(reason, &mut actions);
+        self.carry_out(actions)
+    }
+
+    fn expire(&mut self) -> Result<(), TlsError> {
+        let now_ns = self.now().ns;
+        if self
+            .unsent_since_ns
+            .is_some_and(|since| now_ns - since >= self.send_timeout_ns())
+        {
+            return Err(TlsError::Deadline(self.state.config.limits.send_timeout_ms));
+        }
+        let mut actions = Vec::new();
+        self.state
+            .attached
+            .touch(self.protocol.device(), self.protocol.heard_ns());
+        if self.may_read() || self.ending.is_some() {
+            self.protocol.expire(now_ns, &mut actions);
+        } else {
+            // A device that is not read for want of room is not silent.
+            self.protocol.excuse(now_ns);
+        }
+        self.carry_out(actions)
+    }
+
+    fn until_deadline(&self) -> Duration {
+        let mut deadline_ns = self.protocol.deadline_ns();
+        if let Some(since) = self.unsent_since_ns {
+            deadline_ns = deadline_ns.min(since.saturating_add(self.send_timeout_ns()));
+        }
+        if let Some(at) = self.ended_ns {
+            deadline_ns = deadline_ns.min(at.saturating_add(DRAIN_NS));
+        }
+        let left_ns = u64::try_from(deadline_ns.saturating_sub(self.now().ns)).unwrap_or(0);
+        // Whoever just began to take nothing is looked at within a second, although the timer was set before.
+        Duration::from_nanos(left_ns).clamp(TIMER_LEAST, TIMER_MOST)
+    }
+
+    fn send_timeout_ns(&self) -> i64 {
+        i64::try_from(self.state.config.limits.send_timeout_ms)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000)
+    }
+
+    fn now(&self) -> HubInstant {
+        self.state.clock.now()
+    }
+}
+
+async fn for_room(room: &mut Option<RoomFuture>) -> Option<Room> {
+    match room {
+        Some(room) => room.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs that one connection may have handed in.
+const OUTSTANDING_MAX: usize = 64;
+/// With so much unsent the socket is not read.
+const UNSENT_BYTES_MAX: usize = 256 * 1024;
+/// How long a hub that goes down waits for what was read to be committed.
+const DRAIN_NS: i64 = 5_000_000_000;
+/// How long a goodbye may take.
+const LINGER: Duration = Duration::from_secs(1);
+const TIMER_LEAST: Duration = Duration::from_millis(10);
+const TIMER_MOST: Duration = Duration::from_secs(5);

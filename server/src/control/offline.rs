@@ -1,0 +1,63 @@
+//! The same verbs without a running hub: the folder is opened for as long as one request takes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use marey_engine::Store;
+use marey_engine::disk::{Disk, OsDisk};
+use marey_engine::time::HubClock;
+
+use super::verbs::Desk;
+use super::{ControlClient, ControlError, Request, Response};
+use crate::config::HubConfig;
+use crate::hub::store_options;
+use crate::identity::StoredRegistry;
+use crate::pki::Authority;
+
+/// Asks the hub that runs in `hub_dir`; if none does, opens the folder and does what was asked right here.
+///
+/// # Errors
+/// [`ControlError::Refused`] with one sentence, [`ControlError::Broken`].
+pub fn ask(
+    hub_dir: &Path,
+    config: &HubConfig,
+    clock: Arc<dyn HubClock>,
+    request: &Request,
+    mut progress: impl FnMut(&str),
+) -> Result<Response, ControlError> {
+    match ControlClient::connect(hub_dir) {
+        Ok(mut client) => client.call(request, progress),
+        Err(ControlError::NotRunning { .. }) => {
+            offline(hub_dir, config, clock, request, &mut |text| progress(&text))
+                .map_err(ControlError::Refused)
+        }
+        Err(other) => Err(other),
+    }
+}
+
+fn offline(
+    hub_dir: &Path,
+    config: &HubConfig,
+    clock: Arc<dyn HubClock>,
+    request: &Request,
+    progress: &mut dyn FnMut(String),
+) -> Result<Response, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(hub_dir));
+    let options = store_options(config, disk.as_ref(), hub_dir).map_err(|e| text(&e))?;
+    let (store, _) = Store::open(disk, clock, options).map_err(|e| text(&e))?;
+    let store = Arc::new(store);
+    let authority = Authority::open(hub_dir).map_err(|e| text(&e))?;
+    let registry = StoredRegistry::new(store.clone());
+    let listen = config.listen.clone();
+    let desk = Desk {
+        store: &store,
+        authority: &authority,
+        registry: registry.as_ref(),
+        listen,
+        live: None,
+    };
+    let answer = desk.carry_out(request.clone(), progress);
+    store.close().map_err(|e| text(&e))?;
+    answer
+}

@@ -1,0 +1,361 @@
+//! What each request of the control socket does. An error is one sentence for the person who asked.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use marey_engine::compact::{Phase, Progress};
+use marey_engine::{NewSession, SealError, Sealed, Session, SessionError, SessionState, Store};
+use marey_format::types::hex;
+use marey_format::{DeviceId, RefusalCode, SessionId};
+
+use super::{DeviceView, LogView, Request, Response, SessionSpec, SessionView, StatusView, StreamView};
+use crate::config::Listen;
+use crate::pki::{Authority, DeviceBundle, DeviceRecord, Registry, host_name, local_addresses};
+use crate::state::HubState;
+
+/// Where requests are carried out: at a running hub, or at a folder that no hub has open.
+pub(super) struct Desk<'a> {
+    pub store: &'a Store,
+    pub authority: &'a Authority,
+    pub registry: &'a dyn Registry,
+    /// Where devices will dial.
+    pub listen: Listen,
+    /// The running hub.
+    pub live: Option<&'a HubState>,
+}
+
+impl Desk<'_> {
+    /// Does what was asked.
+    pub(super) fn carry_out(
+        &self,
+        request: Request,
+        progress: &mut dyn FnMut(String),
+    ) -> Result<Response, String> {
+        match request {
+            Request::DeviceEnroll { device, addresses } => enroll(self, &device, addresses),
+            Request::DeviceList => list_devices(self),
+            Request::DeviceRevoke { device } => revoke(self, &device),
+            Request::SessionCreate(spec) => create(self, spec).map(Response::Session),
+            Request::SessionStart { session, create } => start(self, &session, create),
+            Request::SessionStop { session, wait } => stop(self, &session, wait, progress),
+            Request::SessionClose { session } => {
+                let closed = self.change_session(|store| store.close_session(&session));
+                closed.map(Response::Session).map_err(text)
+            }
+            Request::SessionList => Ok(Response::Sessions(self.store.sessions())),
+            Request::SessionShow { session } => show(self, &session),
+            Request::Compact { session } => compact(self, &session, progress),
+            Request::Status => Ok(Response::Status(status(self.running()?))),
+            Request::Shutdown => {
+                self.running()?.shutdown_asked.send_replace(true);
+                Ok(Response::Ending)
+            }
+        }
+    }
+
+    fn running(&self) -> Result<&HubState, String> {
+        self.live
+            .ok_or_else(|| "no hub runs here; start it with `marey hub`".to_owned())
+    }
+
+    fn change_session(
+        &self,
+        change: impl FnOnce(&Store) -> Result<Session, SessionError>,
+    ) -> Result<Session, SessionError> {
+        match self.live {
+            Some(state) => state.change_session(change),
+            None => change(self.store),
+        }
+    }
+
+    fn seal(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
+        match self.live {
+            Some(state) => state.seal(id, progress),
+            None => self.store.seal_session(id, progress),
+        }
+    }
+
+    /// A device's connection has no place any more.
+    fn cut(&self, device: &DeviceId) {
+        if let Some(state) = self.live {
+            state.attached.cut(device, RefusalCode::Revoked);
+        }
+    }
+}
+
+fn enroll(desk: &Desk<'_>, device: &DeviceId, addresses: Vec<String>) -> Result<Response, String> {
+    let known = desk.registry.list().map_err(text)?;
+    let alike = known
+        .iter()
+        .find(|d| d.name != device.as_str() && d.name.eq_ignore_ascii_case(device.as_str()));
+    if let Some(alike) = alike {
+        return Err(format!(
+            "{device} differs from the device {} in case alone; some file systems can't hold both",
+            alike.name
+        ));
+    }
+    let ports = (desk.listen.devices.port(), desk.listen.time.port());
+    if (ports.0 == 0 && addresses.is_empty()) || ports.1 == 0 {
+        return Err("the hub takes free ports when it starts; start it first, then enrol".into());
+    }
+    let now_ns = desk.store.clock().wall().utc_ns;
+    let issued = desk
+        .authority
+        .issue_device(device.as_str(), now_ns)
+        .map_err(text)?;
+    let record = DeviceRecord {
+        name: device.as_str().to_owned(),
+        fingerprint_sha256_hex: issued.fingerprint_sha256_hex.clone(),
+        serial_hex: issued.serial_hex.clone(),
+        enrolled_utc_ns: now_ns,
+        revoked: false,
+    };
+    desk.registry.put_device(&record).map_err(text)?;
+    desk.cut(device);
+    let addresses = if addresses.is_empty() {
+        own_addresses(desk.listen.devices)
+    } else {
+        addresses
+    };
+    let bundle = DeviceBundle::new(desk.authority, device.as_str(), issued, addresses, ports.1);
+    Ok(Response::Bundle(bundle))
+}
+
+/// Where devices can dial this hub: what it is bound to, or all that the machine has.
+fn own_addresses(bound: SocketAddr) -> Vec<String> {
+    if !bound.ip().is_unspecified() {
+        return vec![bound.to_string()];
+    }
+    let port = bound.port();
+    let mut addresses: Vec<String> = local_addresses()
+        .into_iter()
+        .filter(|ip| ip.is_ipv4() || bound.is_ipv6())
+        .map(|ip| SocketAddr::from((ip, port)).to_string())
+        .collect();
+    addresses.extend(host_name().map(|name| format!("{name}:{port}")));
+    addresses.push(format!("127.0.0.1:{port}"));
+    addresses
+}
+
+fn list_devices(desk: &Desk<'_>) -> Result<Response, String> {
+    let now_ns = desk.store.clock().now().ns;
+    let view = |record: DeviceRecord| {
+        let device = DeviceId::new(record.name.clone()).ok();
+        let seen = device.and_then(|device| desk.live?.attached.seen(&device));
+        DeviceView {
+            record,
+            attached: seen.as_ref().is_some_and(|s| s.attached),
+            peer: seen.as_ref().map(|s| s.peer.to_string()),
+            agent: seen.as_ref().and_then(|s| s.agent.clone()),
+            silent_ms: seen.as_ref().map(|s| (now_ns - s.heard_ns) / 1_000_000),
+            device_info: seen
+                .and_then(|s| s.heartbeat)
+                .map(|beat| serde_json::Value::Object(beat.device_info)),
+        }
+    };
+    Ok(Response::Devices(
+        desk.registry
+            .list()
+            .map_err(text)?
+            .into_iter()
+            .map(view)
+            .collect(),
+    ))
+}
+
+fn revoke(desk: &Desk<'_>, device: &DeviceId) -> Result<Response, String> {
+    let record = desk.registry.device(device.as_str()).map_err(text)?;
+    let Some(mut record) = record else {
+        return Err(format!(
+            "no device {device} is enrolled; `marey device list` shows those that are"
+        ));
+    };
+    record.revoked = true;
+    desk.registry.put_device(&record).map_err(text)?;
+    desk.cut(device);
+    Ok(Response::Device(record))
+}
+
+fn create(desk: &Desk<'_>, spec: SessionSpec) -> Result<Session, String> {
+    for device in spec.devices.iter().flatten() {
+        if desk.registry.device(device.as_str()).map_err(text)?.is_none() {
+            return Err(format!(
+                "no device {device} is enrolled; `marey device enroll {device} --out DIR` does it"
+            ));
+        }
+    }
+    let mut new = NewSession::open_to_all(spec.session);
+    new.roster = spec.devices;
+    new.metadata = spec.metadata;
+    new.max_drift_ppm = spec.max_drift_ppm.unwrap_or(new.max_drift_ppm);
+    if !(new.max_drift_ppm.is_finite() && new.max_drift_ppm > 0.0) {
+        return Err(format!(
+            "a maximum drift of {} ppm; it must be a number above 0",
+            new.max_drift_ppm
+        ));
+    }
+    desk.change_session(|store| store.create_session(new))
+        .map_err(text)
+}
+
+fn start(desk: &Desk<'_>, id: &SessionId, spec: Option<SessionSpec>) -> Result<Response, String> {
+    if let Some(spec) = spec {
+        if spec.session != *id {
+            return Err(format!(
+                "the session to start is {id}, the one to create {}",
+                spec.session
+            ));
+        }
+        create(desk, spec)?;
+    }
+    desk.change_session(|store| store.start_session(id))
+        .map(Response::Session)
+        .map_err(text)
+}
+
+fn stop(
+    desk: &Desk<'_>,
+    id: &SessionId,
+    wait: bool,
+    progress: &mut dyn FnMut(String),
+) -> Result<Response, String> {
+    let session = desk
+        .change_session(|store| store.stop_session(id))
+        .map_err(text)?;
+    match desk.live {
+        _ if !wait => Ok(Response::Session(session)),
+        Some(state) => wait_for_seal(state, id, progress).map(Response::Session),
+        // Nobody is connected who could still hand something in.
+        None => {
+            compact(desk, id, progress)?;
+            desk.store.session(id).map(Response::Session).map_err(text)
+        }
+    }
+}
+
+/// Waits while the hub seals a session in its own time.
+fn wait_for_seal(
+    state: &HubState,
+    id: &SessionId,
+    progress: &mut dyn FnMut(String),
+) -> Result<Session, String> {
+    let mut told = String::new();
+    for _ in 0..state.config.session.stop_grace_ms / TURN_MS + SEAL_TURNS_MAX {
+        let session = state.store.session(id).map_err(text)?;
+        if session.state != SessionState::Stopping {
+            return Ok(session);
+        }
+        if *state.stopping.borrow() {
+            return Err("the hub goes down; the session is sealed when it runs again".into());
+        }
+        let owing = state.store.owing(id).map_err(text)?;
+        let now = match &owing[..] {
+            [] => "sealing".to_owned(),
+            owing => format!("waiting for {}", names(owing)),
+        };
+        if now != told {
+            progress(now.clone());
+            told = now;
+        }
+        std::thread::sleep(Duration::from_millis(TURN_MS));
+    }
+    Err(format!(
+        "{id} has stopped and is not sealed yet; the hub goes on with it, see its log"
+    ))
+}
+
+fn names(devices: &[DeviceId]) -> String {
+    devices
+        .iter()
+        .map(DeviceId::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn show(desk: &Desk<'_>, id: &SessionId) -> Result<Response, String> {
+    let session: Session = desk.store.session(id).map_err(text)?;
+    let logs = desk
+        .store
+        .log_status()
+        .into_iter()
+        .filter(|log| log.session == *id)
+        .map(|log| LogView {
+            device: log.device,
+            frames: log.frames,
+            samples: log.samples,
+            epochs: log.epochs as u64,
+            streams: log
+                .streams
+                .into_iter()
+                .map(|(stream, status)| StreamView {
+                    stream,
+                    samples: status.samples,
+                    ended: status.ended,
+                })
+                .collect(),
+        });
+    Ok(Response::SessionShown(SessionView {
+        logs: logs.collect(),
+        owing: desk.store.owing(id).map_err(text)?,
+        late_frames: desk.store.has_late_frames(id),
+        session,
+    }))
+}
+
+fn compact(desk: &Desk<'_>, id: &SessionId, progress: &mut dyn FnMut(String)) -> Result<Response, String> {
+    let session = desk.store.session(id).map_err(text)?;
+    if !matches!(session.state, SessionState::Stopping | SessionState::Sealed) {
+        let state = session.state;
+        return Err(format!(
+            "session {id} is {state}; compact takes one that was stopped and is not closed"
+        ));
+    }
+    let progress = RefCell::new(progress);
+    let sealed = desk
+        .seal(id, &|step| (progress.borrow_mut())(words(step)))
+        .map_err(text)?;
+    Ok(Response::Sealed {
+        generation: sealed.session.generation,
+    })
+}
+
+/// A step of a compaction, for people.
+fn words(step: Progress) -> String {
+    let phase = match step.phase {
+        Phase::Reading => "reading logs",
+        Phase::Writing => "writing Parquet",
+        Phase::Publishing => "publishing",
+    };
+    format!("{phase}: {} of {}", step.done, step.of)
+}
+
+fn status(state: &HubState) -> StatusView {
+    let health = state.store.health();
+    let recording = state.sessions();
+    let recording = recording
+        .iter()
+        .filter(|s| s.state == SessionState::Recording)
+        .map(|s| s.id.clone());
+    StatusView {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        hub: hex(&state.store.hub_id()),
+        hub_name: state.authority.hub_name().to_owned(),
+        bound: state.bound,
+        not_ready: state.why_not_ready(),
+        devices_attached: state.attached.count(),
+        recording: recording.collect(),
+        disk_free_bytes: health.space.free_bytes,
+        disk_floor_bytes: health.floor_bytes,
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// How often `stop` looks whether the session is sealed.
+const TURN_MS: u64 = 100;
+/// Turns that sealing may take: an hour.
+const SEAL_TURNS_MAX: u64 = 36_000;

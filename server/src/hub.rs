@@ -1,0 +1,336 @@
+//! A hub from its start to its end in good order.
+//!
+//! Start: store (with recovery), identity, sockets, threads; whatever fails undoes what came before and is one sentence.
+//! End: nothing new is accepted; what was read is committed and acknowledged; segments are sealed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use marey_engine::disk::{self, Disk, OsDisk};
+use marey_engine::time::HubClock;
+use marey_engine::{Options, RecoveryReport, StorageError, Store};
+use tokio::net::UdpSocket;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::{CONFIG_FILE, Disk as DiskConfig, HubConfig};
+use crate::connection;
+use crate::control::ControlServer;
+use crate::error::StartError;
+use crate::identity::StoredRegistry;
+use crate::ingest::Ingest;
+use crate::maintenance::Maintenance;
+use crate::metrics::Metrics;
+use crate::pki::{
+    Authority, CertificateClock, DeviceVerifier, Registry, host_name, local_addresses, read_stamp_key,
+};
+use crate::state::{Bound, HubState, Parts};
+use crate::tls::TlsConfigs;
+use crate::{health, listener, time_service};
+
+/// Makes a new hub in `dir`, which is made if it is not there: configuration, identity, empty store.
+///
+/// # Errors
+/// [`StartError`]; a hub that is there already is left as it is.
+pub fn init(dir: &Path, clock: &dyn HubClock) -> Result<String, StartError> {
+    let io = |path: &Path, e: std::io::Error| StartError::File {
+        path: path.to_owned(),
+        detail: e.to_string(),
+    };
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the hub's folder is the root of its disk, and may not be there yet"
+    )]
+    std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir));
+    // The store comes first: it is what refuses a folder that holds a hub. Identity last makes the hub whole.
+    let mut hub_id = [0; 16];
+    aws_lc_rs::rand::fill(&mut hub_id).map_err(|e| StartError::System {
+        what: "random bytes",
+        detail: e.to_string(),
+    })?;
+    Store::init(&disk, hub_id, &Options::default())?;
+    let config = Path::new(CONFIG_FILE);
+    let config_error = |e| io(&disk.describe(config), e);
+    if disk.stat(config).map_err(config_error)?.is_none() {
+        disk::replace(disk.as_ref(), config, HubConfig::template().as_bytes()).map_err(config_error)?;
+    }
+    let authority = Authority::init(dir, clock.wall().utc_ns)?;
+    Ok(authority.hub_name().to_owned())
+}
+
+/// A running hub. Dropping it without [`Hub::shutdown`] is like a crash: recovery repairs it.
+#[derive(Debug)]
+pub struct Hub {
+    state: Arc<HubState>,
+    runtime: Runtime,
+    connections: mpsc::Receiver<()>,
+    committer: JoinHandle<()>,
+    maintenance: Maintenance,
+    control: ControlServer,
+    recovery: RecoveryReport,
+}
+
+impl Hub {
+    /// Starts the hub in `dir`.
+    ///
+    /// # Errors
+    /// [`StartError`]: one sentence that says what to do.
+    pub fn start(dir: &Path, config: HubConfig, clock: Arc<dyn HubClock>) -> Result<Self, StartError> {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir));
+        let options = store_options(&config, disk.as_ref(), dir)?;
+        let (store, recovery) = Store::open(disk, clock.clone(), options)?;
+        let store = Arc::new(store);
+        let authority = Authority::open(dir)?;
+        let stamp_key = Arc::new(read_stamp_key(dir)?);
+        let host = host_name();
+        let identity = authority.hub_identity(clock.wall().utc_ns, host.as_deref(), &local_addresses())?;
+        let certificate_not_after_s = identity.not_after_utc_s;
+        let registry: Arc<dyn Registry> = StoredRegistry::new(store.clone());
+        let verifier = DeviceVerifier::new(&authority, registry.clone())?;
+        let certificate_clock = CertificateClock::new(&authority, move || clock.wall().utc_ns);
+        let tls = TlsConfigs::new(identity.chain, identity.key, verifier, certificate_clock)?;
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("marey-net")
+            .enable_all()
+            .build()
+            .map_err(|e| system("runtime", &e))?;
+        let sockets = {
+            let _inside = runtime.enter();
+            Sockets::bind(&config)?
+        };
+        let metrics = Arc::new(Metrics::default());
+        let (ingest, committer) =
+            Ingest::start(store.clone(), metrics.clone(), &config).map_err(|e| system("thread", &e))?;
+        let state = HubState::new(Parts {
+            config,
+            store,
+            authority,
+            registry,
+            stamp_key,
+            tls,
+            ingest,
+            metrics,
+            bound: sockets.bound,
+            certificate_not_after_s,
+        });
+        let control = ControlServer::start(dir, &state).map_err(|e| StartError::Control {
+            dir: PathBuf::from(dir),
+            detail: e.to_string(),
+        })?;
+        let maintenance = Maintenance::start(&state).map_err(|e| system("thread", &e))?;
+        let connections = sockets.serve(&runtime, &state);
+        tracing::info!(bound = ?state.bound, hub_name = state.authority.hub_name(), "the hub runs");
+        Ok(Self {
+            state,
+            runtime,
+            connections,
+            committer,
+            maintenance,
+            control,
+            recovery,
+        })
+    }
+
+    /// Where it listens, with the ports that it got.
+    pub fn bound(&self) -> Bound {
+        self.state.bound
+    }
+
+    /// The name that devices verify.
+    pub fn hub_name(&self) -> &str {
+        self.state.authority.hub_name()
+    }
+
+    /// What recovery found when it started.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.recovery
+    }
+
+    /// The store beneath.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.state.store
+    }
+
+    /// The text of `/metrics`.
+    pub fn metrics_text(&self) -> String {
+        health::Pages::page(self.state.as_ref(), "/metrics")
+            .map(|page| page.body)
+            .unwrap_or_default()
+    }
+
+    /// Waits until somebody asks for the end over the control socket, at most so long. True if they did.
+    pub fn wait_for_shutdown(&self, at_most: Duration) -> bool {
+        let mut asked = self.state.shutdown_asked.subscribe();
+        self.runtime.block_on(async {
+            tokio::time::timeout(at_most, asked.wait_for(|asked| *asked))
+                .await
+                .is_ok()
+        })
+    }
+
+    /// Waits until the hub is to end: SIGTERM, SIGINT, or a request over the control socket. Says which.
+    ///
+    /// # Errors
+    /// If the system lets nobody wait for signals.
+    pub fn wait_for_end(&self) -> std::io::Result<&'static str> {
+        let mut asked = self.state.shutdown_asked.subscribe();
+        self.runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            Ok(tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                _ = asked.wait_for(|asked| *asked) => "a request over the control socket",
+            })
+        })
+    }
+
+    /// Ends the hub in good order: no ack is lost, segments are sealed.
+    ///
+    /// # Errors
+    /// What the store says; everything acknowledged is safe all the same.
+    pub fn shutdown(self) -> Result<(), StorageError> {
+        let Self {
+            state,
+            runtime,
+            mut connections,
+            committer,
+            maintenance,
+            control,
+            ..
+        } = self;
+        tracing::info!("the hub goes down");
+        state.stopping.send_replace(true);
+        control.stop();
+        let drained = runtime.block_on(async {
+            // Every connection holds a sender; the last one gone ends the wait.
+            tokio::time::timeout(CONNECTIONS_DEADLINE, connections.recv()).await
+        });
+        if drained.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        state.ingest.end();
+        if committer.join().is_err() {
+            tracing::error!("the committing thread panicked");
+        }
+        maintenance.stop();
+        runtime.shutdown_timeout(RUNTIME_DEADLINE);
+        state.store.close()
+    }
+}
+
+/// The sockets of a hub, bound and not yet served.
+struct Sockets {
+    devices: tokio::net::TcpListener,
+    time: UdpSocket,
+    health: tokio::net::TcpListener,
+    bound: Bound,
+}
+
+impl Sockets {
+    /// Must run inside the runtime.
+    fn bind(config: &HubConfig) -> Result<Self, StartError> {
+        let listen = &config.listen;
+        let tcp = |what, key, address: SocketAddr| {
+            let listener = listener::bind(address).map_err(|e| listen_error(what, key, address, &e))?;
+            let bound = listener
+                .local_addr()
+                .map_err(|e| listen_error(what, key, address, &e))?;
+            Ok::<_, StartError>((listener, bound))
+        };
+        let (devices, devices_at) = tcp("the hub", "listen.devices", listen.devices)?;
+        let (health, health_at) = tcp("the health page", "listen.health", listen.health)?;
+        let time_error = |e: std::io::Error| listen_error("the time service", "listen.time", listen.time, &e);
+        let time = std::net::UdpSocket::bind(listen.time).map_err(time_error)?;
+        time.set_nonblocking(true).map_err(time_error)?;
+        let time = UdpSocket::from_std(time).map_err(time_error)?;
+        let time_at = time.local_addr().map_err(time_error)?;
+        let bound = Bound {
+            devices: devices_at,
+            time: time_at,
+            health: health_at,
+        };
+        Ok(Self {
+            devices,
+            time,
+            health,
+            bound,
+        })
+    }
+
+    /// Serves them; the receiver ends when all connections have.
+    fn serve(self, runtime: &Runtime, state: &Arc<HubState>) -> mpsc::Receiver<()> {
+        let stop = || state.stopping.subscribe();
+        let (alive, connections) = mpsc::channel(1);
+        let for_connections = state.clone();
+        let serve_one = move |socket, peer, admission| {
+            let (state, alive) = (for_connections.clone(), alive.clone());
+            tokio::spawn(async move {
+                connection::serve(state, socket, peer, admission).await;
+                drop(alive);
+            });
+        };
+        runtime.spawn(listener::accept_loop(
+            self.devices,
+            state.gate.clone(),
+            stop(),
+            serve_one,
+        ));
+        let metrics = state.metrics.clone();
+        let count = move || metrics.probes.add(1);
+        runtime.spawn(time_service::serve(
+            self.time,
+            state.time_keys.clone(),
+            stop(),
+            count,
+        ));
+        runtime.spawn(health::serve(self.health, state.clone(), stop()));
+        connections
+    }
+}
+
+/// The store's options as the configuration has them.
+pub(crate) fn store_options(config: &HubConfig, disk: &dyn Disk, dir: &Path) -> Result<Options, StartError> {
+    let mut options = Options::default();
+    if config.disk != DiskConfig::default() {
+        let space = disk
+            .space()
+            .map_err(|e| StorageError::io("asking for the room on", dir, e))?;
+        options.disk_floor_bytes = Some(config.disk.floor_bytes(space.total_bytes));
+    }
+    Ok(options)
+}
+
+fn listen_error(
+    what: &'static str,
+    key: &'static str,
+    address: SocketAddr,
+    e: &std::io::Error,
+) -> StartError {
+    match e.kind() {
+        std::io::ErrorKind::AddrInUse => StartError::PortInUse { what, address, key },
+        _ => StartError::Listen {
+            what,
+            address,
+            key,
+            detail: e.to_string(),
+        },
+    }
+}
+
+fn system(what: &'static str, e: &std::io::Error) -> StartError {
+    StartError::System {
+        what,
+        detail: e.to_string(),
+    }
+}
+
+/// How long connections may take to commit, acknowledge and say goodbye.
+const CONNECTIONS_DEADLINE: Duration = Duration::from_secs(10);
+const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);

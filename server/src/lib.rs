@@ -1,0 +1,57 @@
+//! The network shell of a Marey hub: TLS ingestion, time service, identity, health and metrics, control socket.
+//!
+//! # The path of one frame
+//! `listener` accepts, `tls` decrypts, `protocol` judges (pure), `connection` carries what it says to `ingest`, the one
+//! bridge to the synchronous engine; what is durable comes back through the connection's mailbox and becomes an ack.
+//!
+//! # What it is not
+//! It stores nothing: frames, sessions and the registry of devices are the engine's. It knows nothing of redb, Arrow or
+//! Parquet.
+//!
+//! # Example
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! let dir = std::path::Path::new("lab");
+//! let clock = Arc::new(marey_engine::time::OsClocks::hub_clock()?);
+//! marey_server::init(dir, clock.as_ref())?;
+//! let config = marey_server::HubConfig::load(dir, &Default::default())?;
+//! let hub = marey_server::Hub::start(dir, config, clock)?;
+//! println!("devices dial {}", hub.bound().devices);
+//! hub.shutdown()?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod error;
+mod hub;
+pub mod pki;
+
+pub mod listener;
+pub mod tls;
+
+pub mod protocol;
+
+mod attached;
+mod connection;
+mod ingest;
+mod mailbox;
+mod web;
+
+pub mod time_service;
+
+pub mod control;
+pub mod health;
+mod identity;
+mod maintenance;
+pub mod metrics;
+mod state;
+
+pub use config::{HubConfig, Overrides};
+pub use error::StartError;
+pub use hub::{Hub, init};
+pub use identity::StoredRegistry;
+pub use state::Bound;

@@ -1,0 +1,170 @@
+//! The plain threads of a running hub: one keeps the store tidy, one seals sessions whose time has come.
+//!
+//! Two, because sealing takes as long as it takes and the journal's blocks must go round meanwhile. Level-triggered: each
+//! turn looks at what there is, so that nothing is missed across a restart.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use marey_engine::time::HubInstant;
+use marey_engine::{Session, SessionState};
+use marey_format::SessionId;
+
+use crate::state::HubState;
+
+/// The running threads.
+#[derive(Debug)]
+pub(crate) struct Maintenance {
+    stop: Arc<Stop>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+    flag: AtomicBool,
+}
+
+impl Maintenance {
+    /// Starts both threads.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(crate) fn start(state: &Arc<HubState>) -> std::io::Result<Self> {
+        let stop = Arc::new(Stop::default());
+        let interval = Duration::from_millis(state.config.commit.flush_interval_ms.max(10));
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(run)
+        };
+        let (tidy_state, tidy_stop) = (state.clone(), stop.clone());
+        let tidying = spawn(
+            "marey-tidy",
+            Box::new(move || tidy(&tidy_state, &tidy_stop, interval)),
+        )?;
+        let (seal_state, seal_stop) = (state.clone(), stop.clone());
+        let sealing = spawn("marey-seal", Box::new(move || seal_due(&seal_state, &seal_stop)))?;
+        Ok(Self {
+            stop,
+            threads: vec![tidying, sealing],
+        })
+    }
+
+    /// Ends both threads; one that seals ends with that session.
+    pub(crate) fn stop(self) {
+        self.stop.flag.store(true, Ordering::Release);
+        *self.stop.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.changed.notify_all();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a maintenance thread panicked");
+            }
+        }
+    }
+}
+
+impl Stop {
+    /// Waits; true if it is time to end.
+    fn wait(&self, interval: Duration) -> bool {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(stopped, interval, |stopped| !*stopped);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// Moves frames on from the journal to the device logs, so that its blocks can be used again.
+fn tidy(state: &HubState, stop: &Stop, interval: Duration) {
+    let mut failing = false;
+    while !stop.wait(interval) {
+        match state.store.maintain() {
+            Ok(()) => failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "frames could not be moved on to their logs");
+                }
+            }
+        }
+    }
+}
+
+/// Seals what has stopped, and what got late frames.
+fn seal_due(state: &HubState, stop: &Stop) {
+    let mut late = HashMap::new();
+    let mut failed: HashMap<SessionId, HubInstant> = HashMap::new();
+    while !stop.wait(LOOK_INTERVAL) {
+        let now = state.clock.now();
+        failed.retain(|_, at| since_ms(*at, now) < RETRY_MS);
+        for session in state.sessions().iter() {
+            if stop.flag.load(Ordering::Acquire) {
+                return;
+            }
+            let due = match session.state {
+                SessionState::Stopping => grace_is_over(state, session, now),
+                SessionState::Sealed => late_frames_rest(state, session, now, &mut late),
+                _ => false,
+            };
+            if !due || failed.contains_key(&session.id) {
+                continue;
+            }
+            late.remove(&session.id);
+            match state.seal(&session.id, &|_| ()) {
+                Ok(sealed) => {
+                    tracing::info!(session = %session.id, generation = sealed.session.generation, "session sealed");
+                }
+                Err(error) => {
+                    tracing::error!(session = %session.id, %error, "the session could not be sealed; trying again");
+                    failed.insert(session.id.clone(), now);
+                }
+            }
+        }
+    }
+}
+
+/// Nobody owes anything more, or the time for it has passed.
+fn grace_is_over(state: &HubState, session: &Session, now: HubInstant) -> bool {
+    let grace_ms = i64::try_from(state.config.session.stop_grace_ms).unwrap_or(i64::MAX);
+    let over = session.stopped.is_none_or(|stopped| {
+        // After a reboot of the hub nobody knows how long ago it was: long enough.
+        stopped.hub_epoch != now.epoch || (now.ns - stopped.hub_ns) / 1_000_000 >= grace_ms
+    });
+    over || state.store.owing(&session.id).is_ok_and(|owing| owing.is_empty())
+}
+
+/// Late frames have come, and no more of them for a while.
+fn late_frames_rest(
+    state: &HubState,
+    session: &Session,
+    now: HubInstant,
+    late: &mut HashMap<SessionId, (u64, HubInstant)>,
+) -> bool {
+    if !state.store.has_late_frames(&session.id) {
+        late.remove(&session.id);
+        return false;
+    }
+    let frames: u64 = state
+        .store
+        .log_status()
+        .iter()
+        .filter(|log| log.session == session.id)
+        .map(|log| log.frames)
+        .sum();
+    let (seen, at) = late.entry(session.id.clone()).or_insert((frames, now));
+    if *seen != frames {
+        (*seen, *at) = (frames, now);
+    }
+    since_ms(*at, now) >= i64::try_from(state.config.session.late_quiet_ms).unwrap_or(i64::MAX)
+}
+
+fn since_ms(at: HubInstant, now: HubInstant) -> i64 {
+    (now.ns - at.ns) / 1_000_000
+}
+
+/// How often sessions are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// A session that could not be sealed is tried again after so long.
+const RETRY_MS: i64 = 30_000;

@@ -1,0 +1,184 @@
+//! Admits a device at the handshake: the chain against the hub's authority, then the name in the certificate against the
+//! registry.
+//!
+//! Why both: a certificate that is mathematically good may belong to a device that was revoked or enrolled anew. Why at
+//! the handshake: nothing of a stranger's bytes reaches the protocol.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+};
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::{Authority, PkiError, Registry};
+use marey_format::types::hex;
+
+/// What stands before a device's name in its certificate.
+pub(super) const DEVICE_URN: &str = "urn:marey:device:";
+
+/// Verifies the certificates of devices.
+#[derive(Debug)]
+pub struct DeviceVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    registry: Arc<dyn Registry>,
+}
+
+impl DeviceVerifier {
+    /// A verifier for what `authority` issued and `registry` knows.
+    ///
+    /// # Errors
+    /// [`PkiError::Issue`] if the authority's certificate cannot serve as a root.
+    pub fn new(authority: &Authority, registry: Arc<dyn Registry>) -> Result<Arc<Self>, PkiError> {
+        let unusable = |why: String| PkiError::Issue {
+            subject: "the authority as a root of trust".into(),
+            why,
+        };
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(authority.certificate().clone())
+            .map_err(|e| unusable(e.to_string()))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|e| unusable(e.to_string()))?;
+        Ok(Arc::new(Self { chain, registry }))
+    }
+
+    fn look_up(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+        let Some(name) = device_of_certificate(certificate) else {
+            return Err(refuse(Refusal::NoDevice));
+        };
+        let record = self
+            .registry
+            .device(&name)
+            .map_err(|e| refuse(Refusal::Registry(e.to_string())))?;
+        let Some(record) = record else {
+            return Err(refuse(Refusal::Unknown(name)));
+        };
+        if record.revoked {
+            return Err(Error::InvalidCertificate(CertificateError::Revoked));
+        }
+        if record.fingerprint_sha256_hex != fingerprint_hex(certificate) {
+            return Err(refuse(Refusal::Superseded(name)));
+        }
+        Ok(())
+    }
+}
+
+impl ClientCertVerifier for DeviceVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        self.look_up(end_entity)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// The device that a certificate names: exactly one URI `urn:marey:device:NAME` among its alternative names.
+pub fn device_of_certificate(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let names = parsed.subject_alternative_name().ok()??;
+    let mut devices = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix(DEVICE_URN),
+        _ => None,
+    });
+    match (devices.next(), devices.next()) {
+        (Some(name), None) => Some(name.to_owned()),
+        _ => None,
+    }
+}
+
+/// SHA-256 of a certificate's DER, 64 lower-case hex digits.
+pub fn fingerprint_hex(certificate: &CertificateDer<'_>) -> String {
+    hex(&Sha256::digest(certificate.as_ref()))
+}
+
+/// The clock by which certificates are judged: the wall clock, but never before the authority was made, so that a hub
+/// that lost its time does not lock its devices out.
+pub struct CertificateClock {
+    now_utc_ns: Box<dyn Fn() -> i64 + Send + Sync>,
+    floor_utc_s: i64,
+}
+
+impl CertificateClock {
+    /// `now_utc_ns` reads the wall clock in nanoseconds of UTC.
+    pub fn new(authority: &Authority, now_utc_ns: impl Fn() -> i64 + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            now_utc_ns: Box::new(now_utc_ns),
+            floor_utc_s: authority.not_before_utc_s(),
+        })
+    }
+}
+
+impl TimeProvider for CertificateClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now_s = (self.now_utc_ns)()
+            .div_euclid(1_000_000_000)
+            .max(self.floor_utc_s);
+        let since = std::time::Duration::from_secs(u64::try_from(now_s).ok()?);
+        Some(UnixTime::since_unix_epoch(since))
+    }
+}
+
+impl fmt::Debug for CertificateClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateClock")
+            .field("floor_utc_s", &self.floor_utc_s)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("it names no device")]
+    NoDevice,
+    #[error("the device {0} is not enrolled here")]
+    Unknown(String),
+    #[error("the device {0} was enrolled anew, this certificate no longer counts")]
+    Superseded(String),
+    #[error("{0}")]
+    Registry(String),
+}
+
+fn refuse(why: Refusal) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
+}

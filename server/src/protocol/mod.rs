@@ -1,0 +1,548 @@
+//! The protocol of one connection, as `wire.md` has it: bytes and time in, actions out.
+//!
+//! Pure: no socket, no clock, no thread, no engine. The shell in `connection` feeds it plaintext with the stamp of the
+//! read that brought it, carries out its [`Action`]s, and tells it what became of them.
+//!
+//! Invariants: nothing is allocated before its length was held against its limit; no frame leaves here whose form and
+//! checksum were not verified; what one connection holds is bounded by its credit and one read; after a fatal refusal
+//! nothing more is taken.
+
+mod assembly;
+mod channel;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use marey_format::clock::{Direction, PacketKey, StampKey, TimePacket};
+use marey_format::limits::CHANNELS_PER_CONNECTION_MAX;
+use marey_format::version;
+use marey_format::wire::{
+    self, Closed, Heartbeat, Hello, Join, MessageHeader, MessageType, Open, Opened, Sent, Stop, TimeService,
+    Welcome,
+};
+use marey_format::{DeviceId, HubEpoch, Refusal, RefusalCode, Seed, SessionId, StreamName};
+
+use self::assembly::{Assembly, Step};
+use self::channel::{Channel, Verdict};
+pub use self::channel::{FrameHead, Run};
+
+/// What a connection is told about its hub and its limits.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The hub's id, hexadecimal.
+    pub hub: String,
+    /// The device that the certificate names.
+    pub device: DeviceId,
+    /// Bytes of frames that may be under way.
+    pub credit_bytes: u64,
+    /// How often a silent device sends a heartbeat.
+    pub heartbeat_ms: u64,
+    /// Silence after which the connection is closed.
+    pub idle_ms: u64,
+    /// Time from the handshake to a complete hello.
+    pub hello_timeout_ms: u64,
+    /// Which life of the hub's clock stamps belong to.
+    pub hub_epoch: HubEpoch,
+    /// Where to ask for the time, and the key's id.
+    pub time: Option<TimeService>,
+    /// The key of this connection's time packets.
+    pub packet_key: PacketKey,
+    /// The hub's own key over stamps.
+    pub stamp_key: Arc<StampKey>,
+}
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send these bytes: a whole message.
+    Send(Vec<u8>),
+    /// The device has said hello and was welcomed: it takes the place of an older connection, and is asked to join what
+    /// is being recorded.
+    Attached { agent: Option<String> },
+    /// Open a log; answer with [`Protocol::opened`] or [`Protocol::open_refused`].
+    Open { channel: u16, open: Open },
+    /// Commit these frames; answer with [`Protocol::resolved`].
+    Frames(Run),
+    /// Answer an in-band probe that was received at `hub_recv_ns`.
+    Probe { request: TimePacket, hub_recv_ns: i64 },
+    /// Keep the device's state.
+    Heartbeat(Heartbeat),
+    /// Send this refusal, count it, audit it.
+    Refuse(Refusal),
+    /// Send what is unsent and close. Nothing more comes.
+    Close(End),
+}
+
+/// Why the protocol ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The device said bye.
+    Bye,
+    /// A refusal after which nothing can go on.
+    Refused(RefusalCode),
+    /// The device was silent too long.
+    Idle,
+    /// The hub ended it, for this reason.
+    Hub(RefusalCode),
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Protocol {
+    settings: Settings,
+    phase: Phase,
+    assembly: Assembly,
+    channels: BTreeMap<u16, Channel>,
+    run: Option<Run>,
+    sent: Option<(u16, Sent)>,
+    /// Bytes of frame bodies whose messages have begun.
+    received_bytes: u64,
+    /// Bytes of frame bodies that were committed, dropped or refused.
+    resolved_bytes: u64,
+    began_ns: i64,
+    heard_ns: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Hello,
+    Attached,
+    Over,
+}
+
+impl Protocol {
+    /// A connection whose handshake ended at `now_ns`.
+    pub fn new(settings: Settings, now_ns: i64) -> Self {
+        Self {
+            settings,
+            phase: Phase::Hello,
+            assembly: Assembly::default(),
+            channels: BTreeMap::new(),
+            run: None,
+            sent: None,
+            received_bytes: 0,
+            resolved_bytes: 0,
+            began_ns: now_ns,
+            heard_ns: now_ns,
+        }
+    }
+
+    /// Takes a piece of plaintext that was read at `recv_ns`. Call [`Protocol::end_read`] after the last piece of a
+    /// read.
+    pub fn receive(&mut self, recv_ns: i64, mut piece: &[u8], actions: &mut Vec<Action>) {
+        self.heard_ns = self.heard_ns.max(recv_ns);
+        while (!piece.is_empty() || self.assembly.step_is_due()) && self.phase != Phase::Over {
+            let step = match self.assembly.step(&mut piece) {
+                Ok(step) => step,
+                Err(refusal) => return self.fail(refusal, actions),
+            };
+            match step {
+                Step::More => {}
+                Step::Begun(header) => self.begin(header, recv_ns, actions),
+                Step::FramePiece(bytes) => self.frame_piece(bytes, recv_ns),
+                Step::FrameDone(header) => self.frame_done(header, actions),
+                Step::Body(header, body) => self.message(header, &body, recv_ns, actions),
+            }
+        }
+    }
+
+    /// The end of one read of the socket: complete frames go to be committed.
+    pub fn end_read(&mut self, actions: &mut Vec<Action>) {
+        if let Some(run) = self.run.take() {
+            let (done, rest) = run.split_unfinished();
+            actions.extend(done.map(Action::Frames));
+            self.run = rest;
+        }
+    }
+
+    /// Whether more may be read: a device that has passed its credit is not read until it is within it again.
+    pub fn may_read(&self) -> bool {
+        self.phase != Phase::Over && self.received_bytes - self.resolved_bytes <= self.settings.credit_bytes
+    }
+
+    /// Bytes of frames that may have been sent on this connection in all, for welcome and acks.
+    pub fn credit(&self) -> u64 {
+        self.resolved_bytes + self.settings.credit_bytes
+    }
+
+    /// Frames of this many bytes (bodies) were committed, dropped as duplicates, or refused.
+    pub fn resolved(&mut self, bytes: u64) {
+        self.resolved_bytes = (self.resolved_bytes + bytes).min(self.received_bytes);
+    }
+
+    /// The log that was asked for is open.
+    pub fn opened(&mut self, channel: u16, opened: &Opened, actions: &mut Vec<Action>) {
+        if let Some(slot) = self.channels.get_mut(&channel)
+            && slot.open()
+        {
+            actions.push(Action::Send(wire::json_message(
+                MessageType::Opened,
+                channel,
+                opened,
+            )));
+        }
+    }
+
+    /// The log that was asked for cannot be opened.
+    pub fn open_refused(&mut self, channel: u16, mut refusal: Refusal, actions: &mut Vec<Action>) {
+        self.channels.remove(&channel);
+        refusal.channel = Some(channel);
+        actions.push(Action::Refuse(refusal));
+    }
+
+    /// A frame that was handed out is refused after all. Later ones of its lane are dropped until it comes again.
+    pub fn frame_refused(&mut self, channel: u16, mut refusal: Refusal, actions: &mut Vec<Action>) {
+        if let (Some(slot), Some(frame)) = (self.channels.get_mut(&channel), refusal.frame) {
+            slot.refused(frame.lane, frame.sequence, refusal.code);
+        }
+        refusal.channel = Some(channel);
+        actions.push(Action::Refuse(refusal));
+    }
+
+    /// Asks the device to take part in a session.
+    pub fn join(&self, session: &SessionId, streams: Option<&[StreamName]>, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Attached {
+            let join = Join {
+                session: session.clone(),
+                streams: streams.map(<[_]>::to_vec),
+            };
+            actions.push(Action::Send(wire::json_message(MessageType::Join, 0, &join)));
+        }
+    }
+
+    /// Tells the device that a session's captures end.
+    pub fn stop(&self, session: &SessionId, grace_ms: u64, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Attached {
+            let stop = Stop {
+                session: session.clone(),
+                grace_ms,
+            };
+            actions.push(Action::Send(wire::json_message(MessageType::Stop, 0, &stop)));
+        }
+    }
+
+    /// Closes the channels of a session that takes nothing more; what is under way on them is dropped.
+    pub fn close_session(&mut self, session: &SessionId, reason: RefusalCode, actions: &mut Vec<Action>) {
+        for (&channel, slot) in &mut self.channels {
+            if slot.session() == session && slot.close() {
+                actions.push(Action::Send(wire::json_message(
+                    MessageType::Closed,
+                    channel,
+                    &Closed { reason },
+                )));
+            }
+        }
+    }
+
+    /// Ends the connection from the hub's side.
+    pub fn close(&mut self, reason: RefusalCode, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        self.end_read(actions);
+        if self.phase == Phase::Attached {
+            actions.push(Action::Send(wire::json_message(
+                MessageType::Closed,
+                0,
+                &Closed { reason },
+            )));
+        } else {
+            let message = "the hub ended the connection before the hello";
+            actions.push(Action::Refuse(Refusal::new(reason, message)));
+        }
+        self.end(End::Hub(reason), actions);
+    }
+
+    /// When [`Protocol::expire`] should be called next, in hub time.
+    pub fn deadline_ns(&self) -> i64 {
+        match self.phase {
+            Phase::Hello => after_ms(self.began_ns, self.settings.hello_timeout_ms),
+            _ => after_ms(self.heard_ns, self.settings.idle_ms),
+        }
+    }
+
+    /// Hub time at which the device was last heard.
+    pub fn heard_ns(&self) -> i64 {
+        self.heard_ns
+    }
+
+    /// The device could not be heard until now, for reasons that are not its own.
+    pub fn excuse(&mut self, now_ns: i64) {
+        self.heard_ns = self.heard_ns.max(now_ns);
+    }
+
+    /// Ends the connection if the device has been silent too long.
+    pub fn expire(&mut self, now_ns: i64, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Over || now_ns < self.deadline_ns() {
+            return;
+        }
+        self.end_read(actions);
+        self.end(End::Idle, actions);
+    }
+
+    /// The device of this connection.
+    pub fn device(&self) -> &DeviceId {
+        &self.settings.device
+    }
+
+    /// The session of a channel that is open or being opened.
+    pub fn session_of(&self, channel: u16) -> Option<&SessionId> {
+        self.channels
+            .get(&channel)
+            .filter(|slot| !slot.is_closed())
+            .map(Channel::session)
+    }
+
+    /// Whether the device was welcomed and the connection is not over.
+    pub fn is_attached(&self) -> bool {
+        self.phase == Phase::Attached
+    }
+
+    /// Channels that are open or being opened.
+    pub fn channels(&self) -> usize {
+        self.channels.values().filter(|c| !c.is_closed()).count()
+    }
+
+    /// Bytes of memory that unfinished messages take.
+    pub fn held_bytes(&self) -> usize {
+        self.assembly.held_bytes() + self.run.as_ref().map_or(0, Run::held_bytes)
+    }
+
+    fn begin(&mut self, header: MessageHeader, recv_ns: i64, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Hello && header.kind != MessageType::Hello {
+            let message = format!("a {:?} message before the hello", header.kind);
+            return self.fail(Refusal::new(RefusalCode::Unexpected, message), actions);
+        }
+        if header.kind as u8 >= FIRST_DOWN {
+            let message = format!("a {:?} message, which only the hub sends", header.kind);
+            return self.fail(Refusal::new(RefusalCode::Unexpected, message), actions);
+        }
+        if header.kind != MessageType::Frame {
+            return;
+        }
+        self.received_bytes += u64::from(header.length);
+        let open = self.channels.get(&header.channel).is_some_and(Channel::is_open);
+        let fits = self.run.as_ref().is_none_or(|run| run.channel == header.channel);
+        if !fits {
+            self.end_read(actions);
+        }
+        if open {
+            let sent = self
+                .sent
+                .filter(|(channel, _)| *channel == header.channel)
+                .map(|(_, sent)| sent);
+            let run = self.run.get_or_insert_with(|| Run::new(header.channel, recv_ns));
+            run.begin_frame(sent);
+        }
+    }
+
+    fn frame_piece(&mut self, bytes: &[u8], recv_ns: i64) {
+        if let Some(run) = self.run.as_mut().filter(|run| run.in_frame()) {
+            run.push(bytes, recv_ns);
+        }
+    }
+
+    fn frame_done(&mut self, header: MessageHeader, actions: &mut Vec<Action>) {
+        let Some(run) = self.run.as_mut().filter(|run| run.in_frame()) else {
+            self.resolved(u64::from(header.length));
+            let closed = self.channels.get(&header.channel).is_some_and(Channel::is_closed);
+            if !closed {
+                let message = format!("a frame on channel {}, which is not open", header.channel);
+                let mut refusal = Refusal::new(RefusalCode::Unexpected, message);
+                refusal.channel = Some(header.channel);
+                actions.push(Action::Refuse(refusal));
+            }
+            return;
+        };
+        let slot = self
+            .channels
+            .get_mut(&header.channel)
+            .expect("a run is begun on an open channel only");
+        let verdict = slot.judge(run.unfinished(), &self.settings);
+        match verdict {
+            Verdict::Take(head) => run.finish_frame(head),
+            Verdict::Drop => {
+                run.drop_frame();
+                self.resolved(u64::from(header.length));
+            }
+            Verdict::Refuse(mut refusal) => {
+                run.drop_frame();
+                self.resolved(u64::from(header.length));
+                refusal.channel = Some(header.channel);
+                if ends_connection(refusal.code) {
+                    self.fail(refusal, actions);
+                } else {
+                    actions.push(Action::Refuse(refusal));
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, header: MessageHeader, body: &[u8], recv_ns: i64, actions: &mut Vec<Action>) {
+        let result = match header.kind {
+            MessageType::Hello => self.hello(body, actions),
+            MessageType::Open => self.open(header.channel, body, actions),
+            MessageType::Heartbeat => wire::parse_json(header.kind, body).map(|beat| {
+                actions.push(Action::Heartbeat(beat));
+            }),
+            MessageType::Bye => {
+                self.end_read(actions);
+                self.end(End::Bye, actions);
+                Ok(())
+            }
+            MessageType::Sent => self.sent(header.channel, body),
+            MessageType::Probe => {
+                self.probe(body, recv_ns, actions);
+                Ok(())
+            }
+            // Refused when their headers came.
+            _ => Ok(()),
+        };
+        if let Err(mut refusal) = result {
+            if header.channel != 0 {
+                refusal.channel = Some(header.channel);
+            }
+            if ends_connection(refusal.code) {
+                self.fail(refusal, actions);
+            } else {
+                actions.push(Action::Refuse(refusal));
+            }
+        }
+    }
+
+    fn hello(&mut self, body: &[u8], actions: &mut Vec<Action>) -> Result<(), Refusal> {
+        if self.phase != Phase::Hello {
+            return Err(Refusal::new(RefusalCode::Unexpected, "a second hello"));
+        }
+        let hello: Hello = wire::parse_json(MessageType::Hello, body)?;
+        if hello.v != version::WIRE {
+            let message = format!(
+                "this hub speaks version {} of the protocol, the hello {}",
+                version::WIRE,
+                hello.v
+            );
+            return Err(Refusal::new(RefusalCode::Version, message));
+        }
+        if let Some(named) = hello.device
+            && named != self.settings.device
+        {
+            let message = format!(
+                "the hello names {named}, the certificate {}",
+                self.settings.device
+            );
+            return Err(Refusal::new(RefusalCode::WrongDevice, message));
+        }
+        self.phase = Phase::Attached;
+        let welcome = Welcome {
+            v: version::WIRE,
+            hub: self.settings.hub.clone(),
+            device: self.settings.device.clone(),
+            credit: self.credit(),
+            heartbeat_ms: self.settings.heartbeat_ms,
+            idle_ms: self.settings.idle_ms,
+            hub_epoch: self.settings.hub_epoch,
+            time: self.settings.time.clone(),
+        };
+        actions.push(Action::Send(wire::json_message(
+            MessageType::Welcome,
+            0,
+            &welcome,
+        )));
+        actions.push(Action::Attached { agent: hello.agent });
+        Ok(())
+    }
+
+    fn open(&mut self, channel: u16, body: &[u8], actions: &mut Vec<Action>) -> Result<(), Refusal> {
+        let open: Open = wire::parse_json(MessageType::Open, body)?;
+        if channel == 0 {
+            return Err(Refusal::new(
+                RefusalCode::Malformed,
+                "channel 0 is the connection's own; open 1 to 65535",
+            ));
+        }
+        if self.channels.get(&channel).is_some_and(|slot| !slot.is_closed()) {
+            let message = format!("channel {channel} is open already");
+            return Err(Refusal::new(RefusalCode::Unexpected, message));
+        }
+        if self.channels() >= CHANNELS_PER_CONNECTION_MAX {
+            let message = format!("{CHANNELS_PER_CONNECTION_MAX} channels are open, which is the most");
+            return Err(Refusal::new(RefusalCode::TooMany, message));
+        }
+        // Closed channels are kept only so that late frames on them are dropped in silence.
+        if self.channels.len() >= 2 * CHANNELS_PER_CONNECTION_MAX {
+            self.channels.retain(|_, slot| !slot.is_closed());
+        }
+        let seed = Seed::new(&self.settings.device, &open.session, &open.epoch);
+        self.channels
+            .insert(channel, Channel::opening(open.session.clone(), seed));
+        actions.push(Action::Open { channel, open });
+        Ok(())
+    }
+
+    fn sent(&mut self, channel: u16, body: &[u8]) -> Result<(), Refusal> {
+        let Some(sent) = Sent::parse(body) else {
+            let message = format!(
+                "a sent message of {} bytes, where it takes {}",
+                body.len(),
+                Sent::BYTES
+            );
+            return Err(Refusal::new(RefusalCode::Malformed, message));
+        };
+        self.sent = Some((channel, sent));
+        Ok(())
+    }
+
+    /// Answers nothing that does not pass, like the UDP service.
+    fn probe(&mut self, body: &[u8], hub_recv_ns: i64, actions: &mut Vec<Action>) {
+        let Some(time) = &self.settings.time else { return };
+        if let Some(request) = TimePacket::parse(body, &self.settings.packet_key)
+            && request.direction == Direction::Request
+            && request.key_id == time.key_id.0
+        {
+            actions.push(Action::Probe { request, hub_recv_ns });
+        }
+    }
+
+    fn fail(&mut self, refusal: Refusal, actions: &mut Vec<Action>) {
+        let code = refusal.code;
+        if let Some(run) = &mut self.run {
+            run.drop_frame();
+        }
+        self.end_read(actions);
+        actions.push(Action::Refuse(refusal));
+        self.end(End::Refused(code), actions);
+    }
+
+    fn end(&mut self, end: End, actions: &mut Vec<Action>) {
+        self.phase = Phase::Over;
+        self.run = None;
+        self.assembly = Assembly::default();
+        actions.push(Action::Close(end));
+    }
+}
+
+/// The message of a refusal.
+pub fn refusal_message(refusal: &Refusal) -> Vec<u8> {
+    wire::json_message(MessageType::Refused, refusal.channel.unwrap_or(0), refusal)
+}
+
+/// Refusals after which the two sides no longer agree on what the bytes mean, or on who is talking.
+fn ends_connection(code: RefusalCode) -> bool {
+    matches!(
+        code,
+        RefusalCode::Malformed
+            | RefusalCode::Version
+            | RefusalCode::MessageTooLarge
+            | RefusalCode::FrameTooLarge
+            | RefusalCode::WrongDevice
+    )
+}
+
+fn after_ms(from_ns: i64, ms: u64) -> i64 {
+    from_ns.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000_000))
+}
+
+/// Message types from here on go from hub to device.
+const FIRST_DOWN: u8 = 0x80;

@@ -1,0 +1,97 @@
+//! The two rustls configurations of one port, and the choice between them.
+//!
+//! `marey/1` demands a certificate of a device in the registry and carries frames; `http/1.1` asks for none and never
+//! carries frames. The choice is made from the client's hello, before either configuration says a word.
+
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerConfig};
+use rustls::time_provider::TimeProvider;
+
+use super::error::TlsError;
+
+const ALPN_FRAMES: &[u8] = b"marey/1";
+const ALPN_WEB: &[u8] = b"http/1.1";
+
+/// What a connection was opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    /// `marey/1`: frames, by a device that showed its certificate.
+    Frames,
+    /// `http/1.1`: no certificate was asked for.
+    Web,
+}
+
+/// The configurations of the TLS port. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct TlsConfigs {
+    frames: Arc<ServerConfig>,
+    web: Arc<ServerConfig>,
+}
+
+impl TlsConfigs {
+    /// Builds both configurations for one hub certificate. TLS 1.3 and 1.2; no tickets, no session storage, no early
+    /// data.
+    ///
+    /// # Errors
+    /// [`TlsError::Identity`] if key and certificate do not belong together.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        devices: Arc<dyn ClientCertVerifier>,
+        time: Arc<dyn TimeProvider>,
+    ) -> Result<Self, TlsError> {
+        let identity = |e: rustls::Error| TlsError::Identity(e.to_string());
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let versioned = || {
+            ServerConfig::builder_with_details(provider.clone(), time.clone())
+                .with_safe_default_protocol_versions()
+                .map_err(identity)
+        };
+        let mut frames = versioned()?
+            .with_client_cert_verifier(devices)
+            .with_single_cert(chain.clone(), key.clone_key())
+            .map_err(identity)?;
+        let mut web = versioned()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(identity)?;
+        frames.alpn_protocols = vec![ALPN_FRAMES.to_vec()];
+        web.alpn_protocols = vec![ALPN_WEB.to_vec()];
+        for config in [&mut frames, &mut web] {
+            config.send_tls13_tickets = 0;
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.max_early_data_size = 0;
+        }
+        Ok(Self {
+            frames: Arc::new(frames),
+            web: Arc::new(web),
+        })
+    }
+
+    /// Chooses by what the client offers. A client that offers neither gets the frames configuration, whose handshake
+    /// then ends in the alert `no_application_protocol`; one that speaks no ALPN at all is a simple HTTP client.
+    pub(super) fn choose<'a>(
+        &self,
+        offered: Option<impl Iterator<Item = &'a [u8]>>,
+    ) -> (Alpn, Arc<ServerConfig>) {
+        let Some(offered) = offered else {
+            return (Alpn::Web, self.web.clone());
+        };
+        let mut web = false;
+        for protocol in offered {
+            if protocol == ALPN_FRAMES {
+                return (Alpn::Frames, self.frames.clone());
+            }
+            web |= protocol == ALPN_WEB;
+        }
+        if web {
+            (Alpn::Web, self.web.clone())
+        } else {
+            (Alpn::Frames, self.frames.clone())
+        }
+    }
+}
