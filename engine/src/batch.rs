@@ -70,11 +70,15 @@ impl Batch {
 }
 
 fn check(handle: LogHandle, bytes: &[u8]) -> Result<(), Refusal> {
-    let frame = Frame::parse(bytes).map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
+    let frame =
+        Frame::parse(bytes).map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
     let header = frame.header();
     let refuse = |code, message: String| {
         let mut refusal = Refusal::new(code, message);
-        refusal.frame = Some(FrameName { lane: header.lane as u8, sequence: header.sequence });
+        refusal.frame = Some(FrameName {
+            lane: header.lane as u8,
+            sequence: header.sequence,
+        });
         refusal
     };
     if frame.bytes().len() != bytes.len() {
@@ -85,9 +89,16 @@ fn check(handle: LogHandle, bytes: &[u8]) -> Result<(), Refusal> {
         let message = format!("{:?} in lane {:?} is the hub's alone", header.kind, header.lane);
         return Err(refuse(RefusalCode::NotForDevices, message));
     }
-    let lane = if header.kind == Kind::DATA { Lane::Data } else { Lane::Live };
+    let lane = if header.kind == Kind::DATA {
+        Lane::Data
+    } else {
+        Lane::Live
+    };
     if header.lane != lane {
-        let message = format!("{:?} belongs into lane {lane:?}, not {:?}", header.kind, header.lane);
+        let message = format!(
+            "{:?} belongs into lane {lane:?}, not {:?}",
+            header.kind, header.lane
+        );
         return Err(refuse(RefusalCode::NotForDevices, message));
     }
     if header.flags.0 & !Flags::KNOWN.0 != 0 {

@@ -10,12 +10,20 @@ use std::sync::Arc;
 pub enum StorageError {
     /// The operating system refused or failed.
     #[error("{action} {path}: {source}")]
-    Io { action: &'static str, path: PathBuf, source: Arc<io::Error> },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: Arc<io::Error>,
+    },
     /// Below the disk floor: nothing on disk is harmed, intake goes on by itself when there is room.
-    #[error("the disk has {free_bytes} bytes left, below the floor of {floor_bytes}; make room and intake goes on")]
+    #[error(
+        "the disk has {free_bytes} bytes left, below the floor of {floor_bytes}; make room and intake goes on"
+    )]
     Floor { free_bytes: u64, floor_bytes: u64 },
     /// An earlier write or sync failed: what it covered may be lost, and trying again on the same file proves nothing.
-    #[error("storage stopped after an earlier failure ({first}); restart the hub, it recovers what was acknowledged")]
+    #[error(
+        "storage stopped after an earlier failure ({first}); restart the hub, it recovers what was acknowledged"
+    )]
     Poisoned { first: String },
     /// A file that is not what its place says.
     #[error("{path}: {what}")]
@@ -25,11 +33,18 @@ pub enum StorageError {
 impl StorageError {
     /// Wraps an error of the disk seam.
     pub fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
-        Self::Io { action, path: path.as_ref().to_owned(), source: Arc::new(source) }
+        Self::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source: Arc::new(source),
+        }
     }
 
     pub fn damaged(path: impl AsRef<Path>, what: impl ToString) -> Self {
-        Self::Damaged { path: path.as_ref().to_owned(), what: what.to_string() }
+        Self::Damaged {
+            path: path.as_ref().to_owned(),
+            what: what.to_string(),
+        }
     }
 
     /// Whether the disk was full.
@@ -50,7 +65,10 @@ impl StorageError {
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Floor { .. } => Refusal::new(RefusalCode::DiskFloor, self.to_string()),
-            _ => Refusal::new(RefusalCode::StorageFailed, "the hub's disk failed; keep your data and try again later"),
+            _ => Refusal::new(
+                RefusalCode::StorageFailed,
+                "the hub's disk failed; keep your data and try again later",
+            ),
         }
     }
 }
@@ -86,7 +104,12 @@ pub enum SessionError {
     #[error("session {wanted} differs from {found} in case alone; some file systems can't hold both")]
     CaseAlone { wanted: SessionId, found: SessionId },
     #[error("session {session} is {state}; {verb} takes one that is {takes}")]
-    State { session: SessionId, state: &'static str, verb: &'static str, takes: &'static str },
+    State {
+        session: SessionId,
+        state: &'static str,
+        verb: &'static str,
+        takes: &'static str,
+    },
     #[error("{device} is being recorded in session {other}; stop that one first")]
     RecordedElsewhere { device: DeviceId, other: SessionId },
     #[error(transparent)]

@@ -48,6 +48,7 @@ impl Default for Options {
 impl Options {
     /// The disk floor for a disk of `total_bytes`.
     pub fn floor_bytes(&self, total_bytes: u64) -> u64 {
-        self.disk_floor_bytes.unwrap_or_else(|| (total_bytes / 50).clamp(512 << 20, 10 << 30))
+        self.disk_floor_bytes
+            .unwrap_or_else(|| (total_bytes / 50).clamp(512 << 20, 10 << 30))
     }
 }

@@ -58,7 +58,12 @@ pub struct NewSession {
 impl NewSession {
     /// A session that any enrolled device may join, with the default drift of 100 ppm.
     pub fn open_to_all(id: SessionId) -> Self {
-        Self { id, roster: None, metadata: BTreeMap::new(), max_drift_ppm: 100.0 }
+        Self {
+            id,
+            roster: None,
+            metadata: BTreeMap::new(),
+            max_drift_ppm: 100.0,
+        }
     }
 }
 
@@ -103,7 +108,10 @@ mod moment_ns {
 
 impl From<HubInstant> for Moment {
     fn from(at: HubInstant) -> Self {
-        Self { hub_epoch: at.epoch, hub_ns: at.ns }
+        Self {
+            hub_epoch: at.epoch,
+            hub_ns: at.ns,
+        }
     }
 }
 
@@ -133,7 +141,12 @@ impl Session {
 
     /// The error for a verb that this state does not take.
     pub(crate) fn state_error(&self, verb: &'static str, takes: &'static str) -> SessionError {
-        SessionError::State { session: self.id.clone(), state: self.state.as_str(), verb, takes }
+        SessionError::State {
+            session: self.id.clone(),
+            state: self.state.as_str(),
+            verb,
+            takes,
+        }
     }
 
     /// The session's folder, relative to the hub's.
@@ -151,10 +164,14 @@ impl Session {
         let path = dir.join("session.json");
         let bytes = disk::read_all(disk, &path, SESSION_JSON_BYTES_MAX)
             .map_err(|error| StorageError::io("reading", disk.describe(&path), error))?;
-        let session: Self =
-            serde_json::from_slice(&bytes).map_err(|error| StorageError::damaged(disk.describe(&path), error))?;
+        let session: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| StorageError::damaged(disk.describe(&path), error))?;
         if session.v != version::SESSION {
-            let what = format!("written by a later version ({}); this one knows {}", session.v, version::SESSION);
+            let what = format!(
+                "written by a later version ({}); this one knows {}",
+                session.v,
+                version::SESSION
+            );
             return Err(StorageError::damaged(disk.describe(&path), what));
         }
         Ok(session)
@@ -163,8 +180,10 @@ impl Session {
     /// Writes the session, durably.
     pub(crate) fn write(&self, disk: &dyn Disk) -> Result<(), StorageError> {
         let path = Self::dir(&self.id).join("session.json");
-        let mut bytes = serde_json::to_vec_pretty(self).expect("a session has string keys and finite numbers only");
+        let mut bytes =
+            serde_json::to_vec_pretty(self).expect("a session has string keys and finite numbers only");
         bytes.push(b'\n');
-        disk::replace(disk, &path, &bytes).map_err(|error| StorageError::io("writing", disk.describe(&path), error))
+        disk::replace(disk, &path, &bytes)
+            .map_err(|error| StorageError::io("writing", disk.describe(&path), error))
     }
 }

@@ -10,7 +10,9 @@ pub use versions::StreamVersions;
 
 use marey_format::frame::{Columns, Frame, FrameError, Kind, Lane};
 use marey_format::log::IndexEntry;
-use marey_format::payload::{Arrival, Assign, Checkpoint, EndOfStream, EpochMark, Event, StreamKey, WallReading};
+use marey_format::payload::{
+    Arrival, Assign, Checkpoint, EndOfStream, EpochMark, Event, StreamKey, WallReading,
+};
 use marey_format::types::DeclarationError;
 use marey_format::{BootId, Declaration, EpochId, Refusal, RefusalCode, limits};
 use std::collections::{BTreeMap, HashMap};
@@ -115,7 +117,11 @@ pub enum Violation {
     #[error("the frame does not fit the declaration of stream {stream}: {error}")]
     Columns { stream: u32, error: FrameError },
     #[error("{what} {found}, over the limit of {most}")]
-    TooMany { what: &'static str, found: u64, most: u64 },
+    TooMany {
+        what: &'static str,
+        found: u64,
+        most: u64,
+    },
     #[error("the {what} is not of its form: {why}")]
     Payload { what: &'static str, why: String },
 }
@@ -127,7 +133,9 @@ impl Violation {
             Self::Below { .. } => RefusalCode::SequenceBackward,
             Self::NoEpoch => RefusalCode::Unexpected,
             Self::Undeclared { .. } => RefusalCode::UndeclaredStream,
-            Self::Redeclared { .. } | Self::Declaration { .. } | Self::Columns { .. } => RefusalCode::SchemaMismatch,
+            Self::Redeclared { .. } | Self::Declaration { .. } | Self::Columns { .. } => {
+                RefusalCode::SchemaMismatch
+            }
             Self::TooMany { .. } => RefusalCode::TooMany,
             Self::Payload { .. } => RefusalCode::Malformed,
         };
@@ -189,24 +197,42 @@ impl LogState {
         if header.lane == Lane::Hub {
             if header.sequence < self.hub_next {
                 let next = self.hub_next;
-                return Err(Violation::Below { lane: Lane::Hub, found: header.sequence, next });
+                return Err(Violation::Below {
+                    lane: Lane::Hub,
+                    found: header.sequence,
+                    next,
+                });
             }
             let meaning = self.hub_meaning(frame)?;
-            return Ok(Judged { entry: IndexEntry::of(frame, offset, None, header.first_time_ns), meaning });
+            return Ok(Judged {
+                entry: IndexEntry::of(frame, offset, None, header.first_time_ns),
+                meaning,
+            });
         }
         let ordinal = epoch.ok_or(Violation::NoEpoch)?;
         let state = self.epochs.get(ordinal as usize).ok_or(Violation::NoEpoch)?;
         let lane = header.lane as usize;
         let (found, next) = (header.sequence, state.next[lane]);
-        if found < next && !state.holes[lane].iter().any(|hole| (hole.0..hole.1).contains(&found)) {
-            return Err(Violation::Below { lane: header.lane, found, next });
+        if found < next
+            && !state.holes[lane]
+                .iter()
+                .any(|hole| (hole.0..hole.1).contains(&found))
+        {
+            return Err(Violation::Below {
+                lane: header.lane,
+                found,
+                next,
+            });
         }
         let (mut meaning, last_time_ns) = state.meaning(frame)?;
         if found < next && matches!(meaning, Meaning::Data(_)) {
             // It fills a hole: what came after it was judged without it, so it can't break their order.
             meaning = Meaning::Data(None);
         }
-        Ok(Judged { entry: IndexEntry::of(frame, offset, epoch, last_time_ns), meaning })
+        Ok(Judged {
+            entry: IndexEntry::of(frame, offset, epoch, last_time_ns),
+            meaning,
+        })
     }
 
     /// Judges a row of a sealed segment's index: enough for a data frame, none for what must be read.
@@ -220,7 +246,10 @@ impl LogState {
             true => None,
             false => stream.quarantine(entry.first_time_ns, entry.first_index),
         };
-        Some(Judged { entry: *entry, meaning: Meaning::Data(quarantine) })
+        Some(Judged {
+            entry: *entry,
+            meaning: Meaning::Data(quarantine),
+        })
     }
 
     /// Takes what was judged against this very state.
@@ -238,7 +267,9 @@ impl LogState {
         match &judged.meaning {
             Meaning::Data(quarantine) => {
                 self.samples += u64::from(entry.count);
-                let Some(stream) = epoch.and_then(|epoch| epoch.streams.get_mut(&entry.stream)) else { return };
+                let Some(stream) = epoch.and_then(|epoch| epoch.streams.get_mut(&entry.stream)) else {
+                    return;
+                };
                 stream.frames += 1;
                 stream.samples += u64::from(entry.count);
                 if quarantine.is_none() {
@@ -249,7 +280,10 @@ impl LogState {
             }
             Meaning::Declare(declaration) => {
                 let Some(epoch) = epoch else { return };
-                epoch.streams.entry(entry.stream).or_insert_with(|| StreamState::new(declaration.clone()));
+                epoch
+                    .streams
+                    .entry(entry.stream)
+                    .or_insert_with(|| StreamState::new(declaration.clone()));
             }
             Meaning::End(end) => {
                 if let Some(stream) = epoch.and_then(|epoch| epoch.streams.get_mut(&end.stream)) {
@@ -258,7 +292,9 @@ impl LogState {
             }
             Meaning::Epoch(mark) => self.enter(mark),
             Meaning::Assign(assign) => {
-                let Some(epoch) = self.epochs.get_mut(assign.epoch as usize) else { return };
+                let Some(epoch) = self.epochs.get_mut(assign.epoch as usize) else {
+                    return;
+                };
                 let key = assign.stream_key();
                 let new = || StreamState::new(assign.declaration.clone());
                 epoch.streams.entry(assign.stream).or_insert_with(new).key = Some(key);
@@ -284,7 +320,8 @@ impl LogState {
         // Damage may have taken epoch frames: those between stay unknown, and empty.
         while self.epochs.len() <= mark.ordinal as usize {
             let ordinal = self.epochs.len() as u32;
-            self.epochs.push(EpochState::new(EpochId::HUB, BootId::UNKNOWN, ordinal));
+            self.epochs
+                .push(EpochState::new(EpochId::HUB, BootId::UNKNOWN, ordinal));
         }
         let epoch = &mut self.epochs[mark.ordinal as usize];
         (epoch.id, epoch.boot) = (mark.epoch, mark.boot);
@@ -293,25 +330,38 @@ impl LogState {
     }
 
     fn hub_meaning(&self, frame: &Frame<'_>) -> Result<Meaning, Violation> {
-        let form = |what, why: &str| Violation::Payload { what, why: why.to_owned() };
-        let json = |error: FrameError| Violation::Payload { what: "hub frame", why: error.to_string() };
+        let form = |what, why: &str| Violation::Payload {
+            what,
+            why: why.to_owned(),
+        };
+        let json = |error: FrameError| Violation::Payload {
+            what: "hub frame",
+            why: error.to_string(),
+        };
         Ok(match frame.header().kind {
             Kind::EPOCH => {
-                let mark = EpochMark::parse(frame.payload()).ok_or_else(|| form("epoch frame", "not its length"))?;
+                let mark =
+                    EpochMark::parse(frame.payload()).ok_or_else(|| form("epoch frame", "not its length"))?;
                 if mark.ordinal >= limits::EPOCHS_PER_LOG_MAX {
                     let (found, most) = (u64::from(mark.ordinal), u64::from(limits::EPOCHS_PER_LOG_MAX));
-                    return Err(Violation::TooMany { what: "epoch", found, most });
+                    return Err(Violation::TooMany {
+                        what: "epoch",
+                        found,
+                        most,
+                    });
                 }
                 Meaning::Epoch(mark)
             }
             Kind::ASSIGN => Meaning::Assign(frame.json("the assign frame").map_err(json)?),
             Kind::HUB_EPOCH => Meaning::Wall(frame.json("the hub-epoch frame").map_err(json)?),
             Kind::ARRIVAL => {
-                let rows = Arrival::rows(frame.payload()).ok_or_else(|| form("arrival frame", "not whole rows"))?;
+                let rows =
+                    Arrival::rows(frame.payload()).ok_or_else(|| form("arrival frame", "not whole rows"))?;
                 Meaning::Arrival(rows.map(|row| row.hub_recv_ns).max())
             }
             Kind::CHECKPOINT => {
-                Checkpoint::parse(frame.payload()).ok_or_else(|| form("checkpoint frame", "not its length"))?;
+                Checkpoint::parse(frame.payload())
+                    .ok_or_else(|| form("checkpoint frame", "not its length"))?;
                 Meaning::Other
             }
             _ => Meaning::Other,
@@ -321,7 +371,14 @@ impl LogState {
 
 impl EpochState {
     fn new(id: EpochId, boot: BootId, ordinal: u32) -> Self {
-        Self { id, boot, ordinal, next: [0; 2], holes: Default::default(), streams: BTreeMap::new() }
+        Self {
+            id,
+            boot,
+            ordinal,
+            next: [0; 2],
+            holes: Default::default(),
+            streams: BTreeMap::new(),
+        }
     }
 
     fn meaning(&self, frame: &Frame<'_>) -> Result<(Meaning, i64), Violation> {
@@ -330,7 +387,19 @@ impl EpochState {
         let form = |what, why: String| Violation::Payload { what, why };
         let meaning = match header.kind {
             Kind::DATA => {
-                let state = self.streams.get(&stream).ok_or(Violation::Undeclared { stream })?;
+                let state = self
+                    .streams
+                    .get(&stream)
+                    .ok_or(Violation::Undeclared { stream })?;
+                let end = header.first_index.checked_add(u64::from(header.count));
+                if end.is_none_or(|end| i64::try_from(end).is_err()) {
+                    let (found, most) = (header.first_index, i64::MAX as u64);
+                    return Err(Violation::TooMany {
+                        what: "sample index",
+                        found,
+                        most,
+                    });
+                }
                 let columns = Columns::parse(frame, &state.declaration)
                     .map_err(|error| Violation::Columns { stream, error })?;
                 let quarantine = state.quarantine(header.first_time_ns, header.first_index);
@@ -340,20 +409,31 @@ impl EpochState {
                 let most = limits::STREAMS_PER_EPOCH_MAX;
                 if !(1..=most).contains(&stream) {
                     let (found, most) = (u64::from(stream), u64::from(most));
-                    return Err(Violation::TooMany { what: "stream number", found, most });
+                    return Err(Violation::TooMany {
+                        what: "stream number",
+                        found,
+                        most,
+                    });
                 }
                 let declaration = Declaration::from_json(frame.payload())
                     .map_err(|error| Violation::Declaration { stream, error })?;
                 match self.streams.get(&stream) {
-                    Some(known) if *known.declaration != declaration => return Err(Violation::Redeclared { stream }),
+                    Some(known) if *known.declaration != declaration => {
+                        return Err(Violation::Redeclared { stream });
+                    }
                     _ => Meaning::Declare(declaration),
                 }
             }
             Kind::EVENT => Meaning::Event(frame.json("event").map_err(|e| form("event", e.to_string()))?),
-            Kind::END => Meaning::End(frame.json("end").map_err(|e| form("end of stream", e.to_string()))?),
+            Kind::END => Meaning::End(
+                frame
+                    .json("end")
+                    .map_err(|e| form("end of stream", e.to_string()))?,
+            ),
             Kind::PROBES => {
                 let rows = marey_format::clock::ProbeRow::rows(frame.payload());
-                rows.map(|_| Meaning::Other).ok_or_else(|| form("probes frame", "not whole rows".to_owned()))?
+                rows.map(|_| Meaning::Other)
+                    .ok_or_else(|| form("probes frame", "not whole rows".to_owned()))?
             }
             _ => Meaning::Other,
         };

@@ -160,12 +160,17 @@ impl Store {
 
     /// Room on the disk.
     pub fn space(&self) -> Result<Space, StorageError> {
-        self.disk.space().map_err(|error| StorageError::io("measuring", self.disk.describe("".as_ref()), error))
+        self.disk
+            .space()
+            .map_err(|error| StorageError::io("measuring", self.disk.describe("".as_ref()), error))
     }
 
     /// Whether it takes frames, and if not, why.
     pub fn health(&self) -> Health {
-        let space = self.space().unwrap_or(Space { free_bytes: 0, total_bytes: 0 });
+        let space = self.space().unwrap_or(Space {
+            free_bytes: 0,
+            total_bytes: 0,
+        });
         let floor_bytes = self.options.floor_bytes(space.total_bytes);
         Health {
             poisoned: self.inner().poisoned.clone(),
@@ -189,7 +194,9 @@ impl Store {
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.journal
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn io<'a>(

@@ -55,7 +55,10 @@ const SUSPEND_LEAST_NS: i64 = 1_000_000;
 
 impl<K: KernelClocks> KernelHubClock<K> {
     pub fn new(kernel: K) -> Self {
-        Self { kernel, asleep_ns: AtomicI64::new(0) }
+        Self {
+            kernel,
+            asleep_ns: AtomicI64::new(0),
+        }
     }
 
     /// The kernel's clocks beneath.
@@ -80,7 +83,10 @@ impl<K: KernelClocks> KernelHubClock<K> {
 impl<K: KernelClocks> HubClock for KernelHubClock<K> {
     fn now(&self) -> HubInstant {
         let asleep = self.asleep_ns();
-        HubInstant { epoch: HubEpoch(self.kernel.boot()), ns: self.kernel.raw_ns().saturating_add(asleep) }
+        HubInstant {
+            epoch: HubEpoch(self.kernel.boot()),
+            ns: self.kernel.raw_ns().saturating_add(asleep),
+        }
     }
 
     fn wall(&self) -> WallReading {
@@ -110,7 +116,10 @@ impl OsClocks {
     /// # Errors
     /// If the kernel does not tell its boot id.
     pub fn hub_clock() -> std::io::Result<KernelHubClock<Self>> {
-        #[allow(clippy::disallowed_methods, reason = "the boot id is part of the clock, and this is its seam")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the boot id is part of the clock, and this is its seam"
+        )]
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
         let boot = u64::from_str_radix(&digits, 16)
@@ -119,10 +128,15 @@ impl OsClocks {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "this is the time seam, and the one place that reads a clock")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the time seam, and the one place that reads a clock"
+)]
 fn kernel_ns(clock: rustix::time::ClockId) -> i64 {
     let now = rustix::time::clock_gettime(clock);
-    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+    now.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(now.tv_nsec)
 }
 
 impl KernelClocks for OsClocks {

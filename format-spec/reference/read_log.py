@@ -139,8 +139,8 @@ class Log:
                 payload = file.read(frame.length - FRAME.size)
             try:
                 times, rows = read_columns(payload, frame, fields)
-                if frame.first_index < index or any(b < a for a, b in zip([time_ns, *times], times)):
-                    raise ValueError("its sample indices or its device times go back")
+                if not index <= frame.first_index < 2**63 - frame.count or sorted(marks := [time_ns, *times]) != marks:
+                    raise ValueError("its sample indices or its device times go back, or out of range")
             except (ValueError, LookupError, struct.error) as error:
                 self.fault("quarantined", *frame[:3], str(error), stream=label, epoch=frame.epoch, sequence=sequence)
                 continue

@@ -77,7 +77,7 @@ class Epoch:
             self.add(END, LANE_LIVE, json.dumps(said).encode(), now)
 
     def forget(self, lane: int, among: int, durable: int, holes: list) -> None:
-        """Of the first `among` frames of a lane, drops those that are durable and in no hole."""
+        """Of the first `among` frames of a lane drops those that are durable and in no hole."""
         for frame in self.waiting[lane][:among]:
             if frame[0] < durable and not any(int(first) <= frame[0] < int(end) for first, end in holes):
                 self.waiting[lane].remove(frame)
@@ -172,7 +172,7 @@ class Sender:
                      "highest_ack": dict(zip(LANES, map(str, self.epoch.durable)))}).encode(), CHANNEL)
         elif kind == OPENED:
             for lane, name in enumerate(LANES):
-                self.epoch.forget(lane, len(self.epoch.waiting[lane]), int(said["next"][name]), said["holes"][name])
+                self.epoch.forget(lane, sys.maxsize, int(said["next"][name]), said.get("holes", {}).get(name, []))
                 self.epoch.sent[lane] = 0
             self.opened, self.stop = True, self.stop or not said.get("recording", True) or self.epoch.boot != BOOT
         elif kind == REFUSED and said["code"] == "not_started":

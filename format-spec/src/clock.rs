@@ -69,10 +69,18 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 
 impl TimePacket {
     /// The packet with its HMAC-SHA-256 under `key`, cut to 16 bytes.
-    pub fn to_bytes(&self, key: &PacketKey) -> [u8; PACKET_BYTES] {
+    pub fn to_bytes(self, key: &PacketKey) -> [u8; PACKET_BYTES] {
         let mut to = Vec::with_capacity(PACKET_BYTES);
-        to.put(&PACKET_MAGIC).u8(self.direction as u8).put(&[0; 3]).u64(self.key_id).u64(self.nonce);
-        to.i64(self.dev_send_ns).u64(self.hub_epoch.0).i64(self.hub_recv_ns).i64(self.hub_send_ns).put(&self.tag);
+        to.put(&PACKET_MAGIC)
+            .u8(self.direction as u8)
+            .put(&[0; 3])
+            .u64(self.key_id)
+            .u64(self.nonce);
+        to.i64(self.dev_send_ns)
+            .u64(self.hub_epoch.0)
+            .i64(self.hub_recv_ns)
+            .i64(self.hub_send_ns)
+            .put(&self.tag);
         let mac = hmac(&key.0, &to);
         to.put(&mac[..16]);
         to.try_into().expect("the fields add up to PACKET_BYTES")
@@ -148,13 +156,23 @@ impl ProbeRow {
     pub const BYTES: usize = 64;
 
     pub fn put(&self, to: &mut Vec<u8>) {
-        to.u8(self.kind as u8).put(&[0; 7]).u64(self.hub_epoch.0).u64(self.nonce);
-        to.i64(self.dev_send_ns).i64(self.hub_recv_ns).i64(self.hub_send_ns).i64(self.dev_recv_ns).put(&self.tag);
+        to.u8(self.kind as u8)
+            .put(&[0; 7])
+            .u64(self.hub_epoch.0)
+            .u64(self.nonce);
+        to.i64(self.dev_send_ns)
+            .i64(self.hub_recv_ns)
+            .i64(self.hub_send_ns)
+            .i64(self.dev_recv_ns)
+            .put(&self.tag);
     }
 
     /// The rows of a probes payload, those of an unknown kind left out; none if it does not divide into rows.
     pub fn rows(payload: &[u8]) -> Option<impl Iterator<Item = Self> + '_> {
-        payload.len().is_multiple_of(Self::BYTES).then(|| payload.chunks_exact(Self::BYTES).filter_map(Self::row))
+        payload
+            .len()
+            .is_multiple_of(Self::BYTES)
+            .then(|| payload.chunks_exact(Self::BYTES).filter_map(Self::row))
     }
 
     fn row(row: &[u8]) -> Option<Self> {
@@ -191,7 +209,13 @@ impl StampKey {
         hub_send_ns: i64,
     ) -> [u8; 8] {
         let mut bytes = device.as_str().as_bytes().to_vec();
-        bytes.u8(0).u64(hub_epoch.0).u64(nonce).i64(dev_send_ns).i64(hub_recv_ns).i64(hub_send_ns);
+        bytes
+            .u8(0)
+            .u64(hub_epoch.0)
+            .u64(nonce)
+            .i64(dev_send_ns)
+            .i64(hub_recv_ns)
+            .i64(hub_send_ns);
         let mac = hmac(&self.0, &bytes);
         let mut tag = [0; 8];
         tag.copy_from_slice(&mac[..8]);
@@ -200,8 +224,14 @@ impl StampKey {
 
     /// Whether a row's stamps are ones that this hub gave this device.
     pub fn verify(&self, device: &DeviceId, row: &ProbeRow) -> bool {
-        let tag =
-            self.tag(device, row.hub_epoch, row.nonce, row.dev_send_ns, row.hub_recv_ns, row.hub_send_ns);
+        let tag = self.tag(
+            device,
+            row.hub_epoch,
+            row.nonce,
+            row.dev_send_ns,
+            row.hub_recv_ns,
+            row.hub_send_ns,
+        );
         same(&tag, &row.tag)
     }
 }

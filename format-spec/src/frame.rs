@@ -137,7 +137,10 @@ pub enum FrameError {
     Short { expected: usize, found: usize },
     #[error("no frame mark, found {}", crate::types::hex(found))]
     Mark { found: [u8; 4] },
-    #[error("length {found} is not a multiple of 8 from {HEADER_BYTES} to {}", limits::FRAME_BYTES_MAX)]
+    #[error(
+        "length {found} is not a multiple of 8 from {HEADER_BYTES} to {}",
+        limits::FRAME_BYTES_MAX
+    )]
     Length { found: u32 },
     #[error("checksum {expected:08x} in the header, {found:08x} over the bytes")]
     Crc { expected: u32, found: u32 },
@@ -146,7 +149,11 @@ pub enum FrameError {
     #[error("padding of {found} bytes")]
     Padding { found: u8 },
     #[error("payload of {found} bytes, where {what} takes {expected}")]
-    Payload { what: &'static str, expected: usize, found: usize },
+    Payload {
+        what: &'static str,
+        expected: usize,
+        found: usize,
+    },
     #[error("{found} samples, over the limit of {}", limits::SAMPLES_PER_FRAME_MAX)]
     Count { found: u32 },
     #[error("a data frame without samples")]
@@ -173,15 +180,21 @@ impl Header {
     /// Reads the header's form; says nothing of the checksum.
     pub fn parse(bytes: &[u8]) -> Result<Self, FrameError> {
         let Some(b) = bytes.first_chunk::<HEADER_BYTES>() else {
-            return Err(FrameError::Short { expected: HEADER_BYTES, found: bytes.len() });
+            return Err(FrameError::Short {
+                expected: HEADER_BYTES,
+                found: bytes.len(),
+            });
         };
         let u32_at = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         if b[..4] != MARK {
-            return Err(FrameError::Mark { found: [b[0], b[1], b[2], b[3]] });
+            return Err(FrameError::Mark {
+                found: [b[0], b[1], b[2], b[3]],
+            });
         }
         let length = u32_at(8);
-        if !length.is_multiple_of(8) || !(HEADER_BYTES..=limits::FRAME_BYTES_MAX).contains(&(length as usize)) {
+        if !length.is_multiple_of(8) || !(HEADER_BYTES..=limits::FRAME_BYTES_MAX).contains(&(length as usize))
+        {
             return Err(FrameError::Length { found: length });
         }
         let lane = Lane::from_byte(b[14]).ok_or(FrameError::Lane { found: b[14] })?;
@@ -235,7 +248,10 @@ impl<'a> Frame<'a> {
         let header = Header::parse(bytes)?;
         match bytes.get(..header.length as usize) {
             Some(bytes) => Ok(Self { header, bytes }),
-            None => Err(FrameError::Short { expected: header.length as usize, found: bytes.len() }),
+            None => Err(FrameError::Short {
+                expected: header.length as usize,
+                found: bytes.len(),
+            }),
         }
     }
 
@@ -252,7 +268,10 @@ impl<'a> Frame<'a> {
         if found == self.header.crc {
             Ok(())
         } else {
-            Err(FrameError::Crc { expected: self.header.crc, found })
+            Err(FrameError::Crc {
+                expected: self.header.crc,
+                found,
+            })
         }
     }
 
@@ -272,7 +291,10 @@ impl<'a> Frame<'a> {
 
     /// The payload as JSON of type `T`; `what` names the frame in the error.
     pub fn json<T: serde::de::DeserializeOwned>(&self, what: &'static str) -> Result<T, FrameError> {
-        serde_json::from_slice(self.payload()).map_err(|error| FrameError::Json { what, error: error.to_string() })
+        serde_json::from_slice(self.payload()).map_err(|error| FrameError::Json {
+            what,
+            error: error.to_string(),
+        })
     }
 }
 

@@ -32,9 +32,18 @@ pub struct RecordHeader {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry<'a> {
     /// In this record, `log` stands for this log.
-    Name { log: u32, session: SessionId, device: DeviceId },
+    Name {
+        log: u32,
+        session: SessionId,
+        device: DeviceId,
+    },
     /// Frames, as they go into `segment` of the log at `offset`.
-    Frames { log: u32, segment: u32, offset: u64, bytes: &'a [u8] },
+    Frames {
+        log: u32,
+        segment: u32,
+        offset: u64,
+        bytes: &'a [u8],
+    },
 }
 
 /// Why bytes are not a record.
@@ -106,7 +115,11 @@ impl RecordBuilder {
     /// The whole record.
     pub fn finish(&mut self, hub: &[u8; 16], generation: u64, commit: u64, oldest: u64) -> &[u8] {
         let mut head = Vec::with_capacity(RECORD_HEADER_BYTES);
-        head.put(&RECORD_MARK).u32(0).u64(generation).u64(commit).u64(oldest);
+        head.put(&RECORD_MARK)
+            .u32(0)
+            .u64(generation)
+            .u64(commit)
+            .u64(oldest);
         head.u64(self.bytes.len() as u64).u32(self.entries);
         head.resize(RECORD_HEADER_BYTES, 0);
         self.bytes[..RECORD_HEADER_BYTES].copy_from_slice(&head);
@@ -131,7 +144,10 @@ impl<'a> Record<'a> {
         if from.array() != Some(RECORD_MARK) {
             return Err(RecordError::Mark);
         }
-        let short = || RecordError::Short { expected: RECORD_HEADER_BYTES as u64, found: bytes.len() as u64 };
+        let short = || RecordError::Short {
+            expected: RECORD_HEADER_BYTES as u64,
+            found: bytes.len() as u64,
+        };
         let header = (|| {
             Some(RecordHeader {
                 crc: from.u32()?,
@@ -145,22 +161,34 @@ impl<'a> Record<'a> {
         .ok_or_else(short)?;
         let expected = generation.unwrap_or(header.commit);
         if header.generation != expected {
-            return Err(RecordError::Generation { expected, found: header.generation });
+            return Err(RecordError::Generation {
+                expected,
+                found: header.generation,
+            });
         }
         let least = RECORD_HEADER_BYTES as u64;
         if !(least..=limits::RECORD_BYTES_MAX).contains(&header.length) || !header.length.is_multiple_of(8) {
             return Err(RecordError::Length { found: header.length });
         }
         let Some(whole) = bytes.get(..header.length as usize) else {
-            return Err(RecordError::Short { expected: header.length, found: bytes.len() as u64 });
+            return Err(RecordError::Short {
+                expected: header.length,
+                found: bytes.len() as u64,
+            });
         };
         let mut crc = crc32fast::Hasher::new_with_initial(record_seed(hub, header.generation));
         crc.update(&whole[8..]);
         let found = crc.finalize();
         if found != header.crc {
-            return Err(RecordError::Crc { expected: header.crc, found });
+            return Err(RecordError::Crc {
+                expected: header.crc,
+                found,
+            });
         }
-        Ok(Self { header, body: &whole[RECORD_HEADER_BYTES..] })
+        Ok(Self {
+            header,
+            body: &whole[RECORD_HEADER_BYTES..],
+        })
     }
 
     /// The entries, in order.
@@ -169,11 +197,18 @@ impl<'a> Record<'a> {
         let entries: Result<Vec<_>, _> = (0..self.header.entries)
             .map(|entry| Self::entry(&mut from).ok_or(RecordError::Entry { entry }))
             .collect();
-        if from.0.is_empty() { entries } else { Err(RecordError::Entry { entry: self.header.entries }) }
+        if from.0.is_empty() {
+            entries
+        } else {
+            Err(RecordError::Entry {
+                entry: self.header.entries,
+            })
+        }
     }
 
     fn entry(from: &mut Fields<'a>) -> Option<Entry<'a>> {
-        let (kind, log, length, segment, offset) = (from.u32()?, from.u32()?, from.u32()?, from.u32()?, from.u64()?);
+        let (kind, log, length, segment, offset) =
+            (from.u32()?, from.u32()?, from.u32()?, from.u32()?, from.u64()?);
         let bytes = from.bytes(length as usize)?;
         match kind {
             1 => {
@@ -182,7 +217,12 @@ impl<'a> Record<'a> {
                 let device = DeviceId::new(name(from.bytes(limits::DEVICE_NAME_BYTES_MAX)?)?).ok()?;
                 Some(Entry::Name { log, session, device })
             }
-            2 => Some(Entry::Frames { log, segment, offset, bytes }),
+            2 => Some(Entry::Frames {
+                log,
+                segment,
+                offset,
+                bytes,
+            }),
             _ => None,
         }
     }
@@ -202,16 +242,43 @@ mod tests {
         let bytes = builder.finish(&hub, 7, 7, 4).to_vec();
         let record = Record::parse(&bytes, &hub, None).unwrap();
         assert_eq!((record.header.commit, record.header.oldest), (7, 4));
-        let frames = Entry::Frames { log: 1, segment: 3, offset: 256, bytes: &[9; 16] };
-        assert_eq!(record.entries().unwrap(), [Entry::Name { log: 1, session, device }, frames]);
+        let frames = Entry::Frames {
+            log: 1,
+            segment: 3,
+            offset: 256,
+            bytes: &[9; 16],
+        };
+        assert_eq!(
+            record.entries().unwrap(),
+            [
+                Entry::Name {
+                    log: 1,
+                    session,
+                    device
+                },
+                frames
+            ]
+        );
         for bit in 0..bytes.len() * 8 {
             let mut broken = bytes.clone();
             broken[bit / 8] ^= 1 << (bit % 8);
             assert!(Record::parse(&broken, &hub, Some(7)).is_err(), "bit {bit}");
         }
-        assert!(matches!(Record::parse(&bytes, &hub, Some(8)), Err(RecordError::Generation { .. })));
-        assert!(matches!(Record::parse(&bytes, &[6; 16], None), Err(RecordError::Crc { .. })));
-        assert!(matches!(Record::parse(&bytes[..80], &hub, None), Err(RecordError::Short { .. })));
-        assert!(matches!(Record::parse(&[0; 128], &hub, None), Err(RecordError::Mark)));
+        assert!(matches!(
+            Record::parse(&bytes, &hub, Some(8)),
+            Err(RecordError::Generation { .. })
+        ));
+        assert!(matches!(
+            Record::parse(&bytes, &[6; 16], None),
+            Err(RecordError::Crc { .. })
+        ));
+        assert!(matches!(
+            Record::parse(&bytes[..80], &hub, None),
+            Err(RecordError::Short { .. })
+        ));
+        assert!(matches!(
+            Record::parse(&[0; 128], &hub, None),
+            Err(RecordError::Mark)
+        ));
     }
 }

@@ -31,7 +31,8 @@ pub mod int {
             Either::Signed(n) => n.to_string(),
             Either::Text(text) => text.into_owned(),
         };
-        text.parse().map_err(|_| D::Error::custom(format_args!("not an integer in range: {text:?}")))
+        text.parse()
+            .map_err(|_| D::Error::custom(format_args!("not an integer in range: {text:?}")))
     }
 }
 
@@ -41,13 +42,19 @@ pub mod ranges {
     use serde::Serialize;
 
     #[derive(Serialize, Deserialize)]
-    struct Range(#[serde(with = "super::int")] u64, #[serde(with = "super::int")] u64);
+    struct Range(
+        #[serde(with = "super::int")] u64,
+        #[serde(with = "super::int")] u64,
+    );
 
     pub fn serialize<S: Serializer>(value: &[(u64, u64)], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(value.iter().map(|&(a, b)| Range(a, b)))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(u64, u64)>, D::Error> {
-        Ok(Vec::<Range>::deserialize(from)?.into_iter().map(|r| (r.0, r.1)).collect())
+        Ok(Vec::<Range>::deserialize(from)?
+            .into_iter()
+            .map(|r| (r.0, r.1))
+            .collect())
     }
 }

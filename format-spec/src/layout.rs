@@ -68,7 +68,10 @@ impl Put for Vec<u8> {
 
 /// A name in a field of `width` bytes, filled with zeros.
 pub(crate) fn put_name(to: &mut Vec<u8>, name: &str, width: usize) {
-    debug_assert!(name.len() <= width, "names are checked against their limits when they are made");
+    debug_assert!(
+        name.len() <= width,
+        "names are checked against their limits when they are made"
+    );
     to.extend_from_slice(name.as_bytes());
     to.resize(to.len() + width - name.len(), 0);
 }

@@ -58,12 +58,23 @@ pub enum Predecessor {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
     #[error("{found} bytes, where {what} takes {expected}")]
-    Short { what: &'static str, expected: u64, found: u64 },
+    Short {
+        what: &'static str,
+        expected: u64,
+        found: u64,
+    },
     #[error("{what} does not begin with its mark")]
     Magic { what: &'static str },
     #[error("{what}: checksum {expected:08x} written, {found:08x} over the bytes")]
-    Crc { what: &'static str, expected: u32, found: u32 },
-    #[error("written by a later version: reading takes {found}, this is {}", version::LOG_READ)]
+    Crc {
+        what: &'static str,
+        expected: u32,
+        found: u32,
+    },
+    #[error(
+        "written by a later version: reading takes {found}, this is {}",
+        version::LOG_READ
+    )]
     Version { found: u16 },
     #[error("{what} holds a value out of range")]
     Value { what: &'static str },
@@ -72,14 +83,21 @@ pub enum SegmentError {
 impl SegmentHeader {
     pub fn to_bytes(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut to = Vec::with_capacity(SEGMENT_HEADER_BYTES);
-        to.put(&SEGMENT_MAGIC).u16(version::LOG_READ).u16(version::LOG_WRITE).u32(SEGMENT_HEADER_BYTES as u32);
+        to.put(&SEGMENT_MAGIC)
+            .u16(version::LOG_READ)
+            .u16(version::LOG_WRITE)
+            .u32(SEGMENT_HEADER_BYTES as u32);
         to.put(&self.hub);
         put_name(&mut to, self.session.as_str(), limits::SESSION_NAME_BYTES_MAX);
         put_name(&mut to, self.device.as_str(), limits::DEVICE_NAME_BYTES_MAX);
         let (epoch, ordinal) = self.epoch.unwrap_or((EpochId::HUB, u32::MAX));
-        to.u32(self.segment).u32(self.predecessor as u32).u64(self.predecessor_end);
+        to.u32(self.segment)
+            .u32(self.predecessor as u32)
+            .u64(self.predecessor_end);
         to.put(&epoch.0).u32(ordinal).u32(0);
-        to.u64(self.hub_sequence).u64(self.hub_epoch.0).i64(self.created_hub_ns);
+        to.u64(self.hub_sequence)
+            .u64(self.hub_epoch.0)
+            .i64(self.created_hub_ns);
         to.resize(SEGMENT_HEADER_BYTES - 4, 0);
         let crc = crc32(&to);
         to.u32(crc);
@@ -90,7 +108,11 @@ impl SegmentHeader {
         const WHAT: &str = "the segment header";
         let Some(bytes) = bytes.first_chunk::<SEGMENT_HEADER_BYTES>() else {
             let found = bytes.len() as u64;
-            return Err(SegmentError::Short { what: WHAT, expected: SEGMENT_HEADER_BYTES as u64, found });
+            return Err(SegmentError::Short {
+                what: WHAT,
+                expected: SEGMENT_HEADER_BYTES as u64,
+                found,
+            });
         };
         if bytes[..8] != SEGMENT_MAGIC {
             return Err(SegmentError::Magic { what: WHAT });
@@ -137,7 +159,15 @@ fn check_crc(what: &'static str, bytes: &[u8]) -> Result<(), SegmentError> {
     let (body, crc) = bytes.split_at(bytes.len() - 4);
     let expected = u32::from_le_bytes(crc.try_into().expect("four bytes were split off"));
     let found = crc32(body);
-    if expected == found { Ok(()) } else { Err(SegmentError::Crc { what, expected, found }) }
+    if expected == found {
+        Ok(())
+    } else {
+        Err(SegmentError::Crc {
+            what,
+            expected,
+            found,
+        })
+    }
 }
 
 /// One row of a sealed segment's index: one frame.
@@ -185,8 +215,16 @@ impl IndexEntry {
     }
 
     fn put(&self, to: &mut Vec<u8>) {
-        to.u32(self.offset).u32(self.length).u32(self.crc).u32(self.stream).u32(self.count).u32(self.epoch);
-        to.u64(self.sequence).u64(self.first_index).i64(self.first_time_ns).i64(self.last_time_ns);
+        to.u32(self.offset)
+            .u32(self.length)
+            .u32(self.crc)
+            .u32(self.stream)
+            .u32(self.count)
+            .u32(self.epoch);
+        to.u64(self.sequence)
+            .u64(self.first_index)
+            .i64(self.first_time_ns)
+            .i64(self.last_time_ns);
         to.u8(self.kind.0).u8(self.lane as u8).u16(0).u32(0);
     }
 
@@ -234,8 +272,17 @@ impl Footer {
         self.entries.iter().for_each(|entry| entry.put(&mut to));
         let index_crc = crc32(&to);
         let trailer_at = to.len();
-        let samples = self.entries.iter().filter(|e| e.kind == Kind::DATA).map(|e| u64::from(e.count)).sum();
-        to.put(&END_MAGIC).u64(self.data_bytes).u64(self.entries.len() as u64).u64(samples).u32(index_crc);
+        let samples = self
+            .entries
+            .iter()
+            .filter(|e| e.kind == Kind::DATA)
+            .map(|e| u64::from(e.count))
+            .sum();
+        to.put(&END_MAGIC)
+            .u64(self.data_bytes)
+            .u64(self.entries.len() as u64)
+            .u64(samples)
+            .u32(index_crc);
         to.resize(trailer_at + TRAILER_BYTES - 4, 0);
         let crc = crc32(&to[trailer_at..]);
         to.u32(crc);
@@ -247,18 +294,32 @@ impl Footer {
         const WHAT: &str = "the segment index";
         let expected = trailer.index_bytes();
         if index.len() as u64 != expected {
-            return Err(SegmentError::Short { what: WHAT, expected, found: index.len() as u64 });
+            return Err(SegmentError::Short {
+                what: WHAT,
+                expected,
+                found: index.len() as u64,
+            });
         }
         let Some(rows) = index.strip_prefix(&INDEX_MAGIC) else {
             return Err(SegmentError::Magic { what: WHAT });
         };
         let found = crc32(index);
         if found != trailer.index_crc {
-            return Err(SegmentError::Crc { what: WHAT, expected: trailer.index_crc, found });
+            return Err(SegmentError::Crc {
+                what: WHAT,
+                expected: trailer.index_crc,
+                found,
+            });
         }
-        let entries: Option<Vec<_>> = rows.chunks_exact(IndexEntry::BYTES).map(IndexEntry::parse).collect();
+        let entries: Option<Vec<_>> = rows
+            .chunks_exact(IndexEntry::BYTES)
+            .map(IndexEntry::parse)
+            .collect();
         let entries = entries.ok_or(SegmentError::Value { what: WHAT })?;
-        Ok(Self { data_bytes: trailer.data_bytes, entries })
+        Ok(Self {
+            data_bytes: trailer.data_bytes,
+            entries,
+        })
     }
 }
 
@@ -268,7 +329,11 @@ impl Trailer {
         const WHAT: &str = "the segment trailer";
         if bytes.len() != TRAILER_BYTES {
             let found = bytes.len() as u64;
-            return Err(SegmentError::Short { what: WHAT, expected: TRAILER_BYTES as u64, found });
+            return Err(SegmentError::Short {
+                what: WHAT,
+                expected: TRAILER_BYTES as u64,
+                found,
+            });
         }
         if bytes[..8] != END_MAGIC {
             return Err(SegmentError::Magic { what: WHAT });
@@ -277,10 +342,17 @@ impl Trailer {
         let mut from = Fields(&bytes[8..]);
         let fields = (|| Some((from.u64()?, from.u64()?, from.u64()?, from.u32()?)))();
         let (data_bytes, frames, samples, index_crc) = fields.ok_or(SegmentError::Value { what: WHAT })?;
-        let trailer = Self { data_bytes, frames, samples, index_crc };
-        let adds_up = frames
-            .checked_mul(IndexEntry::BYTES as u64)
-            .and_then(|bytes| bytes.checked_add(8 + TRAILER_BYTES as u64)?.checked_add(data_bytes));
+        let trailer = Self {
+            data_bytes,
+            frames,
+            samples,
+            index_crc,
+        };
+        let adds_up = frames.checked_mul(IndexEntry::BYTES as u64).and_then(|bytes| {
+            bytes
+                .checked_add(8 + TRAILER_BYTES as u64)?
+                .checked_add(data_bytes)
+        });
         if adds_up != Some(file_bytes) || data_bytes < SEGMENT_HEADER_BYTES as u64 {
             return Err(SegmentError::Value { what: WHAT });
         }
@@ -321,7 +393,18 @@ mod tests {
             broken[bit / 8] ^= 1 << (bit % 8);
             assert!(SegmentHeader::parse(&broken).is_err(), "bit {bit}");
         }
-        assert_eq!(SegmentHeader::parse(&SegmentHeader { epoch: None, ..header() }.to_bytes()).unwrap().epoch, None);
+        assert_eq!(
+            SegmentHeader::parse(
+                &SegmentHeader {
+                    epoch: None,
+                    ..header()
+                }
+                .to_bytes()
+            )
+            .unwrap()
+            .epoch,
+            None
+        );
     }
 
     #[test]
@@ -330,7 +413,10 @@ mod tests {
         bytes[8] = 2;
         let crc = crc32(&bytes[..SEGMENT_HEADER_BYTES - 4]);
         bytes[SEGMENT_HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(SegmentHeader::parse(&bytes), Err(SegmentError::Version { found: 2 }));
+        assert_eq!(
+            SegmentHeader::parse(&bytes),
+            Err(SegmentError::Version { found: 2 })
+        );
     }
 
     #[test]
@@ -349,11 +435,15 @@ mod tests {
             kind: Kind::DATA,
             lane: Lane::Data,
         };
-        let footer = Footer { data_bytes: 320, entries: vec![entry; 3] };
+        let footer = Footer {
+            data_bytes: 320,
+            entries: vec![entry; 3],
+        };
         let bytes = footer.to_bytes();
         let read = |bytes: &[u8]| {
             let (index, trailer) = bytes.split_at(bytes.len() - TRAILER_BYTES);
-            Trailer::parse(trailer, 320 + bytes.len() as u64).and_then(|trailer| Footer::parse(&trailer, index))
+            Trailer::parse(trailer, 320 + bytes.len() as u64)
+                .and_then(|trailer| Footer::parse(&trailer, index))
         };
         assert_eq!(read(&bytes).unwrap(), footer);
         for bit in 0..bytes.len() * 8 {

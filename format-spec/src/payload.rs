@@ -53,14 +53,22 @@ impl EpochMark {
 
     pub fn to_bytes(self) -> Vec<u8> {
         let mut to = Vec::with_capacity(Self::BYTES);
-        to.put(&self.epoch.0).put(&self.boot.0).u32(self.ordinal).u32(u32::from(self.refill));
+        to.put(&self.epoch.0)
+            .put(&self.boot.0)
+            .u32(self.ordinal)
+            .u32(u32::from(self.refill));
         to
     }
 
     pub fn parse(payload: &[u8]) -> Option<Self> {
         let mut from = Fields(payload);
         let (epoch, boot) = (EpochId(from.array()?), BootId(from.array()?));
-        let mark = Self { epoch, boot, ordinal: from.u32()?, refill: from.u32()? & 1 != 0 };
+        let mark = Self {
+            epoch,
+            boot,
+            ordinal: from.u32()?,
+            refill: from.u32()? & 1 != 0,
+        };
         from.0.is_empty().then_some(mark)
     }
 }
@@ -84,13 +92,22 @@ impl Arrival {
     pub const BYTES: usize = 48;
 
     pub fn put(&self, to: &mut Vec<u8>) {
-        to.u32(self.epoch).u8(self.lane).put(&[0; 3]).u64(self.hub_epoch.0).i64(self.hub_recv_ns);
-        to.i64(self.dev_send_ns.unwrap_or(i64::MIN)).u64(self.sequences.0).u64(self.sequences.1);
+        to.u32(self.epoch)
+            .u8(self.lane)
+            .put(&[0; 3])
+            .u64(self.hub_epoch.0)
+            .i64(self.hub_recv_ns);
+        to.i64(self.dev_send_ns.unwrap_or(i64::MIN))
+            .u64(self.sequences.0)
+            .u64(self.sequences.1);
     }
 
     /// The rows of a payload; none if it does not divide into rows.
     pub fn rows(payload: &[u8]) -> Option<impl Iterator<Item = Self> + '_> {
-        payload.len().is_multiple_of(Self::BYTES).then(|| payload.chunks_exact(Self::BYTES).filter_map(Self::row))
+        payload
+            .len()
+            .is_multiple_of(Self::BYTES)
+            .then(|| payload.chunks_exact(Self::BYTES).filter_map(Self::row))
     }
 
     fn row(row: &[u8]) -> Option<Self> {
@@ -99,7 +116,14 @@ impl Arrival {
         from.bytes(3)?;
         let (hub_epoch, hub_recv_ns, dev_send_ns) = (HubEpoch(from.u64()?), from.i64()?, from.i64()?);
         let dev_send_ns = (dev_send_ns != i64::MIN).then_some(dev_send_ns);
-        Some(Self { epoch, lane, hub_epoch, hub_recv_ns, dev_send_ns, sequences: (from.u64()?, from.u64()?) })
+        Some(Self {
+            epoch,
+            lane,
+            hub_epoch,
+            hub_recv_ns,
+            dev_send_ns,
+            sequences: (from.u64()?, from.u64()?),
+        })
     }
 }
 
@@ -119,7 +143,10 @@ pub struct Assign {
 impl Assign {
     /// `NAME@N`.
     pub fn stream_key(&self) -> StreamKey {
-        StreamKey { name: self.declaration.name.clone(), version: self.version }
+        StreamKey {
+            name: self.declaration.name.clone(),
+            version: self.version,
+        }
     }
 }
 
@@ -195,7 +222,12 @@ impl Checkpoint {
 
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Vec::with_capacity(Self::HEAD_BYTES + 4 * self.frames.len());
-        to.u64(self.number).u64(self.offset).u64(self.length).u32(self.crc).u32(0).u64(self.synced_through);
+        to.u64(self.number)
+            .u64(self.offset)
+            .u64(self.length)
+            .u32(self.crc)
+            .u32(0)
+            .u64(self.synced_through);
         self.frames.iter().for_each(|&frame| {
             to.u32(frame);
         });
@@ -211,7 +243,14 @@ impl Checkpoint {
         while !from.0.is_empty() {
             frames.push(from.u32()?);
         }
-        Some(Self { number, offset, length, crc, synced_through, frames })
+        Some(Self {
+            number,
+            offset,
+            length,
+            crc,
+            synced_through,
+            frames,
+        })
     }
 }
 
@@ -221,10 +260,22 @@ mod tests {
 
     #[test]
     fn layouts_survive() {
-        let mark = EpochMark { epoch: EpochId([1; 16]), boot: BootId([2; 16]), ordinal: 3, refill: true };
+        let mark = EpochMark {
+            epoch: EpochId([1; 16]),
+            boot: BootId([2; 16]),
+            ordinal: 3,
+            refill: true,
+        };
         assert_eq!(mark.to_bytes().len(), EpochMark::BYTES);
         assert_eq!(EpochMark::parse(&mark.to_bytes()), Some(mark));
-        let point = Checkpoint { number: 1, offset: 256, length: 64, crc: 9, synced_through: 200, frames: vec![0, 8] };
+        let point = Checkpoint {
+            number: 1,
+            offset: 256,
+            length: 64,
+            crc: 9,
+            synced_through: 200,
+            frames: vec![0, 8],
+        };
         assert_eq!(point.to_bytes().len(), Checkpoint::HEAD_BYTES + 8);
         assert_eq!(Checkpoint::parse(&point.to_bytes()), Some(point));
         let arrival = Arrival {

@@ -129,7 +129,13 @@ impl Refusal {
     /// A refusal of the whole connection or of the channel that the caller adds.
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
         let retry_after_ms = code.is_passing().then_some(1000);
-        Self { code, message: message.into(), retry_after_ms, channel: None, frame: None }
+        Self {
+            code,
+            message: message.into(),
+            retry_after_ms,
+            channel: None,
+            frame: None,
+        }
     }
 }
 
@@ -141,11 +147,17 @@ mod tests {
     fn every_code_stands_in_the_document_and_survives_json() {
         let document = include_str!("../registry.md");
         for &code in RefusalCode::ALL {
-            assert!(document.contains(&format!("| `{code}` |")), "registry.md lacks {code}");
+            assert!(
+                document.contains(&format!("| `{code}` |")),
+                "registry.md lacks {code}"
+            );
             let json = serde_json::to_string(&code).unwrap();
             assert_eq!(json, format!("\"{code}\""));
             assert_eq!(serde_json::from_str::<RefusalCode>(&json).unwrap(), code);
         }
-        assert_eq!(serde_json::from_str::<RefusalCode>("\"later\"").unwrap(), RefusalCode::Unknown);
+        assert_eq!(
+            serde_json::from_str::<RefusalCode>("\"later\"").unwrap(),
+            RefusalCode::Unknown
+        );
     }
 }

@@ -59,11 +59,13 @@ macro_rules! hex_id {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 let from: fn([u8; $bytes]) -> $type = $from;
-                unhex::<$bytes>(text).map(from).ok_or_else(|| NameError::NotHex {
-                    what: stringify!($type),
-                    digits: $bytes * 2,
-                    found: text.chars().take(64).collect(),
-                })
+                unhex::<$bytes>(text)
+                    .map(from)
+                    .ok_or_else(|| NameError::NotHex {
+                        what: stringify!($type),
+                        digits: $bytes * 2,
+                        found: text.chars().take(64).collect(),
+                    })
             }
         }
 
@@ -83,13 +85,21 @@ macro_rules! hex_id {
 
 hex_id!(EpochId, 16, EpochId, |id| id.0);
 hex_id!(BootId, 16, BootId, |id| id.0);
-hex_id!(KeyId, 8, |bytes| KeyId(u64::from_be_bytes(bytes)), |id| id.0.to_be_bytes());
-hex_id!(HubEpoch, 8, |bytes| HubEpoch(u64::from_be_bytes(bytes)), |id| id.0.to_be_bytes());
+hex_id!(KeyId, 8, |bytes| KeyId(u64::from_be_bytes(bytes)), |id| id
+    .0
+    .to_be_bytes());
+hex_id!(HubEpoch, 8, |bytes| HubEpoch(u64::from_be_bytes(bytes)), |id| id
+    .0
+    .to_be_bytes());
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
+    bytes
+        .iter()
+        .flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]])
+        .map(char::from)
+        .collect()
 }
 
 /// The bytes of exactly `2 * N` hexadecimal digits.

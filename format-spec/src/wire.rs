@@ -37,8 +37,8 @@ impl MessageType {
     pub fn from_byte(byte: u8) -> Option<Self> {
         use MessageType::*;
         [
-            Hello, Open, Heartbeat, Bye, Frame, Sent, Probe, Welcome, Join, Opened, Refused, Stop, Closed, Ack,
-            ProbeReply,
+            Hello, Open, Heartbeat, Bye, Frame, Sent, Probe, Welcome, Join, Opened, Refused, Stop, Closed,
+            Ack, ProbeReply,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -90,10 +90,15 @@ impl MessageHeader {
                 MessageType::Frame => RefusalCode::FrameTooLarge,
                 _ => RefusalCode::MessageTooLarge,
             };
-            let message = format!("a {kind:?} message of {length} bytes, over the limit of {most}; send smaller ones");
+            let message =
+                format!("a {kind:?} message of {length} bytes, over the limit of {most}; send smaller ones");
             return Err(Refusal::new(code, message));
         }
-        Ok(Self { kind, channel, length })
+        Ok(Self {
+            kind,
+            channel,
+            length,
+        })
     }
 }
 
@@ -106,8 +111,19 @@ pub fn message(kind: MessageType, channel: u16, body: &[u8]) -> Vec<u8> {
 
 /// Appends a whole message.
 pub fn put_message(to: &mut Vec<u8>, kind: MessageType, channel: u16, body: &[u8]) {
-    debug_assert!(body.len() <= kind.body_bytes_max(), "bodies are checked before they are sent");
-    to.put(&MessageHeader { kind, channel, length: body.len() as u32 }.to_bytes()).put(body);
+    debug_assert!(
+        body.len() <= kind.body_bytes_max(),
+        "bodies are checked before they are sent"
+    );
+    to.put(
+        &MessageHeader {
+            kind,
+            channel,
+            length: body.len() as u32,
+        }
+        .to_bytes(),
+    )
+    .put(body);
 }
 
 /// A whole message with a JSON body.
@@ -119,7 +135,10 @@ pub fn json_message<T: Serialize>(kind: MessageType, channel: u16, body: &T) -> 
 /// The body of a JSON message.
 pub fn parse_json<T: DeserializeOwned>(kind: MessageType, body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
-        Refusal::new(RefusalCode::Malformed, format!("the {kind:?} message is not of its form: {error}"))
+        Refusal::new(
+            RefusalCode::Malformed,
+            format!("the {kind:?} message is not of its form: {error}"),
+        )
     })
 }
 
@@ -271,13 +290,18 @@ impl Sent {
 
     pub fn to_bytes(self) -> Vec<u8> {
         let mut to = Vec::with_capacity(Self::BYTES);
-        to.i64(self.dev_send_ns).u64(self.sequences.0).u64(self.sequences.1);
+        to.i64(self.dev_send_ns)
+            .u64(self.sequences.0)
+            .u64(self.sequences.1);
         to
     }
 
     pub fn parse(body: &[u8]) -> Option<Self> {
         let mut from = Fields(body);
-        let sent = Self { dev_send_ns: from.i64()?, sequences: (from.u64()?, from.u64()?) };
+        let sent = Self {
+            dev_send_ns: from.i64()?,
+            sequences: (from.u64()?, from.u64()?),
+        };
         from.0.is_empty().then_some(sent)
     }
 }
@@ -302,7 +326,11 @@ impl Ack {
 
     pub fn to_bytes(self) -> Vec<u8> {
         let mut to = Vec::with_capacity(Self::BYTES);
-        to.u64(self.durable[0]).u64(self.durable[1]).u64(self.safe[0]).u64(self.safe[1]).u64(self.credit);
+        to.u64(self.durable[0])
+            .u64(self.durable[1])
+            .u64(self.safe[0])
+            .u64(self.safe[1])
+            .u64(self.credit);
         to.u64(self.hub_epoch.0).i64(self.hub_send_ns).put(&self.tag);
         to
     }
@@ -327,7 +355,11 @@ mod tests {
 
     #[test]
     fn headers_survive_and_lengths_are_held_against_their_limits() {
-        let header = MessageHeader { kind: MessageType::Frame, channel: 3, length: 64 };
+        let header = MessageHeader {
+            kind: MessageType::Frame,
+            channel: 3,
+            length: 64,
+        };
         assert_eq!(MessageHeader::parse(header.to_bytes()).unwrap(), header);
         let parse = |kind: u8, length: u32| {
             let mut bytes = [kind, 0, 0, 0, 0, 0, 0, 0];
@@ -351,17 +383,29 @@ mod tests {
         };
         assert_eq!(ack.to_bytes().len(), Ack::BYTES);
         assert_eq!(Ack::parse(&ack.to_bytes()), Some(ack));
-        let sent = Sent { dev_send_ns: -1, sequences: (2, 3) };
+        let sent = Sent {
+            dev_send_ns: -1,
+            sequences: (2, 3),
+        };
         assert_eq!(Sent::parse(&sent.to_bytes()), Some(sent));
         assert_eq!(Sent::parse(&[0; 23]), None);
         let opened = Opened {
             session: SessionId::new("s").unwrap(),
-            next: Acked { data: u64::MAX, live: 0 },
-            holes: Holes { data: vec![(1, 5)], live: vec![] },
+            next: Acked {
+                data: u64::MAX,
+                live: 0,
+            },
+            holes: Holes {
+                data: vec![(1, 5)],
+                live: vec![],
+            },
             recording: true,
         };
         let json = serde_json::to_string(&opened).unwrap();
-        assert!(json.contains("\"18446744073709551615\"") && json.contains("[[\"1\",\"5\"]]"), "{json}");
+        assert!(
+            json.contains("\"18446744073709551615\"") && json.contains("[[\"1\",\"5\"]]"),
+            "{json}"
+        );
         assert_eq!(serde_json::from_str::<Opened>(&json).unwrap(), opened);
     }
 

@@ -99,6 +99,8 @@ pub struct Disk {
 pub struct Session {
     /// How long `stop` waits for the ends of streams before it seals.
     pub stop_grace_ms: u64,
+    /// Rolling parts of a session that is being recorded are written so often; 0 for never.
+    pub live_interval_ms: u64,
     /// Late frames of a sealed session make a new generation when nothing more came for so long.
     pub late_quiet_ms: u64,
 }
@@ -155,6 +157,7 @@ impl Default for Session {
     fn default() -> Self {
         Self {
             stop_grace_ms: 10_000,
+            live_interval_ms: 60_000,
             late_quiet_ms: 5_000,
         }
     }

@@ -1,4 +1,5 @@
-//! The plain threads of a running hub: one keeps the store tidy, one seals sessions whose time has come.
+//! The plain threads of a running hub: one keeps the store tidy, one seals sessions whose time has come, rolls those that
+//! are being recorded, and removes what earlier generations left aside.
 //!
 //! Two, because sealing takes as long as it takes and the journal's blocks must go round meanwhile. Level-triggered: each
 //! turn looks at what there is, so that nothing is missed across a restart.
@@ -96,14 +97,21 @@ fn tidy(state: &HubState, stop: &Stop, interval: Duration) {
 fn seal_due(state: &HubState, stop: &Stop) {
     let mut late = HashMap::new();
     let mut failed: HashMap<SessionId, HubInstant> = HashMap::new();
+    let mut rolling = Rolling::default();
+    let mut asides = Asides::new(state);
     while !stop.wait(LOOK_INTERVAL) {
         let now = state.clock.now();
+        asides.remove_due(state, now);
         failed.retain(|_, at| since_ms(*at, now) < RETRY_MS);
         for session in state.sessions().iter() {
             if stop.flag.load(Ordering::Acquire) {
                 return;
             }
             let due = match session.state {
+                SessionState::Recording => {
+                    rolling.roll_if_due(state, &session.id, now);
+                    false
+                }
                 SessionState::Stopping => grace_is_over(state, session, now),
                 SessionState::Sealed => late_frames_rest(state, session, now, &mut late),
                 _ => false,
@@ -114,6 +122,7 @@ fn seal_due(state: &HubState, stop: &Stop) {
             late.remove(&session.id);
             match state.seal(&session.id, &|_| ()) {
                 Ok(sealed) => {
+                    asides.left(&session.id, state.clock.now());
                     tracing::info!(session = %session.id, generation = sealed.session.generation, "session sealed");
                 }
                 Err(error) => {
@@ -122,6 +131,76 @@ fn seal_due(state: &HubState, stop: &Stop) {
                 }
             }
         }
+    }
+}
+
+/// When each session that is being recorded gets its rolling parts next.
+#[derive(Debug, Default)]
+struct Rolling {
+    next: HashMap<SessionId, HubInstant>,
+}
+
+impl Rolling {
+    fn roll_if_due(&mut self, state: &HubState, id: &SessionId, now: HubInstant) {
+        let interval_ms = i64::try_from(state.config.session.live_interval_ms).unwrap_or(i64::MAX);
+        if interval_ms == 0 {
+            return;
+        }
+        let in_ms = |from: HubInstant, ms: i64| HubInstant {
+            epoch: from.epoch,
+            ns: from.ns.saturating_add(ms.saturating_mul(1_000_000)),
+        };
+        let due = *self
+            .next
+            .entry(id.clone())
+            .or_insert_with(|| in_ms(now, interval_ms));
+        if now.ns < due.ns {
+            return;
+        }
+        if let Err(error) = state.roll(id) {
+            tracing::warn!(session = %id, %error, "no rolling parts could be written");
+        }
+        // They are written anew each time: a long session gets them less often, so that they never take over.
+        let done = state.clock.now();
+        let pause_ms = interval_ms.max(ROLL_PAUSE.saturating_mul(since_ms(now, done)));
+        self.next.insert(id.clone(), in_ms(done, pause_ms));
+    }
+}
+
+/// Folders of earlier generations, which stay for an hour for those who were reading them.
+#[derive(Debug)]
+struct Asides {
+    left: HashMap<SessionId, HubInstant>,
+}
+
+impl Asides {
+    /// What an earlier run of the hub left counts as left now.
+    fn new(state: &HubState) -> Self {
+        let now = state.clock.now();
+        let sealed = state
+            .store
+            .sessions()
+            .into_iter()
+            .filter(|session| session.generation > 1);
+        Self {
+            left: sealed.map(|session| (session.id, now)).collect(),
+        }
+    }
+
+    fn left(&mut self, id: &SessionId, now: HubInstant) {
+        self.left.insert(id.clone(), now);
+    }
+
+    fn remove_due(&mut self, state: &HubState, now: HubInstant) {
+        self.left.retain(|id, at| {
+            if since_ms(*at, now) < ASIDE_MS {
+                return true;
+            }
+            if let Err(error) = state.store.remove_old_generations(id) {
+                tracing::warn!(session = %id, %error, "earlier generations could not be removed");
+            }
+            false
+        });
     }
 }
 
@@ -164,6 +243,10 @@ fn since_ms(at: HubInstant, now: HubInstant) -> i64 {
     (now.ns - at.ns) / 1_000_000
 }
 
+/// Between two rollings of a session, at least so many times what the last one took.
+const ROLL_PAUSE: i64 = 20;
+/// How long the folders of earlier generations stay.
+const ASIDE_MS: i64 = 3_600_000;
 /// How often sessions are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// A session that could not be sealed is tried again after so long.

@@ -160,6 +160,12 @@ impl HubState {
         sealed
     }
 
+    /// Writes the rolling parts of a session that is being recorded. Long: call it from a plain thread.
+    pub(crate) fn roll(&self, id: &SessionId) -> Result<(), SealError> {
+        let _one_at_a_time = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store.roll_session(id, &|_| ())
+    }
+
     /// Why no samples are taken now; `None` if they are.
     pub(crate) fn why_not_ready(&self) -> Option<String> {
         let health = self.store.health();

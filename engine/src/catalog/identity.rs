@@ -32,11 +32,16 @@ impl Identity {
     /// [`OpenError::IdentityMissing`] where there is none: it can't be made again from anything.
     pub(crate) fn open(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, OpenError> {
         let path = disk.describe(Path::new(FILE));
-        let there = disk.stat(Path::new(FILE)).map_err(|error| StorageError::io("looking for", &path, error))?;
+        let there = disk
+            .stat(Path::new(FILE))
+            .map_err(|error| StorageError::io("looking for", &path, error))?;
         if there.is_none_or(|stat| stat.bytes == 0) {
             return Err(OpenError::IdentityMissing { path });
         }
-        Ok(Self { database: open(disk, Path::new(FILE), cache_bytes, false)?, path })
+        Ok(Self {
+            database: open(disk, Path::new(FILE), cache_bytes, false)?,
+            path,
+        })
     }
 
     /// The value of a key.
@@ -44,7 +49,10 @@ impl Identity {
         let failed = failed(&self.path);
         let read = self.database.begin_read().map_err(|e| failed(e.into()))?;
         let table = read.open_table(ENTRIES).map_err(|e| failed(e.into()))?;
-        Ok(table.get((kind, key)).map_err(|e| failed(e.into()))?.map(|value| value.value().to_vec()))
+        Ok(table
+            .get((kind, key))
+            .map_err(|e| failed(e.into()))?
+            .map(|value| value.value().to_vec()))
     }
 
     /// Sets the value of a key.
@@ -77,7 +85,9 @@ impl Identity {
 
     fn write(
         &self,
-        change: impl FnOnce(&mut redb::Table<'_, (&'static str, &'static str), &'static [u8]>) -> Result<(), redb::StorageError>,
+        change: impl FnOnce(
+            &mut redb::Table<'_, (&'static str, &'static str), &'static [u8]>,
+        ) -> Result<(), redb::StorageError>,
     ) -> Result<(), StorageError> {
         let failed = failed(&self.path);
         let mut write = self.database.begin_write().map_err(|e| failed(e.into()))?;

@@ -13,6 +13,9 @@ const SESSIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("session
 
 const FILE: &str = "catalog.redb";
 
+/// Names and contents of sessions, in order.
+type Rows = Vec<(String, Vec<u8>)>;
+
 #[derive(Debug)]
 pub(crate) struct Catalog {
     database: Mutex<Database>,
@@ -21,13 +24,22 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     /// Opens the catalog and makes it say what the session folders say; makes a new one where it can't be read.
-    pub fn open(disk: &Arc<dyn Disk>, cache_bytes: usize, sessions: &[Session]) -> Result<Self, StorageError> {
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        cache_bytes: usize,
+        sessions: &[Session],
+    ) -> Result<Self, StorageError> {
         let path = disk.describe(Path::new(FILE));
-        let there = disk.stat(Path::new(FILE)).map_err(|error| StorageError::io("looking for", &path, error))?;
+        let there = disk
+            .stat(Path::new(FILE))
+            .map_err(|error| StorageError::io("looking for", &path, error))?;
         if there.is_some() {
             match open(disk, Path::new(FILE), cache_bytes, false) {
                 Ok(database) => {
-                    let catalog = Self { database: Mutex::new(database), path: path.clone() };
+                    let catalog = Self {
+                        database: Mutex::new(database),
+                        path: path.clone(),
+                    };
                     match catalog.agree(sessions) {
                         Ok(()) => return Ok(catalog),
                         Err(error) => tracing::warn!(%error, "the catalog can't be read; making it again"),
@@ -35,10 +47,14 @@ impl Catalog {
                 }
                 Err(error) => tracing::warn!(%error, "the catalog can't be opened; making it again"),
             }
-            disk.remove_file(Path::new(FILE)).map_err(|error| StorageError::io("removing", &path, error))?;
+            disk.remove_file(Path::new(FILE))
+                .map_err(|error| StorageError::io("removing", &path, error))?;
         }
         let database = open(disk, Path::new(FILE), cache_bytes, true)?;
-        let catalog = Self { database: Mutex::new(database), path };
+        let catalog = Self {
+            database: Mutex::new(database),
+            path,
+        };
         catalog.agree(sessions)?;
         Ok(catalog)
     }
@@ -53,7 +69,7 @@ impl Catalog {
 
     /// Makes the table hold these sessions and no others; writes nothing where it does.
     fn agree(&self, sessions: &[Session]) -> Result<(), StorageError> {
-        let wanted: Vec<(String, Vec<u8>)> = sessions.iter().map(|s| (s.id.to_string(), json(s))).collect();
+        let wanted: Rows = sessions.iter().map(|s| (s.id.to_string(), json(s))).collect();
         if self.rows()?.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -66,9 +82,12 @@ impl Catalog {
         })
     }
 
-    fn rows(&self) -> Result<Option<Vec<(String, Vec<u8>)>>, StorageError> {
+    fn rows(&self) -> Result<Option<Rows>, StorageError> {
         let failed = failed(&self.path);
-        let database = self.database.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let database = self
+            .database
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let read = database.begin_read().map_err(|e| failed(e.into()))?;
         let table = match read.open_table(SESSIONS) {
             Ok(table) => table,
@@ -88,7 +107,10 @@ impl Catalog {
         change: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>) -> Result<(), redb::StorageError>,
     ) -> Result<(), StorageError> {
         let failed = failed(&self.path);
-        let database = self.database.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let database = self
+            .database
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut write = database.begin_write().map_err(|e| failed(e.into()))?;
         write.set_quick_repair(true);
         {

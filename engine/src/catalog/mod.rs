@@ -24,11 +24,18 @@ fn open(
     create: bool,
 ) -> Result<redb::Database, StorageError> {
     let shown = disk.describe(path);
-    let mode = if create { OpenMode::CreateNew } else { OpenMode::ReadWrite };
-    let file = disk.open(path, mode).map_err(|error| StorageError::io("opening", &shown, error))?;
+    let mode = if create {
+        OpenMode::CreateNew
+    } else {
+        OpenMode::ReadWrite
+    };
+    let file = disk
+        .open(path, mode)
+        .map_err(|error| StorageError::io("opening", &shown, error))?;
     if create {
         let dir = path.parent().unwrap_or(Path::new(""));
-        disk.sync_dir(dir).map_err(|error| StorageError::io("syncing", disk.describe(dir), error))?;
+        disk.sync_dir(dir)
+            .map_err(|error| StorageError::io("syncing", disk.describe(dir), error))?;
     }
     redb::Builder::new()
         .set_cache_size(cache_bytes)

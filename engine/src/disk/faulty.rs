@@ -56,9 +56,15 @@ enum Kind {
 
 impl FaultyDisk {
     pub fn new(disk: MemoryDisk, plan: Plan) -> Self {
-        let shared =
-            Shared { disk, plan: Mutex::new(plan), operations: AtomicU64::new(0), faults: AtomicU64::new(0) };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            disk,
+            plan: Mutex::new(plan),
+            operations: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Operations so far that change something.
@@ -73,7 +79,11 @@ impl FaultyDisk {
 
     /// Another plan from now on.
     pub fn set_plan(&self, plan: Plan) {
-        *self.shared.plan.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = plan;
+        *self
+            .shared
+            .plan
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = plan;
     }
 
     /// The disk beneath, as it is.
@@ -100,7 +110,10 @@ impl Shared {
             }
             return Err(error.into());
         }
-        if at >= plan.planted_from && kind == Kind::Sync && ((is_dir && plan.skip_dir_syncs) || (!is_dir && plan.skip_file_syncs)) {
+        if at >= plan.planted_from
+            && kind == Kind::Sync
+            && ((is_dir && plan.skip_dir_syncs) || (!is_dir && plan.skip_file_syncs))
+        {
             self.faults.fetch_add(1, Ordering::SeqCst);
             return Ok(false);
         }
@@ -115,7 +128,11 @@ impl Disk for FaultyDisk {
         }
         let node = self.shared.disk.open_node(path, mode)?;
         let file = self.shared.disk.open(path, OpenMode::ReadWrite)?;
-        Ok(Arc::new(FaultyFile { shared: self.shared.clone(), file, node }))
+        Ok(Arc::new(FaultyFile {
+            shared: self.shared.clone(),
+            file,
+            node,
+        }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {

@@ -31,8 +31,16 @@ struct Tree {
 
 #[derive(Debug)]
 enum Node {
-    Dir { now: BTreeMap<String, u64>, durable: BTreeMap<String, u64>, changes: Vec<NameChange> },
-    File { now: Vec<u8>, durable: Vec<u8>, changes: Vec<Change> },
+    Dir {
+        now: BTreeMap<String, u64>,
+        durable: BTreeMap<String, u64>,
+        changes: Vec<NameChange>,
+    },
+    File {
+        now: Vec<u8>,
+        durable: Vec<u8>,
+        changes: Vec<Change>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -75,10 +83,24 @@ impl Default for MemoryDisk {
 impl MemoryDisk {
     /// An empty disk of a terabyte.
     pub fn new() -> Self {
-        let root = Node::Dir { now: BTreeMap::new(), durable: BTreeMap::new(), changes: Vec::new() };
-        let space = Space { free_bytes: 1 << 40, total_bytes: 1 << 40 };
-        let tree = Tree { nodes: BTreeMap::from([(ROOT, root)]), next: 1, locks: BTreeSet::new(), space };
-        Self { tree: Arc::new(Mutex::new(tree)) }
+        let root = Node::Dir {
+            now: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            changes: Vec::new(),
+        };
+        let space = Space {
+            free_bytes: 1 << 40,
+            total_bytes: 1 << 40,
+        };
+        let tree = Tree {
+            nodes: BTreeMap::from([(ROOT, root)]),
+            next: 1,
+            locks: BTreeSet::new(),
+            space,
+        };
+        Self {
+            tree: Arc::new(Mutex::new(tree)),
+        }
     }
 
     /// What [`Disk::space`] says from now on.
@@ -93,16 +115,28 @@ impl MemoryDisk {
         tree.locks.clear();
         for node in tree.nodes.values_mut() {
             match node {
-                Node::File { now, durable, changes } => {
+                Node::File {
+                    now,
+                    durable,
+                    changes,
+                } => {
                     for change in changes.drain(..) {
                         apply_maybe(durable, &change, dice.as_deref_mut());
                     }
                     now.clone_from(durable);
                 }
-                Node::Dir { now, durable, changes } => {
-                    let kept = dice.as_deref_mut().map_or(0, |dice| dice.below(changes.len() as u64 + 1));
+                Node::Dir {
+                    now,
+                    durable,
+                    changes,
+                } => {
+                    let kept = dice
+                        .as_deref_mut()
+                        .map_or(0, |dice| dice.below(changes.len() as u64 + 1));
                     for change in changes.drain(..).take(kept as usize) {
-                        change.into_iter().for_each(|(name, node)| set_name(durable, name, node));
+                        change
+                            .into_iter()
+                            .for_each(|(name, node)| set_name(durable, name, node));
                     }
                     now.clone_from(durable);
                 }
@@ -119,25 +153,51 @@ impl MemoryDisk {
             .iter()
             .map(|(&id, node)| {
                 let copy = match node {
-                    Node::Dir { now, durable, changes } => {
-                        Node::Dir { now: now.clone(), durable: durable.clone(), changes: changes.clone() }
-                    }
-                    Node::File { now, durable, changes } => {
-                        Node::File { now: now.clone(), durable: durable.clone(), changes: changes.clone() }
-                    }
+                    Node::Dir {
+                        now,
+                        durable,
+                        changes,
+                    } => Node::Dir {
+                        now: now.clone(),
+                        durable: durable.clone(),
+                        changes: changes.clone(),
+                    },
+                    Node::File {
+                        now,
+                        durable,
+                        changes,
+                    } => Node::File {
+                        now: now.clone(),
+                        durable: durable.clone(),
+                        changes: changes.clone(),
+                    },
                 };
                 (id, copy)
             })
             .collect();
-        let copy = Tree { nodes, next: tree.next, locks: BTreeSet::new(), space: tree.space };
-        Self { tree: Arc::new(Mutex::new(copy)) }
+        let copy = Tree {
+            nodes,
+            next: tree.next,
+            locks: BTreeSet::new(),
+            space: tree.space,
+        };
+        Self {
+            tree: Arc::new(Mutex::new(copy)),
+        }
     }
 
     /// Changes a file behind everybody's back, on the disk itself: bit rot, zeroed blocks, a cut.
     pub fn damage(&self, path: &Path, harm: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut tree = self.tree();
         let id = tree.find(path)?;
-        let Some(Node::File { now, durable, changes }) = tree.nodes.get_mut(&id) else { return Err(is_a_folder()) };
+        let Some(Node::File {
+            now,
+            durable,
+            changes,
+        }) = tree.nodes.get_mut(&id)
+        else {
+            return Err(is_a_folder());
+        };
         harm(now);
         durable.clone_from(now);
         changes.clear();
@@ -165,7 +225,11 @@ impl MemoryDisk {
                 _ => Err(is_a_folder()),
             },
             (Err(_), OpenMode::CreateNew) => {
-                let file = Node::File { now: Vec::new(), durable: Vec::new(), changes: Vec::new() };
+                let file = Node::File {
+                    now: Vec::new(),
+                    durable: Vec::new(),
+                    changes: Vec::new(),
+                };
                 let id = tree.add(file);
                 tree.rename_in(path, Some(id))?;
                 Ok(id)
@@ -252,14 +316,20 @@ impl Tree {
 
     fn split(&self, path: &Path) -> io::Result<(u64, String)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        Ok((self.find(path.parent().unwrap_or(Path::new("")))?, text(name)?.to_owned()))
+        Ok((
+            self.find(path.parent().unwrap_or(Path::new("")))?,
+            text(name)?.to_owned(),
+        ))
     }
 
     fn change(&mut self, dir: u64, change: NameChange) -> io::Result<()> {
         let Some(Node::Dir { now, changes, .. }) = self.nodes.get_mut(&dir) else {
             return Err(io::ErrorKind::NotADirectory.into());
         };
-        change.iter().cloned().for_each(|(name, node)| set_name(now, name, node));
+        change
+            .iter()
+            .cloned()
+            .for_each(|(name, node)| set_name(now, name, node));
         changes.push(change);
         Ok(())
     }
@@ -298,7 +368,10 @@ fn text(name: &OsStr) -> io::Result<&str> {
 impl Disk for MemoryDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let node = self.open_node(path, mode)?;
-        Ok(Arc::new(MemoryFile { disk: self.clone(), node }))
+        Ok(Arc::new(MemoryFile {
+            disk: self.clone(),
+            node,
+        }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -306,7 +379,13 @@ impl Disk for MemoryDisk {
         let Some(Node::Dir { now, .. }) = tree.nodes.get(&tree.find(dir)?) else {
             return Err(io::ErrorKind::NotADirectory.into());
         };
-        Ok(now.iter().map(|(name, id)| DirEntry { name: name.clone(), stat: tree.stat_of(*id) }).collect())
+        Ok(now
+            .iter()
+            .map(|(name, id)| DirEntry {
+                name: name.clone(),
+                stat: tree.stat_of(*id),
+            })
+            .collect())
     }
 
     fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
@@ -323,7 +402,11 @@ impl Disk for MemoryDisk {
         if tree.find(path).is_ok() {
             return Ok(());
         }
-        let dir = tree.add(Node::Dir { now: BTreeMap::new(), durable: BTreeMap::new(), changes: Vec::new() });
+        let dir = tree.add(Node::Dir {
+            now: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            changes: Vec::new(),
+        });
         tree.rename_in(path, Some(dir))
     }
 
@@ -361,7 +444,12 @@ impl Disk for MemoryDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut tree = self.tree();
         let id = tree.find(path)?;
-        let Some(Node::Dir { now, durable, changes }) = tree.nodes.get_mut(&id) else {
+        let Some(Node::Dir {
+            now,
+            durable,
+            changes,
+        }) = tree.nodes.get_mut(&id)
+        else {
             return Err(io::ErrorKind::NotADirectory.into());
         };
         durable.clone_from(now);
@@ -377,7 +465,10 @@ impl Disk for MemoryDisk {
         if !self.tree().locks.insert(path.to_owned()) {
             return Ok(None);
         }
-        Ok(Some(Box::new(MemoryLock { disk: self.clone(), path: path.to_owned() })))
+        Ok(Some(Box::new(MemoryLock {
+            disk: self.clone(),
+            path: path.to_owned(),
+        })))
     }
 
     fn describe(&self, path: &Path) -> PathBuf {
@@ -388,8 +479,14 @@ impl Disk for MemoryDisk {
 impl Tree {
     fn stat_of(&self, id: u64) -> Stat {
         match self.nodes.get(&id) {
-            Some(Node::File { now, .. }) => Stat { is_dir: false, bytes: now.len() as u64 },
-            _ => Stat { is_dir: true, bytes: 0 },
+            Some(Node::File { now, .. }) => Stat {
+                is_dir: false,
+                bytes: now.len() as u64,
+            },
+            _ => Stat {
+                is_dir: true,
+                bytes: 0,
+            },
         }
     }
 }
@@ -403,7 +500,11 @@ struct MemoryFile {
 impl MemoryFile {
     fn with<T>(&self, act: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>, &mut Vec<Change>) -> T) -> io::Result<T> {
         match self.disk.tree().nodes.get_mut(&self.node) {
-            Some(Node::File { now, durable, changes }) => Ok(act(now, durable, changes)),
+            Some(Node::File {
+                now,
+                durable,
+                changes,
+            }) => Ok(act(now, durable, changes)),
             _ => Err(io::Error::other("the file went with a power cut")),
         }
     }
@@ -421,7 +522,10 @@ impl File for MemoryFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.with(|now, _, changes| {
-            let change = Change::Write { offset: offset as usize, bytes: bytes.to_vec() };
+            let change = Change::Write {
+                offset: offset as usize,
+                bytes: bytes.to_vec(),
+            };
             apply(now, &change);
             changes.push(change);
         })
@@ -483,7 +587,10 @@ mod tests {
     #[test]
     fn a_name_is_durable_when_its_folder_was_synced() {
         let disk = MemoryDisk::new();
-        disk.open(Path::new("a"), OpenMode::CreateNew).unwrap().sync().unwrap();
+        disk.open(Path::new("a"), OpenMode::CreateNew)
+            .unwrap()
+            .sync()
+            .unwrap();
         disk.power_cut(None);
         assert_eq!(content(&disk, "a"), None);
     }
@@ -514,6 +621,9 @@ mod tests {
             let left = content(&disk, "a").unwrap();
             seen.insert(left.iter().filter(|&&b| b == 1).count());
         }
-        assert!(seen.contains(&0) && seen.contains(&1000) && seen.contains(&412) && seen.contains(&512), "{seen:?}");
+        assert!(
+            seen.contains(&0) && seen.contains(&1000) && seen.contains(&412) && seen.contains(&512),
+            "{seen:?}"
+        );
     }
 }

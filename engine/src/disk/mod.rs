@@ -63,6 +63,10 @@ pub trait Disk: Send + Sync + Debug {
 }
 
 /// An open file. Calls are independent of each other: there is no position.
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "the length of a file is asked for and may fail; nobody asks more"
+)]
 pub trait File: Send + Sync + Debug {
     /// Reads up to `to.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize>;
@@ -117,7 +121,10 @@ pub fn read_all(disk: &dyn Disk, path: &Path, most: u64) -> io::Result<Vec<u8>> 
     let file = disk.open(path, OpenMode::Read)?;
     let length = file.len()?;
     if length > most {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{length} bytes, at most {most} are expected")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("{length} bytes, at most {most} are expected"),
+        ));
     }
     let mut bytes = vec![0; length as usize];
     let read = file.read_at(0, &mut bytes)?;

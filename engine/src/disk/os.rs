@@ -1,6 +1,9 @@
 //! The operating system's disk: plain blocking calls, positioned reads and writes.
 
-#![allow(clippy::disallowed_methods, reason = "this is the seam that everything else goes through")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this is the seam that everything else goes through"
+)]
 
 use super::{DirEntry, Disk, File, LockGuard, OpenMode, Space, Stat};
 use std::fs;
@@ -57,8 +60,16 @@ impl Disk for OsDisk {
                 Err(error) => return Err(error),
             };
             // A name that is not UTF-8 is none of ours.
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            entries.push(DirEntry { name, stat: Stat { is_dir: metadata.is_dir(), bytes: metadata.len() } });
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            entries.push(DirEntry {
+                name,
+                stat: Stat {
+                    is_dir: metadata.is_dir(),
+                    bytes: metadata.len(),
+                },
+            });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
@@ -66,7 +77,10 @@ impl Disk for OsDisk {
 
     fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
         match fs::metadata(self.at(path)) {
-            Ok(metadata) => Ok(Some(Stat { is_dir: metadata.is_dir(), bytes: metadata.len() })),
+            Ok(metadata) => Ok(Some(Stat {
+                is_dir: metadata.is_dir(),
+                bytes: metadata.len(),
+            })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -85,7 +99,13 @@ impl Disk for OsDisk {
 
     fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
-        Ok(renameat_with(CWD, self.at(a), CWD, self.at(b), RenameFlags::EXCHANGE)?)
+        Ok(renameat_with(
+            CWD,
+            self.at(a),
+            CWD,
+            self.at(b),
+            RenameFlags::EXCHANGE,
+        )?)
     }
 
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -106,12 +126,20 @@ impl Disk for OsDisk {
 
     fn space(&self) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(&self.root)?;
-        Ok(Space { free_bytes: stat.f_bavail * stat.f_frsize, total_bytes: stat.f_blocks * stat.f_frsize })
+        Ok(Space {
+            free_bytes: stat.f_bavail * stat.f_frsize,
+            total_bytes: stat.f_blocks * stat.f_frsize,
+        })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
-        let mut file =
-            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.at(path))?;
+        let mut file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.at(path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),

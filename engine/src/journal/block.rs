@@ -44,11 +44,13 @@ impl Journal {
     /// Makes the blocks of a new journal.
     pub fn create(disk: &Arc<dyn Disk>, options: &Options) -> Result<(), StorageError> {
         let dir = Path::new(DIR);
-        crate::disk::create_dirs(&**disk, dir).map_err(|e| StorageError::io("making", disk.describe(dir), e))?;
+        crate::disk::create_dirs(&**disk, dir)
+            .map_err(|e| StorageError::io("making", disk.describe(dir), e))?;
         for number in 0..options.journal_blocks.max(2) {
             make_block(&**disk, &block_path(number), options.journal_block_bytes)?;
         }
-        disk.sync_dir(dir).map_err(|e| StorageError::io("syncing", disk.describe(dir), e))
+        disk.sync_dir(dir)
+            .map_err(|e| StorageError::io("syncing", disk.describe(dir), e))
     }
 
     /// Opens the journal and reads what it holds. Blocks that are missing are made.
@@ -84,24 +86,42 @@ impl Journal {
             if file.len().map_err(io)? < options.journal_block_bytes {
                 fill(&*file, options.journal_block_bytes).map_err(io)?;
             }
-            blocks.push(Block { path, file, newest: 0 });
+            blocks.push(Block {
+                path,
+                file,
+                newest: 0,
+            });
         }
-        let journal = Self { disk, hub, block_bytes: options.journal_block_bytes, blocks, current: None };
+        let journal = Self {
+            disk,
+            hub,
+            block_bytes: options.journal_block_bytes,
+            blocks,
+            current: None,
+        };
         Ok((journal, replayed))
     }
 
     /// Writes and syncs one record. `oldest`: all commits below are in device logs that were synced.
-    pub fn append(&mut self, record: &mut RecordBuilder, commit: u64, oldest: u64) -> Result<(), AppendError> {
+    pub fn append(
+        &mut self,
+        record: &mut RecordBuilder,
+        commit: u64,
+        oldest: u64,
+    ) -> Result<(), AppendError> {
         let bytes = record.len() as u64;
         if bytes > self.block_bytes {
             return Err(AppendError::TooLong { bytes: record.len() });
         }
         let (at, position, generation) = match self.current {
-            Some((at, position, generation)) if position + bytes <= self.block_bytes => (at, position, generation),
+            Some((at, position, generation)) if position + bytes <= self.block_bytes => {
+                (at, position, generation)
+            }
             _ => {
                 self.release(oldest);
                 let in_use = self.current.map(|current| current.0);
-                let free = (0..self.blocks.len()).find(|&at| Some(at) != in_use && self.blocks[at].newest == 0);
+                let free =
+                    (0..self.blocks.len()).find(|&at| Some(at) != in_use && self.blocks[at].newest == 0);
                 (free.ok_or(AppendError::NoRoom)?, 0, commit)
             }
         };
@@ -131,7 +151,11 @@ impl Journal {
     /// Blocks that a record may begin.
     pub fn free_blocks(&self) -> usize {
         let in_use = self.current.map(|current| current.0);
-        self.blocks.iter().enumerate().filter(|(at, block)| Some(*at) != in_use && block.newest == 0).count()
+        self.blocks
+            .iter()
+            .enumerate()
+            .filter(|(at, block)| Some(*at) != in_use && block.newest == 0)
+            .count()
     }
 }
 

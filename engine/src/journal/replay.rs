@@ -39,13 +39,17 @@ pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result
         scan_block(disk, path, block, &bytes, hub, &mut found, &mut replayed.faults);
         blocks.push(bytes);
     }
-    let Some((&newest, last)) = found.last_key_value() else { return Ok(replayed) };
+    let Some((&newest, last)) = found.last_key_value() else {
+        return Ok(replayed);
+    };
     replayed.newest = newest;
     let mut expected = last.oldest.max(1);
     for (&commit, record) in found.range(last.oldest..) {
         if commit != expected {
             let why = format!("commits {expected} to {} are missing", commit - 1);
-            replayed.faults.push(fault(disk, &paths[record.block], record.offset, 0, why));
+            replayed
+                .faults
+                .push(fault(disk, &paths[record.block], record.offset, 0, why));
         }
         expected = commit + 1;
         let bytes = &blocks[record.block][record.offset..record.offset + record.length];
@@ -53,7 +57,13 @@ pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result
         match entries {
             Ok(entries) => take(entries, &mut replayed.logs),
             Err(error) => {
-                replayed.faults.push(fault(disk, &paths[record.block], record.offset, record.length, error.to_string()));
+                replayed.faults.push(fault(
+                    disk,
+                    &paths[record.block],
+                    record.offset,
+                    record.length,
+                    error.to_string(),
+                ));
             }
         }
         replayed.records += 1;
@@ -95,7 +105,16 @@ fn scan_block(
                 next = Some(header.commit + 1);
                 let length = header.length as usize;
                 let (offset, oldest) = (at, header.oldest);
-                found.insert(header.commit, Found { block, offset, length, generation: header.generation, oldest });
+                found.insert(
+                    header.commit,
+                    Found {
+                        block,
+                        offset,
+                        length,
+                        generation: header.generation,
+                        oldest,
+                    },
+                );
                 at += length;
             }
             // The first record of a block names the filling: without it none of the block can be told apart.
@@ -116,9 +135,18 @@ fn take(entries: Vec<Entry<'_>>, logs: &mut BTreeMap<(SessionId, DeviceId), Vec<
             Entry::Name { log, session, device } => {
                 names.insert(log, (session, device));
             }
-            Entry::Frames { log, segment, offset, bytes } => {
+            Entry::Frames {
+                log,
+                segment,
+                offset,
+                bytes,
+            } => {
                 if let Some(name) = names.get(&log) {
-                    let frames = JournalFrames { segment, offset, bytes: bytes.to_vec() };
+                    let frames = JournalFrames {
+                        segment,
+                        offset,
+                        bytes: bytes.to_vec(),
+                    };
                     logs.entry(name.clone()).or_default().push(frames);
                 }
             }
@@ -128,5 +156,12 @@ fn take(entries: Vec<Entry<'_>>, logs: &mut BTreeMap<(SessionId, DeviceId), Vec<
 
 fn fault(disk: &dyn Disk, path: &Path, offset: usize, bytes: usize, why: String) -> Fault {
     let path = disk.describe(path);
-    Fault { kind: FaultKind::Damage, path, segment: 0, offset: offset as u64, bytes: bytes as u64, why }
+    Fault {
+        kind: FaultKind::Damage,
+        path,
+        segment: 0,
+        offset: offset as u64,
+        bytes: bytes as u64,
+        why,
+    }
 }

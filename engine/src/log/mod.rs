@@ -46,7 +46,11 @@ pub fn devices_in(disk: &dyn Disk, logs: &Path) -> Result<Vec<DeviceId>, Storage
         return Ok(Vec::new());
     }
     let entries = disk.list(logs).map_err(io)?;
-    Ok(entries.into_iter().filter(|e| e.stat.is_dir).filter_map(|e| DeviceId::new(e.name).ok()).collect())
+    Ok(entries
+        .into_iter()
+        .filter(|e| e.stat.is_dir)
+        .filter_map(|e| DeviceId::new(e.name).ok())
+        .collect())
 }
 
 /// The segments of a log by number, in order, with their lengths in bytes.
@@ -60,7 +64,13 @@ pub(crate) fn segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u32, PathBuf,
         .map_err(io)?
         .into_iter()
         .filter(|entry| !entry.stat.is_dir)
-        .filter_map(|entry| Some((segment_number(&entry.name)?, dir.join(&entry.name), entry.stat.bytes)))
+        .filter_map(|entry| {
+            Some((
+                segment_number(&entry.name)?,
+                dir.join(&entry.name),
+                entry.stat.bytes,
+            ))
+        })
         .collect();
     found.sort();
     Ok(found)

@@ -7,7 +7,8 @@ use crate::error::StorageError;
 use crate::session::Session;
 use marey_format::frame::{Frame, Lane};
 use marey_format::log::{
-    Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentError, SegmentHeader, TRAILER_BYTES, Trailer,
+    Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentError, SegmentHeader, TRAILER_BYTES,
+    Trailer,
 };
 use marey_format::{DeviceId, SessionId};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,9 @@ impl SegmentSummary {
         let read = file.read_at(0, &mut head).map_err(io)?;
         let mut troubles = Vec::new();
         let header = match SegmentHeader::parse(&head[..read]) {
-            Ok(header) if (&header.device, &header.session, header.segment) == (log.0, log.1, segment) => Some(header),
+            Ok(header) if (&header.device, &header.session, header.segment) == (log.0, log.1, segment) => {
+                Some(header)
+            }
             Ok(header) => {
                 let what = format!(
                     "this is segment {} of device {} in session {}, out of its place",
@@ -68,52 +71,124 @@ impl SegmentSummary {
                 return Err(StorageError::damaged(disk.describe(path), error));
             }
             Err(error) => {
-                troubles.push((0, (SEGMENT_HEADER_BYTES as u64).min(file_bytes), error.to_string()));
+                troubles.push((
+                    0,
+                    (SEGMENT_HEADER_BYTES as u64).min(file_bytes),
+                    error.to_string(),
+                ));
                 None
             }
         };
-        let footer = match Self::footer(&*file, file_bytes).map_err(io)? {
-            Ok(footer) => footer,
-            Err((offset, bytes, why)) => {
-                troubles.push((offset, bytes, why));
-                None
+        let (sealed_bytes, index) = match Self::footer(&*file, file_bytes).map_err(io)? {
+            Tail::Sealed(footer) => (Some(footer.data_bytes), Some(footer.entries)),
+            Tail::IndexBroken { data_bytes, why } => {
+                troubles.push((data_bytes, file_bytes - data_bytes, why));
+                (Some(data_bytes), None)
             }
+            Tail::Open => (None, None),
         };
-        let sealed_bytes = footer.as_ref().map(|footer| footer.data_bytes);
-        let index = footer.map(|footer| footer.entries);
-        Ok(Self { segment, path: path.to_owned(), file_bytes, sealed_bytes, cut_at: None, header, index, troubles })
+        Ok(Self {
+            segment,
+            path: path.to_owned(),
+            file_bytes,
+            sealed_bytes,
+            cut_at: None,
+            header,
+            index,
+            troubles,
+        })
     }
 
-    /// The footer; none where there is none, an error where there is one that does not hold.
-    #[allow(clippy::type_complexity, reason = "an I/O error, or a trouble as offset, bytes, why, or a footer")]
-    fn footer(file: &dyn File, bytes: u64) -> std::io::Result<Result<Option<Footer>, (u64, u64, String)>> {
+    fn footer(file: &dyn File, bytes: u64) -> std::io::Result<Tail> {
         if bytes < (SEGMENT_HEADER_BYTES + TRAILER_BYTES) as u64 {
-            return Ok(Ok(None));
+            return Ok(Tail::Open);
         }
-        let at = bytes - TRAILER_BYTES as u64;
         let mut tail = vec![0; TRAILER_BYTES];
-        let read = file.read_at(at, &mut tail)?;
-        let trailer = match Trailer::parse(&tail[..read], bytes) {
-            Ok(trailer) => trailer,
-            // Without its mark it is no trailer: the segment was not sealed, or was cut short since.
-            Err(SegmentError::Magic { .. }) => return Ok(Ok(None)),
-            Err(error) => return Ok(Err((at, TRAILER_BYTES as u64, error.to_string()))),
+        let read = file.read_at(bytes - TRAILER_BYTES as u64, &mut tail)?;
+        // Without a whole trailer the segment was not sealed, or its successor says that it was.
+        let Ok(trailer) = Trailer::parse(&tail[..read], bytes) else {
+            return Ok(Tail::Open);
         };
         let mut index = vec![0; trailer.index_bytes() as usize];
         let read = file.read_at(trailer.data_bytes, &mut index)?;
         Ok(match Footer::parse(&trailer, &index[..read]) {
-            Ok(footer) => Ok(Some(footer)),
-            Err(error) => Err((trailer.data_bytes, trailer.index_bytes(), error.to_string())),
+            Ok(footer) => Tail::Sealed(footer),
+            Err(error) => Tail::IndexBroken {
+                data_bytes: trailer.data_bytes,
+                why: error.to_string(),
+            },
         })
+    }
+
+    /// What the segment after this one says of it.
+    fn followed_by(&mut self, next: &SegmentHeader) {
+        if next.predecessor == Predecessor::None || next.segment != self.segment + 1 {
+            return;
+        }
+        let end = next.predecessor_end;
+        self.cut_at = Some(end);
+        if next.predecessor == Predecessor::Sealed && self.sealed_bytes.is_none() && self.file_bytes > end {
+            self.troubles
+                .push((end, self.file_bytes - end, "the footer does not hold".to_owned()));
+        }
+    }
+
+    /// Whether a broken header is a loss: it was on disk before, or frames follow it.
+    fn header_was_synced(&self, file: &dyn File) -> std::io::Result<bool> {
+        let mut mark = [0; 4];
+        file.read_at(SEGMENT_HEADER_BYTES as u64, &mut mark)?;
+        Ok(self.cut_at.is_some() || self.sealed_bytes.is_some() || mark == marey_format::frame::MARK)
+    }
+
+    /// What is wrong with header and footer.
+    pub(crate) fn faults(&self, disk: &dyn Disk) -> Result<Vec<Fault>, StorageError> {
+        let mut faults = Vec::new();
+        for (offset, bytes, why) in &self.troubles {
+            let mut kind = FaultKind::Damage;
+            if *offset == 0 {
+                let io = |error| StorageError::io("reading", disk.describe(&self.path), error);
+                let file = disk.open(&self.path, OpenMode::Read).map_err(io)?;
+                if !self.header_was_synced(&*file).map_err(io)? {
+                    kind = FaultKind::TornTail;
+                }
+            }
+            let (path, segment, offset, bytes) = (disk.describe(&self.path), self.segment, *offset, *bytes);
+            faults.push(Fault {
+                kind,
+                path,
+                segment,
+                offset,
+                bytes,
+                why: why.clone(),
+            });
+        }
+        Ok(faults)
     }
 
     /// How far this segment counts.
     pub(crate) fn extent(&self) -> Extent {
         match self.cut_at.or(self.sealed_bytes) {
-            Some(end) => Extent { limit: end, proven: end },
-            None => Extent { limit: self.file_bytes, proven: SEGMENT_HEADER_BYTES as u64 },
+            Some(end) => Extent {
+                limit: end,
+                proven: end,
+            },
+            None => Extent {
+                limit: self.file_bytes,
+                proven: SEGMENT_HEADER_BYTES as u64,
+            },
         }
     }
+}
+
+/// How a segment's file ends.
+enum Tail {
+    Sealed(Footer),
+    /// The trailer is whole, the index that it points at is not.
+    IndexBroken {
+        data_bytes: u64,
+        why: String,
+    },
+    Open,
 }
 
 /// Streams the frames of one log.
@@ -150,28 +225,45 @@ impl<'d> LogReader<'d> {
             for missing in expected..number.min(expected.saturating_add(1000)) {
                 let path = disk.describe(&dir.join(super::segment_name(missing)));
                 let why = "the segment is missing".to_owned();
-                faults.push(Fault { kind: FaultKind::Damage, path, segment: missing, offset: 0, bytes: 0, why });
+                faults.push(Fault {
+                    kind: FaultKind::Damage,
+                    path,
+                    segment: missing,
+                    offset: 0,
+                    bytes: 0,
+                    why,
+                });
             }
             match SegmentSummary::read(disk, number, &path, bytes, (device, session)) {
                 Ok(summary) => segments.push(summary),
                 Err(StorageError::Damaged { path, what }) => {
                     let kind = FaultKind::Damage;
-                    faults.push(Fault { kind, path, segment: number, offset: 0, bytes, why: what });
+                    faults.push(Fault {
+                        kind,
+                        path,
+                        segment: number,
+                        offset: 0,
+                        bytes,
+                        why: what,
+                    });
                 }
                 Err(error) => return Err(error),
             }
         }
         for at in 1..segments.len() {
-            let next = &segments[at];
-            if let Some(header) = &next.header
-                && header.predecessor != Predecessor::None
-                && segments[at - 1].segment + 1 == next.segment
-            {
-                segments[at - 1].cut_at = Some(header.predecessor_end);
+            if let Some(header) = segments[at].header.clone() {
+                segments[at - 1].followed_by(&header);
             }
         }
         let so_far = Continuity::new(device, session);
-        Ok(Self { disk, segments, at: 0, scanner: None, so_far, faults })
+        Ok(Self {
+            disk,
+            segments,
+            at: 0,
+            scanner: None,
+            so_far,
+            faults,
+        })
     }
 
     /// The log's segments.
@@ -185,9 +277,20 @@ impl<'d> LogReader<'d> {
     }
 
     /// The checksum of the frame with a sequence: from the indices of sealed segments, else by reading.
-    pub(crate) fn find(&mut self, epoch: u32, lane: Lane, sequence: u64) -> Result<Option<u32>, StorageError> {
-        let rows = self.segments.iter().filter_map(|segment| segment.index.as_ref()).flatten();
-        let row = rows.into_iter().find(|row| (row.epoch, row.lane, row.sequence) == (epoch, lane, sequence));
+    pub(crate) fn find(
+        &mut self,
+        epoch: u32,
+        lane: Lane,
+        sequence: u64,
+    ) -> Result<Option<u32>, StorageError> {
+        let rows = self
+            .segments
+            .iter()
+            .filter_map(|segment| segment.index.as_ref())
+            .flatten();
+        let row = rows
+            .into_iter()
+            .find(|row| (row.epoch, row.lane, row.sequence) == (epoch, lane, sequence));
         if let Some(row) = row {
             return Ok(Some(row.crc));
         }
@@ -205,30 +308,57 @@ impl<'d> LogReader<'d> {
     }
 
     /// The next frame.
-    #[allow(clippy::should_implement_trait, reason = "the frame borrows the reader's buffer")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the frame borrows the reader's buffer"
+    )]
     pub fn next(&mut self) -> Result<Option<LogFrame<'_>>, StorageError> {
         loop {
-            let Some(summary) = self.segments.get(self.at) else { return Ok(None) };
+            let Some(summary) = self.segments.get(self.at) else {
+                return Ok(None);
+            };
             let io = |error| StorageError::io("reading", self.disk.describe(&summary.path), error);
             let scanner = match &mut self.scanner {
                 Some(scanner) => scanner,
                 None => {
                     let file = self.disk.open(&summary.path, OpenMode::Read).map_err(io)?;
                     let scanner = begin(summary, file, &mut self.so_far);
-                    report_troubles(self.disk, summary, &mut self.faults);
+                    self.faults.extend(summary.faults(self.disk)?);
                     self.scanner.insert(scanner)
                 }
             };
             match scanner.step(&mut self.so_far).map_err(io)? {
-                Some(Step::Frame { offset, length, epoch }) => {
+                Some(Step::Frame {
+                    offset,
+                    length,
+                    epoch,
+                }) => {
                     let (segment, faults_before) = (summary.segment, self.faults.len());
                     let scanner = self.scanner.as_ref().expect("it was just used");
                     let frame = Frame::parse(scanner.bytes(offset, length)).expect("the scanner parsed it");
-                    return Ok(Some(LogFrame { segment, offset, epoch, frame, faults_before }));
+                    return Ok(Some(LogFrame {
+                        segment,
+                        offset,
+                        epoch,
+                        frame,
+                        faults_before,
+                    }));
                 }
-                Some(Step::Fault { kind, offset, bytes, why }) => {
+                Some(Step::Fault {
+                    kind,
+                    offset,
+                    bytes,
+                    why,
+                }) => {
                     let path = self.disk.describe(&summary.path);
-                    self.faults.push(Fault { kind, path, segment: summary.segment, offset, bytes, why });
+                    self.faults.push(Fault {
+                        kind,
+                        path,
+                        segment: summary.segment,
+                        offset,
+                        bytes,
+                        why,
+                    });
                 }
                 None => {
                     self.scanner = None;
@@ -241,18 +371,9 @@ impl<'d> LogReader<'d> {
 
 fn begin(summary: &SegmentSummary, file: Arc<dyn File>, so_far: &mut Continuity) -> Scanner {
     if let Some((epoch, ordinal)) = summary.header.as_ref().and_then(|header| header.epoch) {
-        so_far.enter(&epoch, ordinal, false);
+        so_far.go_on(&epoch, ordinal);
     }
     Scanner::new(Window::new(file), summary.extent(), summary.index.as_deref())
-}
-
-fn report_troubles(disk: &dyn Disk, summary: &SegmentSummary, faults: &mut Vec<Fault>) {
-    for (offset, bytes, why) in &summary.troubles {
-        let path = disk.describe(&summary.path);
-        let (kind, segment, offset, bytes, why) =
-            (FaultKind::Damage, summary.segment, *offset, *bytes, why.clone());
-        faults.push(Fault { kind, path, segment, offset, bytes, why });
-    }
 }
 
 /// Reads one frame by its place, and checks that it is the one that was meant.
@@ -267,7 +388,9 @@ pub fn read_frame<'b>(
     let read = file.read_at(offset, buffer)?;
     let frame = Frame::parse(&buffer[..read]).map_err(std::io::Error::other)?;
     if frame.header().crc != crc || frame.header().length != length {
-        return Err(std::io::Error::other("another frame stands where the log was read a moment ago"));
+        return Err(std::io::Error::other(
+            "another frame stands where the log was read a moment ago",
+        ));
     }
     Ok(frame)
 }

@@ -64,11 +64,7 @@ pub(crate) fn recover(
     let mut predecessor = (Predecessor::None, 0);
     for (at, summary) in segments.iter().enumerate() {
         let is_last = at + 1 == segments.len();
-        for (offset, bytes, why) in &summary.troubles {
-            let path = disk.describe(&summary.path);
-            let (offset, bytes, why) = (*offset, *bytes, why.clone());
-            faults.push(Fault { kind: FaultKind::Damage, path, segment: summary.segment, offset, bytes, why });
-        }
+        faults.extend(summary.faults(disk)?);
         let unproven = is_last && (!journal_whole || journal.iter().any(|f| f.segment == summary.segment));
         if unproven && summary.index.is_some() {
             // It was sealed, and nothing proves that its sync was ever done.
@@ -80,9 +76,18 @@ pub(crate) fn recover(
             predecessor = (Predecessor::Sealed, data_bytes);
             continue;
         }
-        let first_in_journal = journal.iter().filter(|f| f.segment == summary.segment).map(|f| f.offset).min();
+        let first_in_journal = journal
+            .iter()
+            .filter(|f| f.segment == summary.segment)
+            .map(|f| f.offset)
+            .min();
         let proven = first_in_journal.filter(|_| journal_whole).unwrap_or(0);
-        let mut scan = Scan { disk, summary, ids: (device, session), faults: &mut faults };
+        let mut scan = Scan {
+            disk,
+            summary,
+            ids: (device, session),
+            faults: &mut faults,
+        };
         let end = match is_last && summary.cut_at.is_none() && summary.sealed_bytes.is_none() {
             true => scan.tail(&mut applier, proven, &mut carry)?,
             false => scan.whole(&mut applier)?,
@@ -92,10 +97,20 @@ pub(crate) fn recover(
     learn(&applier.state, versions);
     let segment_bytes = (options.segment_bytes_first, options.segment_bytes_max);
     let mut log = Log::new(ids, applier.state, highest + 1, predecessor, segment_bytes);
-    let carried = adopt(disk, &mut log, carry, journal, (device, session), now, &mut faults)?;
+    let carried = adopt(
+        disk,
+        &mut log,
+        carry,
+        journal,
+        (device, session),
+        now,
+        &mut faults,
+    )?;
     learn(&log.state, versions);
     if let Some(flushing) = log.begin_flush(true, now) {
-        flushing.write(disk).map_err(|(FlushError::Write(error) | FlushError::Sync(error))| error)?;
+        flushing
+            .write(disk)
+            .map_err(|(FlushError::Write(error) | FlushError::Sync(error))| error)?;
         log.end_flush(&flushing);
     }
     Ok(Recovered { log, faults, carried })
@@ -163,7 +178,10 @@ impl Scan<'_> {
         proven: u64,
         carry: &mut Vec<(Option<u32>, Vec<u8>)>,
     ) -> Result<u64, StorageError> {
-        let extent = Extent { limit: self.summary.file_bytes, proven: proven.max(SEGMENT_HEADER_BYTES as u64) };
+        let extent = Extent {
+            limit: self.summary.file_bytes,
+            proven: proven.max(SEGMENT_HEADER_BYTES as u64),
+        };
         let mut point = extent.proven;
         let mut found: Vec<(u64, Option<u32>, Vec<u8>)> = Vec::new();
         let mut damaged_at = Vec::new();
@@ -204,19 +222,35 @@ impl Scan<'_> {
         let file = self.disk.open(path, OpenMode::Read).map_err(io)?;
         let mut so_far = Continuity::of(self.ids.0, self.ids.1, &applier.state);
         if let Some((epoch, ordinal)) = self.summary.header.as_ref().and_then(|header| header.epoch) {
-            so_far.enter(&epoch, ordinal, false);
+            so_far.go_on(&epoch, ordinal);
         }
         let mut scanner = Scanner::new(Window::new(file), extent, self.summary.index.as_deref());
         while let Some(step) = scanner.step(&mut so_far).map_err(io)? {
             match step {
-                Step::Frame { offset, length, epoch } => {
+                Step::Frame {
+                    offset,
+                    length,
+                    epoch,
+                } => {
                     let frame = Frame::parse(scanner.bytes(offset, length)).expect("the scanner parsed it");
                     take(applier, offset, epoch, frame);
                 }
-                Step::Fault { kind, offset, bytes, why } => {
+                Step::Fault {
+                    kind,
+                    offset,
+                    bytes,
+                    why,
+                } => {
                     applier.damaged();
                     let path = self.disk.describe(path);
-                    self.faults.push(Fault { kind, path, segment: self.summary.segment, offset, bytes, why });
+                    self.faults.push(Fault {
+                        kind,
+                        path,
+                        segment: self.summary.segment,
+                        offset,
+                        bytes,
+                        why,
+                    });
                 }
             }
         }
@@ -235,12 +269,21 @@ fn adopt(
     faults: &mut Vec<Fault>,
 ) -> Result<u64, StorageError> {
     let mut carried = 0;
-    let mut take = |log: &mut Log, bytes: &[u8], epoch: Option<u32>, place: (u32, u64)| match log.adopt(bytes, epoch, now) {
+    let mut take = |log: &mut Log, bytes: &[u8], epoch: Option<u32>, place: (u32, u64)| match log
+        .adopt(bytes, epoch, now)
+    {
         Ok(taken) => carried += u64::from(taken),
         Err(violation) => {
             let (path, bytes) = (disk.describe("journal".as_ref()), bytes.len() as u64);
             let (segment, offset, why) = (place.0, place.1, violation.to_string());
-            faults.push(Fault { kind: FaultKind::Damage, path, segment, offset, bytes, why });
+            faults.push(Fault {
+                kind: FaultKind::Damage,
+                path,
+                segment,
+                offset,
+                bytes,
+                why,
+            });
         }
     };
     for (epoch, bytes) in carry {
@@ -254,9 +297,16 @@ fn adopt(
     for piece in journal {
         let mut at = 0;
         while at < piece.bytes.len() {
-            let Ok(frame) = Frame::parse(&piece.bytes[at..]) else { break };
+            let Ok(frame) = Frame::parse(&piece.bytes[at..]) else {
+                break;
+            };
             if let Some(epoch) = so_far.owner_of(&frame) {
-                take(log, frame.bytes(), epoch, (piece.segment, piece.offset + at as u64));
+                take(
+                    log,
+                    frame.bytes(),
+                    epoch,
+                    (piece.segment, piece.offset + at as u64),
+                );
                 so_far.note_epoch(&frame);
             }
             at += frame.bytes().len();

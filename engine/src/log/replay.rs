@@ -68,7 +68,11 @@ impl<'d> Replay<'d> {
         device: &DeviceId,
     ) -> Result<Self, StorageError> {
         let reader = LogReader::open_dir(disk, dir, session, device)?;
-        Ok(Self { reader, applier: Applier::default(), faults_seen: 0 })
+        Ok(Self {
+            reader,
+            applier: Applier::default(),
+            faults_seen: 0,
+        })
     }
 
     /// What the frames so far add up to.
@@ -82,9 +86,14 @@ impl<'d> Replay<'d> {
     }
 
     /// The next frame.
-    #[allow(clippy::should_implement_trait, reason = "the frame borrows the reader's buffer")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the frame borrows the reader's buffer"
+    )]
     pub fn next(&mut self) -> Result<Option<Replayed<'_>>, StorageError> {
-        let Some(at) = self.reader.next()? else { return Ok(None) };
+        let Some(at) = self.reader.next()? else {
+            return Ok(None);
+        };
         if at.faults_before > self.faults_seen {
             self.faults_seen = at.faults_before;
             self.applier.damaged();

@@ -40,7 +40,14 @@ impl std::fmt::Display for Fault {
             FaultKind::Damage => "damage",
             FaultKind::TornTail => "torn tail",
         };
-        write!(to, "{}: {kind} at offset {}, {} bytes: {}", self.path.display(), self.offset, self.bytes, self.why)
+        write!(
+            to,
+            "{}: {kind} at offset {}, {} bytes: {}",
+            self.path.display(),
+            self.offset,
+            self.bytes,
+            self.why
+        )
     }
 }
 
@@ -78,7 +85,9 @@ impl Continuity {
         for epoch in state.epochs() {
             so_far.enter(&epoch.id, epoch.ordinal, false);
             for lane in Lane::DEVICES {
-                so_far.lanes.insert((epoch.ordinal, lane), epoch.next[lane as usize]);
+                so_far
+                    .lanes
+                    .insert((epoch.ordinal, lane), epoch.next[lane as usize]);
             }
         }
         so_far.current = state.current();
@@ -99,6 +108,12 @@ impl Continuity {
         self.refill = refill;
     }
 
+    /// A segment's header says which epoch goes on; a refill of that epoch goes on with it.
+    pub fn go_on(&mut self, epoch: &EpochId, ordinal: u32) {
+        let refill = self.refill && self.current == Some(ordinal);
+        self.enter(epoch, ordinal, refill);
+    }
+
     /// The epoch under whose seed the frame's checksum holds: `Some(None)` for hub frames.
     fn owner(&self, frame: &Frame<'_>, all_epochs: bool) -> Option<Option<u32>> {
         if frame.header().lane == Lane::Hub {
@@ -111,7 +126,13 @@ impl Continuity {
         };
         self.current
             .and_then(tried)
-            .or_else(|| if all_epochs { (0..self.epochs.len() as u32).rev().find_map(tried) } else { None })
+            .or_else(|| {
+                if all_epochs {
+                    (0..self.epochs.len() as u32).rev().find_map(tried)
+                } else {
+                    None
+                }
+            })
             .map(Some)
     }
 
@@ -161,8 +182,17 @@ pub(crate) struct Extent {
 #[derive(Debug)]
 pub(crate) enum Step {
     /// A frame to deliver, of this length; its bytes are in the scanner's window.
-    Frame { offset: u64, length: usize, epoch: Option<u32> },
-    Fault { kind: FaultKind, offset: u64, bytes: u64, why: String },
+    Frame {
+        offset: u64,
+        length: usize,
+        epoch: Option<u32>,
+    },
+    Fault {
+        kind: FaultKind,
+        offset: u64,
+        bytes: u64,
+        why: String,
+    },
 }
 
 /// Scans one segment.
@@ -217,10 +247,13 @@ impl Scanner {
                     if found.taken {
                         self.note(&found, offset, so_far);
                         let Found { length, epoch, .. } = found;
-                        return Ok(Some(Step::Frame { offset, length, epoch }));
+                        return Ok(Some(Step::Frame {
+                            offset,
+                            length,
+                            epoch,
+                        }));
                     }
                 }
-                Err(NotHere::Index) if offset >= self.extent.proven => self.done = true,
                 Err(why) => return self.fault(offset, why.to_string(), so_far).map(Some),
             }
         }
@@ -241,16 +274,26 @@ impl Scanner {
         let length = header.length as usize;
         if length as u64 > left {
             let found = left as usize;
-            return Ok(Err(NotHere::Frame(FrameError::Short { expected: length, found })));
+            return Ok(Err(NotHere::Frame(FrameError::Short {
+                expected: length,
+                found,
+            })));
         }
         let frame = match Frame::parse(self.window.at(offset, length)?) {
             Ok(frame) => frame,
             Err(error) => return Ok(Err(NotHere::Frame(error))),
         };
-        let Some(epoch) = so_far.owner(&frame, self.after_damage) else { return Ok(Err(NotHere::Crc)) };
+        let Some(epoch) = so_far.owner(&frame, self.after_damage) else {
+            return Ok(Err(NotHere::Crc));
+        };
         // Of two frames with one sequence the first counts; a refill may fill holes below, which `state` sorts out.
         let taken = header.sequence >= so_far.next(&header, epoch) || (so_far.refill && epoch.is_some());
-        Ok(Ok(Found { header, length, epoch, taken }))
+        Ok(Ok(Found {
+            header,
+            length,
+            epoch,
+            taken,
+        }))
     }
 
     fn note(&mut self, found: &Found, offset: u64, so_far: &mut Continuity) {
@@ -268,34 +311,52 @@ impl Scanner {
             Some(checkpoints) => checkpoints,
             None => self.find_checkpoints(offset, so_far)?,
         };
-        let proven = checkpoints.iter().map(|c| c.synced_through).fold(self.extent.proven, u64::max);
+        let proven = checkpoints
+            .iter()
+            .map(|c| c.synced_through)
+            .fold(self.extent.proven, u64::max);
         self.extent.proven = proven;
         if offset >= proven {
             self.done = true;
             let bytes = self.extent.limit - offset;
-            return Ok(Step::Fault { kind: FaultKind::TornTail, offset, bytes, why });
+            return Ok(Step::Fault {
+                kind: FaultKind::TornTail,
+                offset,
+                bytes,
+                why,
+            });
         }
         self.after_damage = true;
         let mut at = offset + 8;
         while at < self.extent.limit {
-            if self.may_begin(at, &checkpoints) && matches!(self.frame_at(at, so_far)?, Ok(found) if found.taken) {
+            let start = self.start(at, &checkpoints);
+            if start != Start::Inside
+                && let Ok(found) = self.frame_at(at, so_far)?
+                && (found.taken || start == Start::Listed)
+            {
                 break;
             }
             at += 8;
         }
         self.checkpoints = Some(checkpoints);
         self.position = at.min(self.extent.limit);
-        Ok(Step::Fault { kind: FaultKind::Damage, offset, bytes: self.position - offset, why })
+        Ok(Step::Fault {
+            kind: FaultKind::Damage,
+            offset,
+            bytes: self.position - offset,
+            why,
+        })
     }
 
     /// Whether a frame is known to begin here, as far as an index or a checkpoint says.
-    fn may_begin(&self, at: u64, checkpoints: &[Covered]) -> bool {
+    fn start(&self, at: u64, checkpoints: &[Covered]) -> Start {
+        let listed = |is_listed| if is_listed { Start::Listed } else { Start::Inside };
         if let Some(starts) = &self.starts {
-            return starts.contains(&at);
+            return listed(starts.contains(&at));
         }
         match checkpoints.iter().find(|c| (c.from..=c.at).contains(&at)) {
-            Some(covered) => covered.at == at || covered.starts.contains(&at),
-            None => true,
+            Some(covered) => listed(covered.at == at || covered.starts.contains(&at)),
+            None => Start::Unknown,
         }
     }
 
@@ -315,13 +376,34 @@ impl Scanner {
                 && point.offset.checked_add(point.length) == Some(at)
                 && point.synced_through <= point.offset
             {
-                let starts = point.frames.iter().map(|&f| point.offset + 8 * u64::from(f)).collect();
-                found.push(Covered { at, from: point.offset, starts, synced_through: point.synced_through });
+                let starts = point
+                    .frames
+                    .iter()
+                    .map(|&f| point.offset + 8 * u64::from(f))
+                    .collect();
+                // One that lies inside the write of a later one is part of somebody's payload.
+                found.retain(|inner: &Covered| inner.at < point.offset);
+                found.push(Covered {
+                    at,
+                    from: point.offset,
+                    starts,
+                    synced_through: point.synced_through,
+                });
             }
             at += 8;
         }
         Ok(found)
     }
+}
+
+/// What is known of an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// A frame begins here.
+    Listed,
+    /// None begins here: it is inside of one.
+    Inside,
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -343,7 +425,9 @@ impl std::fmt::Display for NotHere {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Index => to.write_str("a footer's index before the end of the data"),
-            Self::Frame(FrameError::Mark { found: [0, 0, 0, 0] }) => to.write_str("zeros where a frame should begin"),
+            Self::Frame(FrameError::Mark { found: [0, 0, 0, 0] }) => {
+                to.write_str("zeros where a frame should begin")
+            }
             Self::Frame(error) => error.fmt(to),
             Self::Crc => to.write_str("the frame's checksum does not fit its bytes"),
         }

@@ -17,7 +17,11 @@ pub(super) struct Window {
 
 impl Window {
     pub fn new(file: Arc<dyn File>) -> Self {
-        Self { file, buffer: Vec::new(), start: 0 }
+        Self {
+            file,
+            buffer: Vec::new(),
+            start: 0,
+        }
     }
 
     /// `length` bytes at `offset`; fewer at the end of the file.
@@ -27,7 +31,9 @@ impl Window {
             let kept = self.keep_from(offset);
             let wanted = length.max(READ_BYTES);
             self.buffer.resize(wanted, 0);
-            let read = self.file.read_at(offset + kept as u64, &mut self.buffer[kept..])?;
+            let read = self
+                .file
+                .read_at(offset + kept as u64, &mut self.buffer[kept..])?;
             self.buffer.truncate(kept + read);
         }
         let from = ((offset - self.start) as usize).min(self.buffer.len());
@@ -44,7 +50,11 @@ impl Window {
     /// Moves what is already there to the front; how many bytes that were.
     fn keep_from(&mut self, offset: u64) -> usize {
         let end = self.start + self.buffer.len() as u64;
-        let kept = if offset >= self.start && offset < end { (end - offset) as usize } else { 0 };
+        let kept = if offset >= self.start && offset < end {
+            (end - offset) as usize
+        } else {
+            0
+        };
         let from = self.buffer.len() - kept;
         self.buffer.copy_within(from.., 0);
         self.start = offset;

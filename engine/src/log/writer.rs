@@ -96,7 +96,10 @@ impl Log {
     ) -> Self {
         let (device, session, hub_id) = ids;
         // The n-th segment is twice as long as the one before, so a log that goes on starts where it was.
-        let grown = segment_bytes.0.checked_shl(number.saturating_sub(1).min(32)).unwrap_or(u64::MAX);
+        let grown = segment_bytes
+            .0
+            .checked_shl(number.saturating_sub(1).min(32))
+            .unwrap_or(u64::MAX);
         Self {
             hub_seed: Seed::new(device, session, &EpochId::HUB),
             device: device.clone(),
@@ -108,7 +111,10 @@ impl Log {
             segment_bytes_max: segment_bytes.1,
             arrivals: Vec::new(),
             writes: 0,
-            now: HubInstant { epoch: HubEpoch(0), ns: 0 },
+            now: HubInstant {
+                epoch: HubEpoch(0),
+                ns: 0,
+            },
             flushing: false,
             held: HashMap::new(),
         }
@@ -118,7 +124,12 @@ impl Log {
     ///
     /// # Errors
     /// Where the state does not allow it; the log is as it was.
-    pub fn take(&mut self, item: &Item, versions: &mut StreamVersions, now: HubInstant) -> Result<(), TakeError> {
+    pub fn take(
+        &mut self,
+        item: &Item,
+        versions: &mut StreamVersions,
+        now: HubInstant,
+    ) -> Result<(), TakeError> {
         let frame = Frame::parse(&item.frame).expect("batches hold checked frames");
         let epoch = item.handle.epoch;
         let (lane, sequence) = (frame.header().lane, frame.header().sequence);
@@ -138,8 +149,14 @@ impl Log {
             Meaning::Declare(declaration) => {
                 let Some(version) = versions.assign(declaration) else {
                     self.hold(item);
-                    let message = format!("stream {} has too many versions in this session", declaration.name);
-                    return Err(TakeError::Refused(named(Refusal::new(RefusalCode::TooMany, message), &frame)));
+                    let message = format!(
+                        "stream {} has too many versions in this session",
+                        declaration.name
+                    );
+                    return Err(TakeError::Refused(named(
+                        Refusal::new(RefusalCode::TooMany, message),
+                        &frame,
+                    )));
                 };
                 Some((declaration.clone(), version))
             }
@@ -153,7 +170,12 @@ impl Log {
         }
         self.append(&item.frame, Some(epoch));
         if let Some((declaration, version)) = version {
-            self.assign(&Assign { epoch, stream: header.stream, version, declaration });
+            self.assign(&Assign {
+                epoch,
+                stream: header.stream,
+                version,
+                declaration,
+            });
         }
         self.arrived(item, header.lane, header.sequence);
         Ok(())
@@ -165,7 +187,11 @@ impl Log {
         let frame = Frame::parse(&item.frame).expect("batches hold checked frames");
         let (lane, sequence) = (frame.header().lane, frame.header().sequence);
         let epoch = item.handle.epoch;
-        let next = self.state.epochs().get(epoch as usize).map_or(0, |e| e.next[lane as usize]);
+        let next = self
+            .state
+            .epochs()
+            .get(epoch as usize)
+            .map_or(0, |e| e.next[lane as usize]);
         if sequence >= next {
             let held = self.held.entry((epoch, lane)).or_insert(sequence);
             *held = (*held).min(sequence);
@@ -285,7 +311,14 @@ impl Log {
             self.segment_bytes = (self.segment_bytes * 2).min(self.segment_bytes_max);
             data_bytes
         });
-        Some(Flushing { path, dir, fresh, offset, bytes, seal: sealed })
+        Some(Flushing {
+            path,
+            dir,
+            fresh,
+            offset,
+            bytes,
+            seal: sealed,
+        })
     }
 
     /// A flush came back. On failure the bytes are put back, for another try at the same place; a sealed segment's
@@ -302,7 +335,10 @@ impl Log {
         if !self.segment.index.is_empty() || !self.segment.pending.is_empty() {
             return;
         }
-        let epoch = self.state.current().map(|ordinal| (self.state.epochs()[ordinal as usize].id, ordinal));
+        let epoch = self
+            .state
+            .current()
+            .map(|ordinal| (self.state.epochs()[ordinal as usize].id, ordinal));
         let header = SegmentHeader {
             hub: self.hub_id,
             session: self.session.clone(),
@@ -331,7 +367,12 @@ impl Log {
             .iter()
             .filter_map(|(&stream, state)| {
                 let version = state.key.as_ref()?.version;
-                Some(Assign { epoch, stream, version, declaration: (*state.declaration).clone() })
+                Some(Assign {
+                    epoch,
+                    stream,
+                    version,
+                    declaration: (*state.declaration).clone(),
+                })
             })
             .collect();
         known.iter().for_each(|assign| self.assign(assign));
@@ -339,7 +380,12 @@ impl Log {
 
     fn mark_epoch(&mut self, epoch: u32, refill: bool) {
         let state = &self.state.epochs()[epoch as usize];
-        let mark = EpochMark { epoch: state.id, boot: state.boot, ordinal: epoch, refill };
+        let mark = EpochMark {
+            epoch: state.id,
+            boot: state.boot,
+            ordinal: epoch,
+            refill,
+        };
         self.hub_frame(Kind::EPOCH, 0, &mark.to_bytes());
         self.restate(epoch);
     }
@@ -351,16 +397,29 @@ impl Log {
 
     fn hub_frame(&mut self, kind: Kind, count: u32, payload: &[u8]) {
         let sequence = self.state.hub_next();
-        let frame = control_frame(kind, Lane::Hub, 0, sequence, self.now.ns, count, payload, self.hub_seed)
-            .expect("what the hub writes is far below the limit of frames");
+        let frame = control_frame(
+            kind,
+            Lane::Hub,
+            0,
+            sequence,
+            self.now.ns,
+            count,
+            payload,
+            self.hub_seed,
+        )
+        .expect("what the hub writes is far below the limit of frames");
         self.append(&frame, None);
     }
 
     /// Puts a judged frame at the end and takes its meaning, through the function that replay goes through.
     fn append(&mut self, bytes: &[u8], epoch: Option<u32>) {
-        let offset = u32::try_from(self.segment.end()).expect("segments are sealed long before four gigabytes");
+        let offset =
+            u32::try_from(self.segment.end()).expect("segments are sealed long before four gigabytes");
         let frame = Frame::parse(bytes).expect("the frame was parsed, or made here");
-        let judged = self.state.apply(&frame, epoch, offset).expect("the frame was judged against this state");
+        let judged = self
+            .state
+            .apply(&frame, epoch, offset)
+            .expect("the frame was judged against this state");
         self.segment.index.push(judged.entry);
         self.segment.pending.extend_from_slice(bytes);
         if self.segment.index.len() - self.segment.batch.1 >= CHECKPOINT_FRAMES_MAX {
@@ -378,19 +437,39 @@ impl Log {
         let length = self.segment.end() - offset;
         let from = (offset - self.segment.written) as usize;
         let crc = crc32(&self.segment.pending[from..]);
-        let starts = self.segment.index[first..].iter().map(|e| ((u64::from(e.offset) - offset) / 8) as u32);
+        let starts = self.segment.index[first..]
+            .iter()
+            .map(|e| ((u64::from(e.offset) - offset) / 8) as u32);
         let frames: Vec<u32> = starts.collect();
         let synced_through = self.segment.synced.min(offset);
         let count = frames.len() as u32;
-        let point = Checkpoint { number: self.writes, offset, length, crc, synced_through, frames };
+        let point = Checkpoint {
+            number: self.writes,
+            offset,
+            length,
+            crc,
+            synced_through,
+            frames,
+        };
         // Not through `append`, which would count it towards the next checkpoint.
         let sequence = self.state.hub_next();
-        let bytes =
-            control_frame(Kind::CHECKPOINT, Lane::Hub, 0, sequence, self.now.ns, count, &point.to_bytes(), self.hub_seed)
-                .expect("a checkpoint lists few enough frames");
+        let bytes = control_frame(
+            Kind::CHECKPOINT,
+            Lane::Hub,
+            0,
+            sequence,
+            self.now.ns,
+            count,
+            &point.to_bytes(),
+            self.hub_seed,
+        )
+        .expect("a checkpoint lists few enough frames");
         let frame = Frame::parse(&bytes).expect("it was just made");
         let at = u32::try_from(self.segment.end()).expect("segments are sealed long before four gigabytes");
-        let judged = self.state.apply(&frame, None, at).expect("its sequence is the next one");
+        let judged = self
+            .state
+            .apply(&frame, None, at)
+            .expect("its sequence is the next one");
         self.segment.index.push(judged.entry);
         self.segment.pending.extend_from_slice(&bytes);
         self.segment.batch = (self.segment.end(), self.segment.index.len());
@@ -400,7 +479,8 @@ impl Log {
         let stamp = item.stamp;
         if let Some(last) = self.arrivals.last_mut()
             && (last.epoch, last.lane) == (item.handle.epoch, lane as u8)
-            && (last.hub_epoch, last.hub_recv_ns, last.dev_send_ns) == (stamp.hub.epoch, stamp.hub.ns, stamp.dev_send_ns)
+            && (last.hub_epoch, last.hub_recv_ns, last.dev_send_ns)
+                == (stamp.hub.epoch, stamp.hub.ns, stamp.dev_send_ns)
             && sequence > last.sequences.1
         {
             last.sequences.1 = sequence;
@@ -444,7 +524,9 @@ impl Flushing {
     pub fn write(&self, disk: &dyn Disk) -> Result<(), FlushError> {
         let io = |action| move |error| StorageError::io(action, disk.describe(&self.path), error);
         let file = if self.fresh {
-            disk::create_dirs(disk, &self.dir).map_err(io("making the folder of")).map_err(FlushError::Write)?;
+            disk::create_dirs(disk, &self.dir)
+                .map_err(io("making the folder of"))
+                .map_err(FlushError::Write)?;
             // A try that failed before may have left the file behind.
             match disk.open(&self.path, OpenMode::CreateNew) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -456,14 +538,20 @@ impl Flushing {
             disk.open(&self.path, OpenMode::ReadWrite)
         };
         let file = file.map_err(io("opening")).map_err(FlushError::Write)?;
-        file.write_at(self.offset, &self.bytes).map_err(io("writing")).map_err(FlushError::Write)?;
+        file.write_at(self.offset, &self.bytes)
+            .map_err(io("writing"))
+            .map_err(FlushError::Write)?;
         if self.seal.is_some() {
             let end = self.offset + self.bytes.len() as u64;
-            file.set_len(end).map_err(io("cutting")).map_err(FlushError::Write)?;
+            file.set_len(end)
+                .map_err(io("cutting"))
+                .map_err(FlushError::Write)?;
         }
         file.sync().map_err(io("syncing")).map_err(FlushError::Sync)?;
         if self.fresh {
-            disk.sync_dir(&self.dir).map_err(io("syncing the folder of")).map_err(FlushError::Sync)?;
+            disk.sync_dir(&self.dir)
+                .map_err(io("syncing the folder of"))
+                .map_err(FlushError::Sync)?;
         }
         Ok(())
     }
@@ -477,7 +565,10 @@ pub(crate) enum FlushError {
 }
 
 fn named(mut refusal: Refusal, frame: &Frame<'_>) -> Refusal {
-    refusal.frame = Some(FrameName { lane: frame.header().lane as u8, sequence: frame.header().sequence });
+    refusal.frame = Some(FrameName {
+        lane: frame.header().lane as u8,
+        sequence: frame.header().sequence,
+    });
     refusal
 }
 

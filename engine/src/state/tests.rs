@@ -5,7 +5,11 @@ use marey_format::{DeviceId, Seed, SessionId};
 const EPOCH: EpochId = EpochId([1; 16]);
 
 fn seed() -> Seed {
-    Seed::new(&DeviceId::new("d").unwrap(), &SessionId::new("s").unwrap(), &EPOCH)
+    Seed::new(
+        &DeviceId::new("d").unwrap(),
+        &SessionId::new("s").unwrap(),
+        &EPOCH,
+    )
 }
 
 fn declaration() -> Declaration {
@@ -18,13 +22,20 @@ fn live(kind: Kind, stream: u32, sequence: u64, payload: &[u8]) -> Vec<u8> {
 
 fn data(sequence: u64, first_index: u64, times: &[i64]) -> Vec<u8> {
     let mut builder = DataBuilder::new(&declaration());
-    times.iter().for_each(|&t| builder.push(t, &[Value::I64(t)]).unwrap());
+    times
+        .iter()
+        .for_each(|&t| builder.push(t, &[Value::I64(t)]).unwrap());
     builder.finish(1, sequence, first_index, seed()).unwrap()
 }
 
 fn begun() -> LogState {
     let mut state = LogState::new();
-    let mark = EpochMark { epoch: EPOCH, boot: BootId::UNKNOWN, ordinal: 0, refill: false };
+    let mark = EpochMark {
+        epoch: EPOCH,
+        boot: BootId::UNKNOWN,
+        ordinal: 0,
+        refill: false,
+    };
     let bytes = control_frame(Kind::EPOCH, Lane::Hub, 0, 0, 0, 0, &mark.to_bytes(), seed()).unwrap();
     state.apply(&Frame::parse(&bytes).unwrap(), None, 0).unwrap();
     let declare = live(Kind::DECLARE, 1, 0, &declaration().to_json());
@@ -50,7 +61,10 @@ fn what_was_passed_is_not_taken_again() {
     let mut state = begun();
     apply(&mut state, &data(3, 0, &[1])).unwrap();
     for sequence in [0, 3] {
-        assert!(matches!(apply(&mut state, &data(sequence, 1, &[1])), Err(Violation::Below { .. })));
+        assert!(matches!(
+            apply(&mut state, &data(sequence, 1, &[1])),
+            Err(Violation::Below { .. })
+        ));
     }
 }
 
@@ -62,7 +76,10 @@ fn holes_of_damage_are_filled_once() {
     state.add_hole(0, Lane::Data, (1, 4));
     apply(&mut state, &data(2, 2, &[3])).unwrap();
     assert_eq!(state.epochs()[0].holes[0], [(1, 2), (3, 4)]);
-    assert!(matches!(apply(&mut state, &data(2, 2, &[3])), Err(Violation::Below { .. })));
+    assert!(matches!(
+        apply(&mut state, &data(2, 2, &[3])),
+        Err(Violation::Below { .. })
+    ));
 }
 
 #[test]
@@ -74,8 +91,14 @@ fn order_that_breaks_is_quarantined_and_kept() {
         other => panic!("{other:?}"),
     };
     assert_eq!(quarantine(apply(&mut state, &data(1, 2, &[20])).unwrap()), None);
-    assert_eq!(quarantine(apply(&mut state, &data(2, 3, &[19])).unwrap()), Some(Quarantine::TimeBackward));
-    assert_eq!(quarantine(apply(&mut state, &data(3, 2, &[30])).unwrap()), Some(Quarantine::IndexBackward));
+    assert_eq!(
+        quarantine(apply(&mut state, &data(2, 3, &[19])).unwrap()),
+        Some(Quarantine::TimeBackward)
+    );
+    assert_eq!(
+        quarantine(apply(&mut state, &data(3, 2, &[30])).unwrap()),
+        Some(Quarantine::IndexBackward)
+    );
     assert_eq!(quarantine(apply(&mut state, &data(4, 4, &[30])).unwrap()), None);
     assert_eq!(state.epochs()[0].next[0], 5);
 }
@@ -87,12 +110,27 @@ fn what_does_not_fit_is_refused_by_name() {
     let mut undeclared = DataBuilder::new(&declaration());
     undeclared.push(0, &[Value::I64(0)]).unwrap();
     let undeclared = undeclared.finish(2, 0, 0, seed()).unwrap();
-    assert_eq!(code(apply(&mut state, &undeclared)), RefusalCode::UndeclaredStream);
+    assert_eq!(
+        code(apply(&mut state, &undeclared)),
+        RefusalCode::UndeclaredStream
+    );
     let other = br#"{"name":"x","fields":[{"name":"a","type":"i64"}]}"#;
-    assert_eq!(code(apply(&mut state, &live(Kind::DECLARE, 1, 1, other))), RefusalCode::SchemaMismatch);
-    assert_eq!(code(apply(&mut state, &live(Kind::DECLARE, 257, 1, other))), RefusalCode::TooMany);
-    assert_eq!(code(apply(&mut state, &live(Kind::EVENT, 0, 1, b"{}"))), RefusalCode::Malformed);
-    assert_eq!(code(apply(&mut state, &live(Kind::PROBES, 0, 1, b"123"))), RefusalCode::Malformed);
+    assert_eq!(
+        code(apply(&mut state, &live(Kind::DECLARE, 1, 1, other))),
+        RefusalCode::SchemaMismatch
+    );
+    assert_eq!(
+        code(apply(&mut state, &live(Kind::DECLARE, 257, 1, other))),
+        RefusalCode::TooMany
+    );
+    assert_eq!(
+        code(apply(&mut state, &live(Kind::EVENT, 0, 1, b"{}"))),
+        RefusalCode::Malformed
+    );
+    assert_eq!(
+        code(apply(&mut state, &live(Kind::PROBES, 0, 1, b"123"))),
+        RefusalCode::Malformed
+    );
     // The same declaration again is no error, nor is a kind of a later version.
     apply(&mut state, &live(Kind::DECLARE, 1, 1, &declaration().to_json())).unwrap();
     apply(&mut state, &live(Kind(0x20), 0, 2, b"?")).unwrap();

@@ -29,7 +29,9 @@ impl StreamVersions {
     /// Takes in what a log says was assigned.
     pub fn learn(&mut self, assign: &Assign) {
         let versions = self.by_name.entry(assign.declaration.name.clone()).or_default();
-        versions.entry(assign.version).or_insert_with(|| schema_of(&assign.declaration));
+        versions
+            .entry(assign.version)
+            .or_insert_with(|| schema_of(&assign.declaration));
     }
 }
 
@@ -67,7 +69,12 @@ mod tests {
     #[test]
     fn a_rebuild_learns_the_same_numbers() {
         let mut versions = StreamVersions::default();
-        versions.learn(&Assign { epoch: 0, stream: 1, version: 2, declaration: declaration("g", "a") });
+        versions.learn(&Assign {
+            epoch: 0,
+            stream: 1,
+            version: 2,
+            declaration: declaration("g", "a"),
+        });
         assert_eq!(versions.assign(&declaration("g", "b")), Some(2));
         assert_eq!(versions.assign(&declaration("m/s2", "a")), Some(3));
     }

@@ -74,11 +74,17 @@ impl Store {
                 outcomes.push(outcome);
             }
             let durable = durable_of(&inner, batch);
-            committed.push(Committed { commit: 0, outcomes, durable });
+            committed.push(Committed {
+                commit: 0,
+                outcomes,
+                durable,
+            });
         }
         let commit = self.stage(&mut inner, touched);
         drop(self.drive(inner, commit)?);
-        committed.iter_mut().for_each(|committed| committed.commit = commit);
+        committed
+            .iter_mut()
+            .for_each(|committed| committed.commit = commit);
         self.relieve()?;
         Ok(committed)
     }
@@ -103,12 +109,18 @@ impl Store {
         let handle = item.handle;
         let log = &mut inner.logs[handle.log as usize];
         let Some(slot) = inner.sessions.get_mut(&log.session) else {
-            let refusal = Refusal::new(RefusalCode::UnknownSession, format!("session {} is gone", log.session));
+            let refusal = Refusal::new(
+                RefusalCode::UnknownSession,
+                format!("session {} is gone", log.session),
+            );
             return Ok((Outcome::Refused(refusal), guard));
         };
         if slot.session.state == SessionState::Closed {
             let message = format!("session {} is closed for good; keep your data", log.session);
-            return Ok((Outcome::Refused(Refusal::new(RefusalCode::SessionClosed, message)), guard));
+            return Ok((
+                Outcome::Refused(Refusal::new(RefusalCode::SessionClosed, message)),
+                guard,
+            ));
         }
         let before = log.end();
         let outcome = match log.take(item, &mut slot.versions, now) {
@@ -184,7 +196,10 @@ impl Store {
                 return Ok(inner);
             }
             if inner.writing {
-                inner = self.committed.wait(inner).unwrap_or_else(|poisoned| poisoned.into_inner());
+                inner = self
+                    .committed
+                    .wait(inner)
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
                 continue;
             }
             inner.writing = true;
@@ -209,11 +224,7 @@ impl Store {
         }
     }
 
-    fn write_record(
-        &self,
-        record: &mut RecordBuilder,
-        number: u64,
-    ) -> Result<(), StorageError> {
+    fn write_record(&self, record: &mut RecordBuilder, number: u64) -> Result<(), StorageError> {
         loop {
             let oldest = self.inner().oldest;
             let result = self.journal().append(record, number, oldest);
@@ -223,7 +234,10 @@ impl Store {
                 Err(AppendError::NoRoom) => self.flush_all(false)?,
                 Err(AppendError::TooLong { bytes }) => {
                     let what = format!("a commit of {bytes} bytes does not fit its blocks; make them larger");
-                    return Err(StorageError::damaged(self.disk.describe("journal".as_ref()), what));
+                    return Err(StorageError::damaged(
+                        self.disk.describe("journal".as_ref()),
+                        what,
+                    ));
                 }
                 Err(AppendError::Failed(error)) => return Err(error),
             }
@@ -234,7 +248,10 @@ impl Store {
         let space = self.space()?;
         let floor_bytes = self.options.floor_bytes(space.total_bytes);
         match space.free_bytes < floor_bytes {
-            true => Err(StorageError::Floor { free_bytes: space.free_bytes, floor_bytes }),
+            true => Err(StorageError::Floor {
+                free_bytes: space.free_bytes,
+                floor_bytes,
+            }),
             false => Ok(()),
         }
     }
@@ -262,10 +279,19 @@ fn durable_of(inner: &Inner, batch: &Batch) -> Vec<(LogHandle, [u64; 2])> {
             handles.push(item.handle);
         }
     }
-    handles.into_iter().map(|handle| (handle, next_of(inner, handle))).collect()
+    handles
+        .into_iter()
+        .map(|handle| (handle, next_of(inner, handle)))
+        .collect()
 }
 
 fn next_of(inner: &Inner, handle: LogHandle) -> [u64; 2] {
-    let epochs = inner.logs.get(handle.log as usize).map(|log| log.state.epochs()).unwrap_or_default();
-    epochs.get(handle.epoch as usize).map_or([0; 2], |epoch| epoch.next)
+    let epochs = inner
+        .logs
+        .get(handle.log as usize)
+        .map(|log| log.state.epochs())
+        .unwrap_or_default();
+    epochs
+        .get(handle.epoch as usize)
+        .map_or([0; 2], |epoch| epoch.next)
 }

@@ -88,7 +88,11 @@ impl Store {
 
     /// The newest commit of which frames were taken.
     pub(super) fn last_staged(&self, inner: &Inner) -> u64 {
-        if inner.staging.is_empty() { inner.staged - 1 } else { inner.staged }
+        if inner.staging.is_empty() {
+            inner.staged - 1
+        } else {
+            inner.staged
+        }
     }
 
     fn begin(&self, inner: &mut Inner, only: Option<&SessionId>, seal: bool) -> Vec<(u32, Flushing)> {
@@ -148,12 +152,17 @@ impl Store {
                 let mut mine = Vec::new();
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((_, flushing)) = work.get(at) else { return mine };
+                    let Some((_, flushing)) = work.get(at) else {
+                        return mine;
+                    };
                     mine.push((at, write(flushing)));
                 }
             };
             let workers: Vec<_> = (0..WRITERS_MAX).map(|_| scope.spawn(worker)).collect();
-            workers.into_iter().flat_map(|worker| worker.join().expect("writers do not panic")).collect::<Vec<_>>()
+            workers
+                .into_iter()
+                .flat_map(|worker| worker.join().expect("writers do not panic"))
+                .collect::<Vec<_>>()
         });
         done.into_iter().for_each(|(at, result)| results[at] = result);
         results

@@ -61,13 +61,18 @@ impl Store {
         let path = Path::new(HUB_FILE);
         let io = |error| StorageError::io("making", disk.describe(path), error);
         if disk.stat(path).map_err(io)?.is_some() {
-            return Err(OpenError::Exists { path: disk.describe(path) });
+            return Err(OpenError::Exists {
+                path: disk.describe(path),
+            });
         }
         Journal::create(disk, options)?;
         disk::create_dirs(&**disk, Path::new("sessions")).map_err(io)?;
         drop(Identity::create(disk, options.catalog_cache_bytes)?);
         // Last: a folder with hub.json is a whole hub.
-        let hub = HubFile { v: 1, hub: marey_format::types::hex(&hub_id) };
+        let hub = HubFile {
+            v: 1,
+            hub: marey_format::types::hex(&hub_id),
+        };
         let json = serde_json::to_vec(&hub).expect("two plain fields");
         disk::replace(&**disk, path, &json).map_err(io)?;
         Ok(())
@@ -87,7 +92,10 @@ impl Store {
         else {
             let pid = disk::read_all(&*disk, lock_path, 64).ok();
             let pid = pid.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok());
-            return Err(OpenError::AlreadyOpen { path: disk.describe(Path::new("")), pid });
+            return Err(OpenError::AlreadyOpen {
+                path: disk.describe(Path::new("")),
+                pid,
+            });
         };
         // What a killed process made can be read, and is not durable for that: names first.
         sync_names(&*disk, &[Path::new(""), Path::new("sessions")])?;
@@ -99,7 +107,12 @@ impl Store {
         report.faults.extend(replayed.faults.iter().cloned());
         let catalog = Catalog::open(&disk, options.catalog_cache_bytes, &sessions)?;
         let slots = sessions.into_iter().map(|session| {
-            let slot = Slot { session, versions: StreamVersions::default(), loaded: false, late: false };
+            let slot = Slot {
+                session,
+                versions: StreamVersions::default(),
+                loaded: false,
+                late: false,
+            };
             (slot.session.id.clone(), slot)
         });
         let next = replayed.newest + 1;
@@ -153,8 +166,12 @@ impl Store {
                     other => StorageError::damaged(self.disk.describe(&Session::dir(&id)), other),
                 })?;
             }
-            let in_journal: Vec<DeviceId> =
-                replayed.logs.keys().filter(|(session, _)| *session == id).map(|(_, device)| device.clone()).collect();
+            let in_journal: Vec<DeviceId> = replayed
+                .logs
+                .keys()
+                .filter(|(session, _)| *session == id)
+                .map(|(_, device)| device.clone())
+                .collect();
             let active = matches!(state, SessionState::Recording | SessionState::Stopping);
             if active || !in_journal.is_empty() || self.has_unsealed(&id)? {
                 self.load_session(&id, &mut replayed.logs, whole, report)?;
@@ -195,7 +212,12 @@ impl Store {
         let dir = Session::dir(id);
         sync_names(&*self.disk, &[&dir, &dir.join("logs")])?;
         let mut names = devices(&*self.disk, id)?;
-        names.extend(journal.keys().filter(|(session, _)| session == id).map(|(_, device)| device.clone()));
+        names.extend(
+            journal
+                .keys()
+                .filter(|(session, _)| session == id)
+                .map(|(_, device)| device.clone()),
+        );
         names.sort();
         names.dedup();
         let mut versions = StreamVersions::default();
@@ -204,8 +226,15 @@ impl Store {
         for device in &names {
             let frames = journal.remove(&(id.clone(), device.clone())).unwrap_or_default();
             let ids = (device, id, self.hub_id);
-            let recovered =
-                recover(&*self.disk, ids, &frames, journal_whole, &self.options, now, &mut versions)?;
+            let recovered = recover(
+                &*self.disk,
+                ids,
+                &frames,
+                journal_whole,
+                &self.options,
+                now,
+                &mut versions,
+            )?;
             report.faults.extend(recovered.faults);
             report.frames_carried += recovered.carried;
             report.logs += 1;
@@ -259,8 +288,16 @@ impl Store {
                 let none = (marey_format::log::Predecessor::None, 0);
                 let ids = (device, &open.session, self.hub_id);
                 let number = guard.logs.len() as u32;
-                guard.logs.push(crate::log::Log::new(ids, Default::default(), 1, none, segment_bytes));
-                guard.by_name.insert((open.session.clone(), device.clone()), number);
+                guard.logs.push(crate::log::Log::new(
+                    ids,
+                    Default::default(),
+                    1,
+                    none,
+                    segment_bytes,
+                ));
+                guard
+                    .by_name
+                    .insert((open.session.clone(), device.clone()), number);
                 number
             }
         };
@@ -278,7 +315,15 @@ impl Store {
                     let message = format!("{ordinal} epochs in one session; ask for a new session");
                     return Err(LogOpenError::Refused(Refusal::new(RefusalCode::TooMany, message)));
                 }
-                log.open_epoch(EpochMark { epoch: open.epoch, boot: open.boot, ordinal, refill: false }, now);
+                log.open_epoch(
+                    EpochMark {
+                        epoch: open.epoch,
+                        boot: open.boot,
+                        ordinal,
+                        refill: false,
+                    },
+                    now,
+                );
                 ordinal
             }
         };
@@ -286,26 +331,50 @@ impl Store {
         let epoch = &log.state.epochs()[ordinal as usize];
         let (next, holes) = (epoch.next, epoch.holes.clone());
         let claimed = open.highest_ack.lanes();
-        let proven_loss = [claimed[0].saturating_sub(next[0]), claimed[1].saturating_sub(next[1])];
+        let proven_loss = [
+            claimed[0].saturating_sub(next[0]),
+            claimed[1].saturating_sub(next[1]),
+        ];
         if proven_loss != [0, 0] {
             let text = format!(
                 "the device was told that {} data and {} live frames of epoch {} were durable; the hub holds {} and {}",
                 claimed[0], claimed[1], open.epoch, next[0], next[1]
             );
             tracing::error!(session = %open.session, %device, "acknowledged frames are lost: {text}");
-            log.note(&Event { kind: "acknowledged_loss".to_owned(), text: Some(text), duration_ns: None }, now);
+            log.note(
+                &Event {
+                    kind: "acknowledged_loss".to_owned(),
+                    text: Some(text),
+                    duration_ns: None,
+                },
+                now,
+            );
         }
-        let handle = LogHandle { log: number, epoch: ordinal, seed: Seed::new(device, &open.session, &open.epoch) };
+        let handle = LogHandle {
+            log: number,
+            epoch: ordinal,
+            seed: Seed::new(device, &open.session, &open.epoch),
+        };
         if recording {
             guard.live.insert(device.clone(), open.session.clone());
         }
-        let touched = if log.end() == before { BTreeMap::new() } else { BTreeMap::from([(number, before)]) };
+        let touched = if log.end() == before {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([(number, before)])
+        };
         let commit = self.stage(guard, touched);
         drop(self.drive(inner, commit)?);
         Ok(OpenedLog {
             handle,
-            next: Acked { data: next[0], live: next[1] },
-            holes: Holes { data: holes[0].clone(), live: holes[1].clone() },
+            next: Acked {
+                data: next[0],
+                live: next[1],
+            },
+            holes: Holes {
+                data: holes[0].clone(),
+                live: holes[1].clone(),
+            },
             recording,
             proven_loss,
         })
@@ -316,27 +385,45 @@ impl Store {
         let refuse = |code, message: String| Err(LogOpenError::Refused(Refusal::new(code, message)));
         let inner = self.inner();
         let Some(slot) = inner.sessions.get(id) else {
-            return refuse(RefusalCode::UnknownSession, SessionError::Unknown(id.clone()).to_string());
+            return refuse(
+                RefusalCode::UnknownSession,
+                SessionError::Unknown(id.clone()).to_string(),
+            );
         };
         let session = &slot.session;
         if !session.admits(device) {
-            return refuse(RefusalCode::NotInSession, format!("the roster of {id} does not name {device}"));
+            return refuse(
+                RefusalCode::NotInSession,
+                format!("the roster of {id} does not name {device}"),
+            );
         }
         match session.state {
             SessionState::Created => {
-                return refuse(RefusalCode::NotStarted, format!("session {id} is not started; wait for the join"));
+                return refuse(
+                    RefusalCode::NotStarted,
+                    format!("session {id} is not started; wait for the join"),
+                );
             }
             SessionState::Closed => {
-                return refuse(RefusalCode::SessionClosed, format!("session {id} is closed for good; keep your data"));
+                return refuse(
+                    RefusalCode::SessionClosed,
+                    format!("session {id} is closed for good; keep your data"),
+                );
             }
             _ => {}
         }
         if session.state == SessionState::Recording
             && let Some(other) = inner.live.get(device)
             && other != id
-            && inner.sessions.get(other).is_some_and(|slot| slot.session.state == SessionState::Recording)
+            && inner
+                .sessions
+                .get(other)
+                .is_some_and(|slot| slot.session.state == SessionState::Recording)
         {
-            return refuse(RefusalCode::RecordedElsewhere, format!("{device} is being recorded in session {other}"));
+            return refuse(
+                RefusalCode::RecordedElsewhere,
+                format!("{device} is being recorded in session {other}"),
+            );
         }
         Ok(())
     }
@@ -346,15 +433,24 @@ fn read_hub_id(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
     let path = Path::new(HUB_FILE);
     let bytes = match disk::read_all(disk, path, 4096) {
         Ok(bytes) => bytes,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            return Err(OpenError::NotAHub { path: disk.describe(Path::new("")) });
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Err(OpenError::NotAHub {
+                path: disk.describe(Path::new("")),
+            });
         }
         Err(error) => return Err(StorageError::io("reading", disk.describe(path), error).into()),
     };
     let hub: HubFile =
         serde_json::from_slice(&bytes).map_err(|error| StorageError::damaged(disk.describe(path), error))?;
     let id = marey_format::types::unhex(&hub.hub);
-    Ok(id.ok_or_else(|| StorageError::damaged(disk.describe(path), "the hub's id is not 32 hexadecimal digits"))?)
+    Ok(id.ok_or_else(|| {
+        StorageError::damaged(disk.describe(path), "the hub's id is not 32 hexadecimal digits")
+    })?)
 }
 
 /// Makes the names in these folders durable, where the folders are there.
@@ -376,12 +472,20 @@ fn read_sessions(disk: &dyn Disk, report: &mut RecoveryReport) -> Result<Vec<Ses
     }
     let mut sessions = Vec::new();
     for entry in disk.list(dir).map_err(io)? {
-        let Some(id) = entry.name.strip_prefix("session=").and_then(|id| SessionId::new(id).ok()) else { continue };
+        let Some(id) = entry
+            .name
+            .strip_prefix("session=")
+            .and_then(|id| SessionId::new(id).ok())
+        else {
+            continue;
+        };
         match Session::read(disk, &dir.join(&entry.name)) {
             Ok(session) if session.id == id => sessions.push(session),
             Ok(session) => {
                 let path = disk.describe(&dir.join(&entry.name));
-                report.unreadable.push(format!("{} holds session {}", path.display(), session.id));
+                report
+                    .unreadable
+                    .push(format!("{} holds session {}", path.display(), session.id));
             }
             // A session whose making was cut off has a folder, and no session.json yet.
             Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}

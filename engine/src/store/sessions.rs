@@ -1,7 +1,7 @@
 //! Sessions: created, recording, stopping, sealed, closed. Each change is durable when the call returns.
 
 use super::{Slot, Store};
-use crate::compact::{CompactError, Compacted, Generation, Progress, compact_session};
+use crate::compact::{CompactError, Compacted, Generation, Progress, compact_session, remove_old, roll};
 use crate::error::{SessionError, StorageError};
 use crate::session::{NewSession, Session, SessionState};
 use crate::state::StreamVersions;
@@ -37,7 +37,10 @@ impl Store {
                 return Err(SessionError::Exists(new.id));
             }
             if known.as_str().eq_ignore_ascii_case(new.id.as_str()) {
-                return Err(SessionError::CaseAlone { wanted: new.id, found: known.clone() });
+                return Err(SessionError::CaseAlone {
+                    wanted: new.id,
+                    found: known.clone(),
+                });
             }
         }
         let session = Session::new(new);
@@ -45,8 +48,12 @@ impl Store {
         crate::disk::create_dirs(&*self.disk, &dir.join("logs")).map_err(self.io("making", &dir))?;
         session.write(&*self.disk)?;
         self.catalog.put(&session)?;
-        let slot =
-            Slot { session: session.clone(), versions: StreamVersions::default(), loaded: true, late: false };
+        let slot = Slot {
+            session: session.clone(),
+            versions: StreamVersions::default(),
+            loaded: true,
+            late: false,
+        };
         inner.sessions.insert(session.id.clone(), slot);
         Ok(session)
     }
@@ -96,7 +103,10 @@ impl Store {
     pub fn seal_session(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
         let session = {
             let mut inner = self.inner();
-            let slot = inner.sessions.get_mut(id).ok_or_else(|| SessionError::Unknown(id.clone()))?;
+            let slot = inner
+                .sessions
+                .get_mut(id)
+                .ok_or_else(|| SessionError::Unknown(id.clone()))?;
             if !matches!(slot.session.state, SessionState::Stopping | SessionState::Sealed) {
                 return Err(slot.session.state_error("seal", "stopping or sealed").into());
             }
@@ -136,15 +146,41 @@ impl Store {
         self.flush_session(id, false)
     }
 
+    /// Writes what a session that is being recorded has so far as rolling parts under `live/`, for those who can't
+    /// wait; they go when it is sealed. Not at the same time as a seal of the same session.
+    pub fn roll_session(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<(), SealError> {
+        let session = self.session(id)?;
+        if session.state != SessionState::Recording {
+            return Err(session.state_error("roll", "recording").into());
+        }
+        self.flush_session(id, false)?;
+        roll(&*self.disk, &session, &self.options, progress)?;
+        Ok(())
+    }
+
+    /// Removes what earlier generations of a session left aside for those who were still reading. Call it an hour
+    /// after a seal.
+    pub fn remove_old_generations(&self, id: &SessionId) -> Result<(), StorageError> {
+        remove_old(&*self.disk, id)
+    }
+
     /// One session.
     pub fn session(&self, id: &SessionId) -> Result<Session, SessionError> {
         let inner = self.inner();
-        inner.sessions.get(id).map(|slot| slot.session.clone()).ok_or_else(|| SessionError::Unknown(id.clone()))
+        inner
+            .sessions
+            .get(id)
+            .map(|slot| slot.session.clone())
+            .ok_or_else(|| SessionError::Unknown(id.clone()))
     }
 
     /// Every session, in order of names.
     pub fn sessions(&self) -> Vec<Session> {
-        self.inner().sessions.values().map(|slot| slot.session.clone()).collect()
+        self.inner()
+            .sessions
+            .values()
+            .map(|slot| slot.session.clone())
+            .collect()
     }
 
     /// Whether frames came since the newest generation was sealed.
@@ -160,7 +196,9 @@ impl Store {
         let inner = self.inner();
         for log in inner.logs.iter().filter(|log| log.session == *id) {
             let epochs = log.state.epochs();
-            let ended = epochs.iter().all(|epoch| epoch.streams.values().all(|stream| stream.end.is_some()));
+            let ended = epochs
+                .iter()
+                .all(|epoch| epoch.streams.values().all(|stream| stream.end.is_some()));
             match ended && epochs.iter().any(|epoch| !epoch.streams.is_empty()) {
                 true => owing.remove(&log.device),
                 false => owing.insert(log.device.clone()),
@@ -177,7 +215,10 @@ impl Store {
     ) -> Result<Session, SessionError> {
         let mut inner = self.inner();
         inner.check()?;
-        let slot = inner.sessions.get_mut(id).ok_or_else(|| SessionError::Unknown(id.clone()))?;
+        let slot = inner
+            .sessions
+            .get_mut(id)
+            .ok_or_else(|| SessionError::Unknown(id.clone()))?;
         let mut session = slot.session.clone();
         change(&mut session)?;
         session.write(&*self.disk)?;

@@ -33,7 +33,9 @@ impl SimulatedKernel {
             realtime_ns: utc_ns,
             slew_ppm: 0,
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Hub time over this kernel.

@@ -58,7 +58,11 @@ fn torn_tail() -> Vector {
     let half = last.length / 2;
     log.last().bytes.truncate((last.offset + half) as usize);
     log.fault("torn", 2, last.offset, half);
-    log.vector(FOLDER, "torn-tail", "The last frame of the last segment is cut in its middle.")
+    log.vector(
+        FOLDER,
+        "torn-tail",
+        "The last frame of the last segment is cut in its middle.",
+    )
 }
 
 fn zeros_at_the_end() -> Vector {
@@ -66,7 +70,11 @@ fn zeros_at_the_end() -> Vector {
     let end = log.last().bytes.len() as u64;
     log.last().bytes.extend([0; 512]);
     log.fault("torn", 2, end, 512);
-    log.vector(FOLDER, "zeros-at-the-end", "The file grew, its bytes did not come.")
+    log.vector(
+        FOLDER,
+        "zeros-at-the-end",
+        "The file grew, its bytes did not come.",
+    )
 }
 
 fn valid_after_torn() -> Vector {
@@ -77,7 +85,11 @@ fn valid_after_torn() -> Vector {
     log.bytes(2)[torn.offset as usize..next.offset as usize].fill(0);
     log.lose(2, torn.offset..file_bytes);
     log.fault("torn", 2, torn.offset, file_bytes - torn.offset);
-    log.vector(FOLDER, "valid-after-torn", "After the torn frame whole ones follow: they were never acknowledged either.")
+    log.vector(
+        FOLDER,
+        "valid-after-torn",
+        "After the torn frame whole ones follow: they were never acknowledged either.",
+    )
 }
 
 fn unproven_flip() -> Vector {
@@ -106,18 +118,33 @@ fn zeros_in_the_middle() -> Vector {
     let mut log = started();
     log.declare(2, &blob());
     for i in 0..14u8 {
-        log.data(2, vec![vec![Value::Bytes((0..500).map(|at| (at as u8) ^ i).collect())]]);
+        log.data(
+            2,
+            vec![vec![Value::Bytes((0..500).map(|at| (at as u8) ^ i).collect())]],
+        );
     }
     log.data(1, rows(0));
     log.checkpoint(256);
     log.seal();
-    let (from, to) = (log.data_frame(0, 2).offset + 104, log.data_frame(0, 2).offset + 104 + 4096);
+    let (from, to) = (
+        log.data_frame(0, 2).offset + 104,
+        log.data_frame(0, 2).offset + 104 + 4096,
+    );
     log.bytes(1)[from as usize..to as usize].fill(0);
-    let touched: Vec<_> = log.frames.iter().filter(|f| f.end() > from && f.offset < to).cloned().collect();
+    let touched: Vec<_> = log
+        .frames
+        .iter()
+        .filter(|f| f.end() > from && f.offset < to)
+        .cloned()
+        .collect();
     let (begin, end) = (touched[0].offset, touched[touched.len() - 1].end());
     log.lose(1, from..to);
     log.fault("damage", 1, begin, end - begin);
-    log.vector(FOLDER, "zeros-in-the-middle", "4 KiB of zeros in a sealed segment do not mean its end.")
+    log.vector(
+        FOLDER,
+        "zeros-in-the-middle",
+        "4 KiB of zeros in a sealed segment do not mean its end.",
+    )
 }
 
 fn proven_by_a_checkpoint() -> Vector {
@@ -136,11 +163,18 @@ fn proven_by_a_checkpoint() -> Vector {
 fn truncated_sealed() -> Vector {
     let mut log = two_segments();
     let frame = log.data_frame(0, 4);
-    let data_end = log.frames.iter().filter(|f| f.segment == 1).map(|f| f.end()).max().expect("it has frames");
+    let data_end = log
+        .frames
+        .iter()
+        .filter(|f| f.segment == 1)
+        .map(|f| f.end())
+        .max()
+        .expect("it has frames");
     log.bytes(1).truncate(frame.offset as usize + 40);
     log.lose(1, frame.offset..data_end);
     log.fault("damage", 1, frame.offset, data_end - frame.offset);
-    let about = "A sealed segment lost its end: its successor says how far it counted. The bytes run to there.";
+    let about =
+        "A sealed segment lost its end: its successor says how far it counted. The bytes run to there.";
     log.vector(FOLDER, "truncated-sealed", about)
 }
 
@@ -149,7 +183,11 @@ fn header_damaged() -> Vector {
     log.seal();
     log.bytes(2)[40] ^= 1;
     log.fault("damage", 2, 0, SEGMENT_HEADER_BYTES as u64);
-    log.vector(FOLDER, "header-damaged", "A bit of the second segment's header; its frames are read all the same.")
+    log.vector(
+        FOLDER,
+        "header-damaged",
+        "A bit of the second segment's header; its frames are read all the same.",
+    )
 }
 
 fn index_damaged() -> Vector {
@@ -157,16 +195,19 @@ fn index_damaged() -> Vector {
     let end = log.seal();
     log.bytes(2)[end as usize + 20] ^= 1;
     log.fault("damage", 2, end, None);
-    log.vector(FOLDER, "index-damaged", "A bit of a footer's index; no frame is lost.")
+    log.vector(
+        FOLDER,
+        "index-damaged",
+        "A bit of a footer's index; no frame is lost.",
+    )
 }
 
 fn trailer_damaged() -> Vector {
     let mut log = two_segments();
-    log.seal();
-    let at = log.last().bytes.len() - TRAILER_BYTES + 9;
-    log.bytes(2)[at] ^= 1;
-    log.faults_open = true;
-    let about = "A bit of a footer's trailer: no frame is lost, and a fault is named at the footer.";
+    let at = log.bytes(1).len() - TRAILER_BYTES + 9;
+    log.bytes(1)[at] ^= 1;
+    log.fault("damage", 1, None, None);
+    let about = "A bit of a footer's trailer: its successor says how far it counts, and no frame is lost.";
     log.vector(FOLDER, "trailer-damaged", about)
 }
 
@@ -179,7 +220,11 @@ fn wrong_version() -> Vector {
     let length = bytes.len() as u64;
     log.lose(2, 0..length);
     log.fault("damage", 2, 0, length);
-    log.vector(FOLDER, "wrong-version", "The second segment asks for a read version that nobody knows: none of it is read.")
+    log.vector(
+        FOLDER,
+        "wrong-version",
+        "The second segment asks for a read version that nobody knows: none of it is read.",
+    )
 }
 
 fn duplicate_segment() -> Vector {
@@ -221,7 +266,8 @@ fn way_back_lost() -> Vector {
     let frame = log.placed(at);
     assert_eq!(frame.kind, Kind::EPOCH);
     log.damage(&frame, |bytes| flip(bytes, 50));
-    let about = "The epoch frame that went back to the first epoch is lost: its frames pass under that epoch's seed.";
+    let about =
+        "The epoch frame that went back to the first epoch is lost: its frames pass under that epoch's seed.";
     log.vector(FOLDER, "epoch-frame-lost", about)
 }
 
@@ -232,14 +278,20 @@ fn new_epoch_lost() -> Vector {
     log.epoch(0xA1, false);
     log.declare(1, &blob());
     let declare = log.frames.len() - 2;
-    log.data(1, vec![vec![Value::Bytes(b"nobody knows the seed of this".to_vec())]]);
+    log.data(
+        1,
+        vec![vec![Value::Bytes(b"nobody knows the seed of this".to_vec())]],
+    );
     let data = log.frames.len() - 1;
     log.epoch(0xA0, false);
     log.data(1, rows(1));
     log.checkpoint(256);
     log.seal();
     let [epoch, declare, data] = [at, declare, data].map(|at| log.placed(at));
-    assert_eq!((epoch.kind, declare.kind, data.kind), (Kind::EPOCH, Kind::DECLARE, Kind::DATA));
+    assert_eq!(
+        (epoch.kind, declare.kind, data.kind),
+        (Kind::EPOCH, Kind::DECLARE, Kind::DATA)
+    );
     // Epoch and declare frame stand side by side: one fault. Between declare and data stands the hub's assign frame.
     log.damage(&epoch, |bytes| flip(bytes, 50));
     log.faults.clear();
@@ -247,7 +299,8 @@ fn new_epoch_lost() -> Vector {
     log.lose(1, data.offset..data.end());
     log.fault("damage", 1, epoch.offset, declare.end() - epoch.offset);
     log.fault("damage", 1, data.offset, data.length);
-    let about = "The epoch frame of an epoch that is named nowhere else is lost, and with it the seed of its frames.";
+    let about =
+        "The epoch frame of an epoch that is named nowhere else is lost, and with it the seed of its frames.";
     log.vector(FOLDER, "new-epoch-lost", about)
 }
 
@@ -278,6 +331,7 @@ fn refill() -> Vector {
     log.data(1, rows(6));
     log.checkpoint(256);
     log.seal();
-    let about = "Damage took two frames; the device had them still, and they stand in a refill in the next segment.";
+    let about =
+        "Damage took two frames; the device had them still, and they stand in a refill in the next segment.";
     log.vector(FOLDER, "refill", about)
 }

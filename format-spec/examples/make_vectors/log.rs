@@ -106,14 +106,21 @@ impl LogBuilder {
             segment: number,
             predecessor,
             predecessor_end,
-            epoch: self.current.map(|ordinal| (self.epochs[ordinal as usize], ordinal)),
+            epoch: self
+                .current
+                .map(|ordinal| (self.epochs[ordinal as usize], ordinal)),
             hub_sequence: self.hub_next,
             hub_epoch: HubEpoch(0x0102_0304_0506_0708),
             created_hub_ns: self.clock_ns,
         };
         let bytes = header.to_bytes().to_vec();
         let write = (bytes.len() as u64, Vec::new());
-        self.segments.push(Segment { number, bytes, entries: Vec::new(), write });
+        self.segments.push(Segment {
+            number,
+            bytes,
+            entries: Vec::new(),
+            write,
+        });
     }
 
     /// Seals the last segment and begins the next one.
@@ -127,7 +134,10 @@ impl LogBuilder {
     pub fn seal(&mut self) -> u64 {
         let segment = self.last();
         let data_bytes = segment.bytes.len() as u64;
-        let footer = Footer { data_bytes, entries: segment.entries.clone() };
+        let footer = Footer {
+            data_bytes,
+            entries: segment.entries.clone(),
+        };
         segment.bytes.extend(footer.to_bytes());
         data_bytes
     }
@@ -164,7 +174,12 @@ impl LogBuilder {
                 self.epochs.len() as u32 - 1
             }
         };
-        let mark = EpochMark { epoch, boot: BootId([0xB0; 16]), ordinal, refill };
+        let mark = EpochMark {
+            epoch,
+            boot: BootId([0xB0; 16]),
+            ordinal,
+            refill,
+        };
         self.hub(Kind::EPOCH, 0, 0, &mark.to_bytes());
         self.current = Some(ordinal);
         self.assign_all();
@@ -173,7 +188,11 @@ impl LogBuilder {
     /// The assign frames of the current epoch's streams.
     fn assign_all(&mut self) {
         let Some(epoch) = self.current else { return };
-        let declared: Vec<_> = self.declared.range((epoch, 0)..(epoch + 1, 0)).map(|(k, d)| (k.1, d.clone())).collect();
+        let declared: Vec<_> = self
+            .declared
+            .range((epoch, 0)..(epoch + 1, 0))
+            .map(|(k, d)| (k.1, d.clone()))
+            .collect();
         for (stream, declaration) in declared {
             self.assign(stream, declaration);
         }
@@ -181,7 +200,12 @@ impl LogBuilder {
 
     fn assign(&mut self, stream: u32, declaration: Declaration) {
         let epoch = self.current.expect("an epoch was opened");
-        let assign = Assign { epoch, stream, version: 1, declaration };
+        let assign = Assign {
+            epoch,
+            stream,
+            version: 1,
+            declaration,
+        };
         let json = serde_json::to_vec(&assign).expect("an assign frame has string keys");
         self.hub(Kind::ASSIGN, stream, 0, &json);
     }
@@ -189,7 +213,10 @@ impl LogBuilder {
     /// A declare frame, and the hub's answer to it.
     pub fn declare(&mut self, stream: u32, declaration: &Declaration) {
         self.live(Kind::DECLARE, stream, 0, &declaration.to_json());
-        self.declared.insert((self.current.expect("an epoch was opened"), stream), declaration.clone());
+        self.declared.insert(
+            (self.current.expect("an epoch was opened"), stream),
+            declaration.clone(),
+        );
         self.assign(stream, declaration.clone());
     }
 
@@ -197,7 +224,16 @@ impl LogBuilder {
     pub fn live(&mut self, kind: Kind, stream: u32, count: u32, payload: &[u8]) {
         let sequence = self.take_sequence(Lane::Live);
         let seed = self.seed();
-        let frame = control_frame(kind, Lane::Live, stream, sequence, self.clock_ns, count, payload, seed);
+        let frame = control_frame(
+            kind,
+            Lane::Live,
+            stream,
+            sequence,
+            self.clock_ns,
+            count,
+            payload,
+            seed,
+        );
         self.put(&frame.expect("it is short"), Vec::new());
     }
 
@@ -205,7 +241,16 @@ impl LogBuilder {
     pub fn hub(&mut self, kind: Kind, stream: u32, count: u32, payload: &[u8]) {
         let (sequence, seed) = (self.hub_next, self.hub_seed());
         self.hub_next += 1;
-        let frame = control_frame(kind, Lane::Hub, stream, sequence, self.clock_ns, count, payload, seed);
+        let frame = control_frame(
+            kind,
+            Lane::Hub,
+            stream,
+            sequence,
+            self.clock_ns,
+            count,
+            payload,
+            seed,
+        );
         self.put(&frame.expect("it is short"), Vec::new());
     }
 
@@ -242,12 +287,19 @@ impl LogBuilder {
         let declaration = self.declared[&(epoch, stream)].clone();
         let label = format!("{}@1", declaration.name);
         let first_index = *self.next_index.get(&(epoch, stream)).unwrap_or(&0);
-        self.next_index.insert((epoch, stream), first_index + rows.len() as u64);
+        self.next_index
+            .insert((epoch, stream), first_index + rows.len() as u64);
         let mut builder = DataBuilder::new(&declaration);
         let mut samples = Vec::new();
         for ((seq, row), &time) in (first_index..).zip(rows).zip(times) {
             builder.push(time, &row).expect("the rows fit the declaration");
-            samples.push(form::sample(&label, epoch, seq, time, row.iter().map(value).collect()));
+            samples.push(form::sample(
+                &label,
+                epoch,
+                seq,
+                time,
+                row.iter().map(value).collect(),
+            ));
         }
         let (sequence, seed) = (self.take_sequence(Lane::Data), self.seed());
         let bytes = match period {
@@ -280,7 +332,12 @@ impl LogBuilder {
         let frame = Frame::parse(bytes).expect("it was just made");
         let header = *frame.header();
         let epoch = if header.lane == Lane::Hub { None } else { epoch };
-        segment.entries.push(IndexEntry::of(&frame, offset as u32, epoch, last_time(&samples, header.first_time_ns)));
+        segment.entries.push(IndexEntry::of(
+            &frame,
+            offset as u32,
+            epoch,
+            last_time(&samples, header.first_time_ns),
+        ));
         segment.write.1.push(offset);
         segment.bytes.extend_from_slice(bytes);
         let placed = Placed {
@@ -344,12 +401,20 @@ impl LogBuilder {
 
     /// Frames of a segment that touch a range are not found any more.
     pub fn lose(&mut self, segment: u32, range: std::ops::Range<u64>) {
-        self.frames.retain(|f| f.segment != segment || f.end() <= range.start || f.offset >= range.end);
+        self.frames
+            .retain(|f| f.segment != segment || f.end() <= range.start || f.offset >= range.end);
     }
 
     /// A fault that a reader must report.
-    pub fn fault(&mut self, fault: &str, segment: u32, offset: u64, bytes: impl Into<Option<u64>>) {
-        self.faults.push(form::fault(fault, segment, offset, bytes.into()));
+    pub fn fault(
+        &mut self,
+        fault: &str,
+        segment: u32,
+        offset: impl Into<Option<u64>>,
+        bytes: impl Into<Option<u64>>,
+    ) {
+        self.faults
+            .push(form::fault(fault, segment, offset.into(), bytes.into()));
     }
 
     /// Harm to a whole frame, below what is proven: it is lost, and reported from where it begins to where it ends.
@@ -367,7 +432,12 @@ impl LogBuilder {
         for frame in &self.frames {
             let Some(epoch) = frame.epoch else { continue };
             if !self.quarantined.contains(&(epoch, frame.sequence)) {
-                samples.extend(frame.samples.iter().map(|sample| (epoch, frame.sequence, sample.clone())));
+                samples.extend(
+                    frame
+                        .samples
+                        .iter()
+                        .map(|sample| (epoch, frame.sequence, sample.clone())),
+                );
             }
         }
         samples.sort_by_key(|(epoch, sequence, _)| (*epoch, *sequence));
@@ -384,12 +454,19 @@ impl LogBuilder {
             "faults": self.faults,
         });
         let files = self.segments.iter().map(|s| (file(s), s.bytes.clone())).collect();
-        Vector { name: format!("{folder}/{name}"), files, json }
+        Vector {
+            name: format!("{folder}/{name}"),
+            files,
+            json,
+        }
     }
 }
 
 fn last_time(samples: &[Value], otherwise: i64) -> i64 {
-    samples.last().and_then(|sample| sample["device_time_ns"].as_i64()).unwrap_or(otherwise)
+    samples
+        .last()
+        .and_then(|sample| sample["device_time_ns"].as_i64())
+        .unwrap_or(otherwise)
 }
 
 /// What a reader must find of a value that was put in.
@@ -408,8 +485,10 @@ pub fn value(value: &Sample) -> Value {
 
 /// The declaration of accelerations and a counter.
 pub fn imu() -> Declaration {
-    declaration(r#"{"name":"imu","fields":[{"name":"ax","type":"f32","unit":"m/s2"},{"name":"n","type":"i32"}],
-        "rate_hz":100}"#)
+    declaration(
+        r#"{"name":"imu","fields":[{"name":"ax","type":"f32","unit":"m/s2"},{"name":"n","type":"i32"}],
+        "rate_hz":100}"#,
+    )
 }
 
 /// The declaration of bytes.
@@ -423,6 +502,12 @@ pub fn declaration(json: &str) -> Declaration {
 
 /// Three rows of the imu stream, by a number that makes them differ.
 pub fn rows(of: i64) -> Vec<Vec<Sample>> {
-    (0..3).map(|i| vec![Sample::F32((of * 3 + i) as f32 / 8.0 - 1.0), Sample::I64(of * 3 + i)]).collect()
+    (0..3)
+        .map(|i| {
+            vec![
+                Sample::F32((of * 3 + i) as f32 / 8.0 - 1.0),
+                Sample::I64(of * 3 + i),
+            ]
+        })
+        .collect()
 }
-

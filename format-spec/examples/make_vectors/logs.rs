@@ -43,7 +43,14 @@ pub fn started() -> LogBuilder {
 fn arrival(log: &mut LogBuilder, first: u64, last: u64) {
     let hub_recv_ns = log.tick();
     let (hub_epoch, dev_send_ns) = (HubEpoch(0x0102_0304_0506_0708), Some(hub_recv_ns - 2_000_000));
-    let row = Arrival { epoch: 0, lane: 0, hub_epoch, hub_recv_ns, dev_send_ns, sequences: (first, last) };
+    let row = Arrival {
+        epoch: 0,
+        lane: 0,
+        hub_epoch,
+        hub_recv_ns,
+        dev_send_ns,
+        sequences: (first, last),
+    };
     let mut payload = Vec::new();
     row.put(&mut payload);
     log.hub(Kind::ARRIVAL, 0, 1, &payload);
@@ -57,18 +64,32 @@ fn one_stream() -> Vector {
     let mut log = started();
     (0..3).for_each(|i| log.data(1, rows(i)));
     arrival(&mut log, 0, 2);
-    log.live(Kind::END, 1, 0, br#"{"stream":1,"captured":"9","next_index":"9","frames":"3","digest":"00"}"#);
+    log.live(
+        Kind::END,
+        1,
+        0,
+        br#"{"stream":1,"captured":"9","next_index":"9","frames":"3","digest":"00"}"#,
+    );
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "one-stream", "One epoch, one stream, three data frames, an end; one sealed segment.")
+    log.vector(
+        FOLDER,
+        "one-stream",
+        "One epoch, one stream, three data frames, an end; one sealed segment.",
+    )
 }
 
 fn all_types() -> Vector {
-    let fields: Vec<_> = ["i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64", "bool", "utf8", "binary"]
-        .iter()
-        .map(|kind| json!({"name": format!("a_{kind}"), "type": kind}))
-        .chain([json!({"name": "list", "type": "f32", "length": 3}), json!({"name": "codes", "type": "u8", "length": 5})])
-        .collect();
+    let fields: Vec<_> = [
+        "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64", "bool", "utf8", "binary",
+    ]
+    .iter()
+    .map(|kind| json!({"name": format!("a_{kind}"), "type": kind}))
+    .chain([
+        json!({"name": "list", "type": "f32", "length": 3}),
+        json!({"name": "codes", "type": "u8", "length": 5}),
+    ])
+    .collect();
     let all = declaration(&json!({"name": "all", "fields": fields}).to_string());
     let row = |low: bool, text: &str, bytes: &[u8]| {
         let pick = |a: i64, b: i64| Value::I64(if low { a } else { b });
@@ -87,25 +108,55 @@ fn all_types() -> Vector {
             Value::Bool(!low),
             Value::Text(text.to_owned()),
             Value::Bytes(bytes.to_vec()),
-            list(if low { [0.5, -0.5, f32::MAX] } else { [1.0e-3, 7.0, -0.0] }),
+            list(if low {
+                [0.5, -0.5, f32::MAX]
+            } else {
+                [1.0e-3, 7.0, -0.0]
+            }),
             Value::List((0..5).map(Value::I64).collect()),
         ]
     };
     let mut log = started();
     log.declare(2, &all);
-    log.data(2, vec![row(true, "", &[]), row(false, "Marey, chronophotographe à Beaune", &[0, 255]), row(true, "ECG", b"\0")]);
-    let period = Period { numerator: 1_000_000_000, denominator: 3 };
+    log.data(
+        2,
+        vec![
+            row(true, "", &[]),
+            row(false, "Marey, chronophotographe à Beaune", &[0, 255]),
+            row(true, "ECG", b"\0"),
+        ],
+    );
+    let period = Period {
+        numerator: 1_000_000_000,
+        denominator: 3,
+    };
     log.regular(1, period, [rows(0), rows(1)].concat());
-    log.regular(2, Period { numerator: 0, denominator: 1 }, vec![row(false, "one", b"row")]);
+    log.regular(
+        2,
+        Period {
+            numerator: 0,
+            denominator: 1,
+        },
+        vec![row(false, "one", b"row")],
+    );
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "all-types", "Every type, lists, extreme values, empty texts, and frames with a period.")
+    log.vector(
+        FOLDER,
+        "all-types",
+        "Every type, lists, extreme values, empty texts, and frames with a period.",
+    )
 }
 
 fn live_frames() -> Vector {
     let mut log = started();
     log.live(Kind::STATE, 0, 0, br#"{"battery":0.5,"later":[1,2,{}]}"#);
-    log.live(Kind::EVENT, 0, 0, "{\"kind\":\"label\",\"text\":\"stairs \u{2191}\",\"duration_ns\":5}".as_bytes());
+    log.live(
+        Kind::EVENT,
+        0,
+        0,
+        "{\"kind\":\"label\",\"text\":\"stairs \u{2191}\",\"duration_ns\":5}".as_bytes(),
+    );
     log.live(Kind::EVENT, 1, 0, br#"{"kind":"tap"}"#);
     let probe = |kind, nonce| ProbeRow {
         kind,
@@ -122,11 +173,20 @@ fn live_frames() -> Vector {
     probe(ProbeKind::InBand, 8).put(&mut payload);
     probe(ProbeKind::Ack, 0).put(&mut payload);
     log.live(Kind::PROBES, 0, 3, &payload);
-    log.hub(Kind::NOTE, 0, 0, br#"{"kind":"restart","text":"the hub came back"}"#);
+    log.hub(
+        Kind::NOTE,
+        0,
+        0,
+        br#"{"kind":"restart","text":"the hub came back"}"#,
+    );
     log.data(1, rows(0));
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "live-frames", "State, events, probes and a note beside the samples.")
+    log.vector(
+        FOLDER,
+        "live-frames",
+        "State, events, probes and a note beside the samples.",
+    )
 }
 
 fn unknown_kinds() -> Vector {
@@ -138,7 +198,11 @@ fn unknown_kinds() -> Vector {
     log.data(1, rows(1));
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "unknown-kinds", "Kinds of later versions and private ones: delivered, and passed over.")
+    log.vector(
+        FOLDER,
+        "unknown-kinds",
+        "Kinds of later versions and private ones: delivered, and passed over.",
+    )
 }
 
 fn two_segments() -> Vector {
@@ -153,7 +217,11 @@ fn two_segments() -> Vector {
     log.data(1, rows(3));
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "three-segments", "Sequences and indices go on from segment to segment.")
+    log.vector(
+        FOLDER,
+        "three-segments",
+        "Sequences and indices go on from segment to segment.",
+    )
 }
 
 fn open_end() -> Vector {
@@ -164,7 +232,11 @@ fn open_end() -> Vector {
     log.data(1, rows(1));
     log.checkpoint(256);
     log.data(1, rows(2));
-    log.vector(FOLDER, "unsealed", "The last segment is not sealed, and ends with a whole frame.")
+    log.vector(
+        FOLDER,
+        "unsealed",
+        "The last segment is not sealed, and ends with a whole frame.",
+    )
 }
 
 fn epochs_there_and_back() -> Vector {
@@ -182,7 +254,11 @@ fn epochs_there_and_back() -> Vector {
     log.data(1, vec![vec![Value::Bytes(vec![1, 2, 3])]]);
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "epochs", "Two epochs of one device, gone into and back to, with counters of their own.")
+    log.vector(
+        FOLDER,
+        "epochs",
+        "Two epochs of one device, gone into and back to, with counters of their own.",
+    )
 }
 
 fn jumps() -> Vector {
@@ -194,7 +270,11 @@ fn jumps() -> Vector {
     log.data(1, rows(2));
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "jumps", "The device lost four frames that it had numbered, and later seven samples. No damage.")
+    log.vector(
+        FOLDER,
+        "jumps",
+        "The device lost four frames that it had numbered, and later seven samples. No damage.",
+    )
 }
 
 fn quarantined() -> Vector {
@@ -206,12 +286,21 @@ fn quarantined() -> Vector {
     log.skip(1, 1, 0);
     log.data(1, rows(2));
     log.data(1, rows(3));
-    let data: Vec<_> = log.frames.iter().filter(|f| f.kind == Kind::DATA).map(|f| f.sequence).collect();
+    let data: Vec<_> = log
+        .frames
+        .iter()
+        .filter(|f| f.kind == Kind::DATA)
+        .map(|f| f.sequence)
+        .collect();
     assert_eq!(data, [0, 1, 2, 3]);
     log.quarantined.push((0, 2));
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "quarantined", "Indices and device times of the third data frame go back: stored, kept out.")
+    log.vector(
+        FOLDER,
+        "quarantined",
+        "Indices and device times of the third data frame go back: stored, kept out.",
+    )
 }
 
 fn cut_and_carried() -> Vector {
@@ -246,5 +335,9 @@ fn twice() -> Vector {
     log.data(1, rows(2));
     log.checkpoint(256);
     log.seal();
-    log.vector(FOLDER, "twice", "The second segment begins with a frame that the first has too: the first counts.")
+    log.vector(
+        FOLDER,
+        "twice",
+        "The second segment begins with a frame that the first has too: the first counts.",
+    )
 }

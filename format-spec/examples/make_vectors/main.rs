@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// One vector: the bytes of one or more files, and what they hold.
+#[derive(Debug)]
 pub struct Vector {
     /// Folder and name.
     pub name: String,
@@ -38,7 +39,11 @@ pub struct Vector {
 impl Vector {
     /// A vector of one file.
     pub fn one(folder: &str, name: &str, bytes: impl Into<Vec<u8>>, json: Value) -> Self {
-        Self { name: format!("{folder}/{name}"), files: vec![(String::new(), bytes.into())], json }
+        Self {
+            name: format!("{folder}/{name}"),
+            files: vec![(String::new(), bytes.into())],
+            json,
+        }
     }
 }
 
@@ -57,8 +62,11 @@ fn main() -> ExitCode {
     let (mut written, mut differing) = (0, 0);
     for vector in parts.into_iter().flatten() {
         let path = |tail: &str| root.join(format!("{}{tail}", vector.name));
-        let mut files: Vec<(PathBuf, Vec<u8>)> =
-            vector.files.into_iter().map(|(mark, bytes)| (path(&format!("{mark}.bin")), bytes)).collect();
+        let mut files: Vec<(PathBuf, Vec<u8>)> = vector
+            .files
+            .into_iter()
+            .map(|(mark, bytes)| (path(&format!("{mark}.bin")), bytes))
+            .collect();
         files.push((path(".json"), readable(&vector.json).into_bytes()));
         for (path, bytes) in files {
             match std::fs::read(&path) {
@@ -77,7 +85,11 @@ fn main() -> ExitCode {
         }
     }
     println!("{written} files written, {differing} differ");
-    if differing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if differing == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// JSON with a line for each key, and for each element of a list at the top.

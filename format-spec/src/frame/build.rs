@@ -9,7 +9,9 @@ use crate::types::{Declaration, Field, FieldType, Period};
 pub fn encode(mut header: Header, payload: &[u8], seed: Seed) -> Result<Vec<u8>, FrameError> {
     let length = HEADER_BYTES + padded(payload.len());
     if length > limits::FRAME_BYTES_MAX {
-        return Err(FrameError::Length { found: u32::try_from(length).unwrap_or(u32::MAX) });
+        return Err(FrameError::Length {
+            found: u32::try_from(length).unwrap_or(u32::MAX),
+        });
     }
     header.length = length as u32;
     header.padding = (length - HEADER_BYTES - payload.len()) as u8;
@@ -23,7 +25,10 @@ pub fn encode(mut header: Header, payload: &[u8], seed: Seed) -> Result<Vec<u8>,
 }
 
 /// A frame of no samples: a declaration, an event, probes, a hub frame.
-#[allow(clippy::too_many_arguments, reason = "the fields of a header, each of its own meaning")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the fields of a header, each of its own meaning"
+)]
 pub fn control_frame(
     kind: Kind,
     lane: super::Lane,
@@ -84,17 +89,32 @@ pub enum ValueError {
     #[error("{found} values for {expected} fields")]
     Fields { expected: usize, found: usize },
     #[error("field {field}: {value} does not fit {kind:?}")]
-    Value { field: String, kind: FieldType, value: String },
+    Value {
+        field: String,
+        kind: FieldType,
+        value: String,
+    },
     #[error("field {field}: a list of {found} elements, declared with {expected}")]
-    List { field: String, expected: u32, found: usize },
+    List {
+        field: String,
+        expected: u32,
+        found: usize,
+    },
     #[error("device time {found} ns after {before} ns: times of a stream never decrease")]
     TimeBackward { before: i64, found: i64 },
 }
 
 impl DataBuilder {
     pub fn new(declaration: &Declaration) -> Self {
-        let building = |field: &Field| Building { field: field.clone(), data: Vec::new(), offsets: vec![0] };
-        Self { columns: declaration.fields.iter().map(building).collect(), times_ns: Vec::new() }
+        let building = |field: &Field| Building {
+            field: field.clone(),
+            data: Vec::new(),
+            offsets: vec![0],
+        };
+        Self {
+            columns: declaration.fields.iter().map(building).collect(),
+            times_ns: Vec::new(),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -117,31 +137,55 @@ impl DataBuilder {
     /// Takes one sample; on an error nothing of it is taken.
     pub fn push(&mut self, time_ns: i64, values: &[Value]) -> Result<(), ValueError> {
         if values.len() != self.columns.len() {
-            return Err(ValueError::Fields { expected: self.columns.len(), found: values.len() });
+            return Err(ValueError::Fields {
+                expected: self.columns.len(),
+                found: values.len(),
+            });
         }
         if let Some(&before) = self.times_ns.last()
             && time_ns < before
         {
-            return Err(ValueError::TimeBackward { before, found: time_ns });
+            return Err(ValueError::TimeBackward {
+                before,
+                found: time_ns,
+            });
         }
-        for at in 0..values.len() {
-            if let Err(error) = self.columns[at].push(&values[at]) {
-                let rows = self.times_ns.len();
-                self.columns[..at].iter_mut().for_each(|column| column.cut(rows));
-                self.columns[at].cut(rows);
-                return Err(error);
-            }
+        let pushed = self
+            .columns
+            .iter_mut()
+            .zip(values)
+            .try_for_each(|(column, value)| column.push(value));
+        if let Err(error) = pushed {
+            let rows = self.times_ns.len();
+            self.columns.iter_mut().for_each(|column| column.cut(rows));
+            return Err(error);
         }
         self.times_ns.push(time_ns);
         Ok(())
     }
 
     /// The samples so far as a frame with a time column; the builder is empty afterwards.
-    pub fn finish(&mut self, stream: u32, sequence: u64, first_index: u64, seed: Seed) -> Result<Vec<u8>, FrameError> {
+    pub fn finish(
+        &mut self,
+        stream: u32,
+        sequence: u64,
+        first_index: u64,
+        seed: Seed,
+    ) -> Result<Vec<u8>, FrameError> {
         let times = std::mem::take(&mut self.times_ns);
         let mut payload = Vec::with_capacity(8 * times.len());
-        times.iter().for_each(|t| payload.extend_from_slice(&t.to_le_bytes()));
-        self.end(super::Flags::default(), &times, payload, stream, sequence, first_index, seed)
+        times
+            .iter()
+            .for_each(|t| payload.extend_from_slice(&t.to_le_bytes()));
+        self.end(
+            super::Flags::default(),
+            &times,
+            payload,
+            stream,
+            sequence,
+            first_index,
+            seed,
+        )
     }
 
     /// The samples so far as a regular frame: the first time and a period. The pushed times but the first are dropped.
@@ -156,10 +200,21 @@ impl DataBuilder {
         let times = std::mem::take(&mut self.times_ns);
         let mut payload = period.numerator.to_le_bytes().to_vec();
         payload.extend_from_slice(&period.denominator.to_le_bytes());
-        self.end(super::Flags::REGULAR, &times, payload, stream, sequence, first_index, seed)
+        self.end(
+            super::Flags::REGULAR,
+            &times,
+            payload,
+            stream,
+            sequence,
+            first_index,
+            seed,
+        )
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the fields of a header, each of its own meaning")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the fields of a header, each of its own meaning"
+    )]
     fn end(
         &mut self,
         flags: super::Flags,
@@ -170,7 +225,9 @@ impl DataBuilder {
         first_index: u64,
         seed: Seed,
     ) -> Result<Vec<u8>, FrameError> {
-        let Some(&first_time_ns) = times.first() else { return Err(FrameError::Empty) };
+        let Some(&first_time_ns) = times.first() else {
+            return Err(FrameError::Empty);
+        };
         for column in &mut self.columns {
             column.take(&mut payload);
         }
@@ -199,8 +256,16 @@ impl Building {
                 items.iter().try_for_each(|item| self.element(item))?;
             }
             (Some(expected), value) => {
-                let found = if let Value::List(items) = value { items.len() } else { 1 };
-                return Err(ValueError::List { field: self.field.name.to_string(), expected, found });
+                let found = if let Value::List(items) = value {
+                    items.len()
+                } else {
+                    1
+                };
+                return Err(ValueError::List {
+                    field: self.field.name.to_string(),
+                    expected,
+                    found,
+                });
             }
         }
         if self.field.kind.width().is_none() {
@@ -216,12 +281,19 @@ impl Building {
             Value::U64(n) => Some(i128::from(*n)),
             _ => None,
         };
-        let misfit = || ValueError::Value { field: self.field.name.to_string(), kind, value: format!("{value:?}") };
+        let misfit = || ValueError::Value {
+            field: self.field.name.to_string(),
+            kind,
+            value: format!("{value:?}"),
+        };
         let data = &mut self.data;
         macro_rules! integer {
             ($type:ty) => {
                 data.extend_from_slice(
-                    &wide.and_then(|n| <$type>::try_from(n).ok()).ok_or_else(misfit)?.to_le_bytes(),
+                    &wide
+                        .and_then(|n| <$type>::try_from(n).ok())
+                        .ok_or_else(misfit)?
+                        .to_le_bytes(),
                 )
             };
         }
@@ -261,7 +333,9 @@ impl Building {
     /// Back to `rows` whole rows.
     fn cut(&mut self, rows: usize) {
         match self.field.kind.width() {
-            Some(width) => self.data.truncate(rows * width * self.field.length.unwrap_or(1) as usize),
+            Some(width) => self
+                .data
+                .truncate(rows * width * self.field.length.unwrap_or(1) as usize),
             None => {
                 self.offsets.truncate(rows + 1);
                 self.data.truncate(self.offsets[rows] as usize);
@@ -271,7 +345,9 @@ impl Building {
 
     fn take(&mut self, payload: &mut Vec<u8>) {
         if self.field.kind.width().is_none() {
-            self.offsets.iter().for_each(|offset| payload.extend_from_slice(&offset.to_le_bytes()));
+            self.offsets
+                .iter()
+                .for_each(|offset| payload.extend_from_slice(&offset.to_le_bytes()));
             payload.resize(padded(payload.len()), 0);
             self.offsets.truncate(1);
         }

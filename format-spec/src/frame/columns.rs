@@ -18,7 +18,11 @@ pub struct Columns<'a> {
 pub enum Times<'a> {
     /// `count` little-endian i64.
     Column(&'a [u8]),
-    Regular { first_ns: i64, period: Period, count: u32 },
+    Regular {
+        first_ns: i64,
+        period: Period,
+        count: u32,
+    },
 }
 
 /// The bytes of one field.
@@ -39,7 +43,9 @@ impl<'a> Columns<'a> {
     pub fn parse(frame: &Frame<'a>, declaration: &Declaration) -> Result<Self, FrameError> {
         let header = frame.header();
         if header.flags.0 & !Flags::KNOWN.0 != 0 {
-            return Err(FrameError::Flags { found: header.flags.0 });
+            return Err(FrameError::Flags {
+                found: header.flags.0,
+            });
         }
         if header.count > limits::SAMPLES_PER_FRAME_MAX {
             return Err(FrameError::Count { found: header.count });
@@ -48,14 +54,26 @@ impl<'a> Columns<'a> {
             return Err(FrameError::Empty);
         }
         let count = header.count as usize;
-        let mut rest = Rest { bytes: frame.payload() };
+        let mut rest = Rest {
+            bytes: frame.payload(),
+        };
         let times = if header.flags.contains(Flags::REGULAR) {
             let head = rest.take("a period", 16)?;
-            let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("16 bytes were taken"));
-            let period = Period { numerator: word(0), denominator: word(8) };
+            let word =
+                |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("16 bytes were taken"));
+            let period = Period {
+                numerator: word(0),
+                denominator: word(8),
+            };
             let first_ns = header.first_time_ns;
-            period.time_ns(first_ns, u64::from(header.count) - 1).ok_or(FrameError::Period)?;
-            Times::Regular { first_ns, period, count: header.count }
+            period
+                .time_ns(first_ns, u64::from(header.count) - 1)
+                .ok_or(FrameError::Period)?;
+            Times::Regular {
+                first_ns,
+                period,
+                count: header.count,
+            }
         } else {
             Times::Column(rest.take("the time column", 8 * count)?)
         };
@@ -68,7 +86,11 @@ impl<'a> Columns<'a> {
             0 => Ok(Self { times, fields }),
             left => {
                 let found = frame.payload().len();
-                Err(FrameError::Payload { what: "the declared stream", expected: found - left, found })
+                Err(FrameError::Payload {
+                    what: "the declared stream",
+                    expected: found - left,
+                    found,
+                })
             }
         }
     }
@@ -81,9 +103,9 @@ impl Times<'_> {
             Self::Column(bytes) => {
                 i64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().expect("eight bytes were cut"))
             }
-            Self::Regular { first_ns, period, .. } => {
-                period.time_ns(*first_ns, i as u64).expect("the last time of the frame was checked at parsing")
-            }
+            Self::Regular { first_ns, period, .. } => period
+                .time_ns(*first_ns, i as u64)
+                .expect("the last time of the frame was checked at parsing"),
         }
     }
 
@@ -109,12 +131,17 @@ impl Times<'_> {
     fn check(&self, first_ns: i64) -> Result<(), FrameError> {
         let Self::Column(_) = self else { return Ok(()) };
         if self.at(0) != first_ns {
-            return Err(FrameError::FirstTime { header: first_ns, column: self.at(0) });
+            return Err(FrameError::FirstTime {
+                header: first_ns,
+                column: self.at(0),
+            });
         }
         let mut before = first_ns;
         for (sample, time) in self.iter().enumerate() {
             if time < before {
-                return Err(FrameError::TimeBackward { sample: sample as u32 });
+                return Err(FrameError::TimeBackward {
+                    sample: sample as u32,
+                });
             }
             before = time;
         }
@@ -145,7 +172,11 @@ struct Rest<'a> {
 impl<'a> Rest<'a> {
     fn take(&mut self, what: &'static str, length: usize) -> Result<&'a [u8], FrameError> {
         let Some(taken) = self.bytes.get(..length) else {
-            return Err(FrameError::Payload { what, expected: length, found: self.bytes.len() });
+            return Err(FrameError::Payload {
+                what,
+                expected: length,
+                found: self.bytes.len(),
+            });
         };
         self.bytes = &self.bytes[padded(length).min(self.bytes.len())..];
         Ok(taken)
@@ -157,7 +188,11 @@ impl<'a> Rest<'a> {
             if field.kind == FieldType::Bool
                 && let Some(row) = bytes.iter().position(|&b| b > 1)
             {
-                return Err(FrameError::Bool { column: at, row: row as u32, found: bytes[row] });
+                return Err(FrameError::Bool {
+                    column: at,
+                    row: row as u32,
+                    found: bytes[row],
+                });
             }
             return Ok(Column::Fixed(bytes));
         }
@@ -171,7 +206,10 @@ impl<'a> Rest<'a> {
                 return Err(FrameError::Offsets { column: at });
             }
             if field.kind == FieldType::Utf8 && row > 0 && std::str::from_utf8(&data[before..now]).is_err() {
-                return Err(FrameError::Utf8 { column: at, row: row as u32 - 1 });
+                return Err(FrameError::Utf8 {
+                    column: at,
+                    row: row as u32 - 1,
+                });
             }
             before = now;
         }

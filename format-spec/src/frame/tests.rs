@@ -3,7 +3,11 @@ use crate::types::{Declaration, DeviceId, EpochId, Period, SessionId};
 use proptest::prelude::*;
 
 fn seed(device: &str) -> Seed {
-    Seed::new(&DeviceId::new(device).unwrap(), &SessionId::new("s").unwrap(), &EpochId([1; 16]))
+    Seed::new(
+        &DeviceId::new(device).unwrap(),
+        &SessionId::new("s").unwrap(),
+        &EpochId([1; 16]),
+    )
 }
 
 fn mixed() -> Declaration {
@@ -50,7 +54,10 @@ fn a_frame_gives_back_what_was_put_in() {
 
 #[test]
 fn a_frame_of_another_log_does_not_pass() {
-    assert!(matches!(Frame::checked(&sample_frame(), seed("other")), Err(FrameError::Crc { .. })));
+    assert!(matches!(
+        Frame::checked(&sample_frame(), seed("other")),
+        Err(FrameError::Crc { .. })
+    ));
 }
 
 #[test]
@@ -67,7 +74,10 @@ fn every_changed_bit_is_found() {
 fn every_truncation_is_found() {
     let bytes = sample_frame();
     for length in 0..bytes.len() {
-        assert!(matches!(Frame::parse(&bytes[..length]), Err(FrameError::Short { .. })), "{length}");
+        assert!(
+            matches!(Frame::parse(&bytes[..length]), Err(FrameError::Short { .. })),
+            "{length}"
+        );
     }
 }
 
@@ -89,11 +99,17 @@ fn a_refused_sample_leaves_nothing_behind() {
 fn regular_frames_carry_their_period() {
     let mut builder = DataBuilder::new(&mixed());
     (0..3).for_each(|i| builder.push(i, &row(i)).unwrap());
-    let period = Period { numerator: 10_000_000, denominator: 3 };
+    let period = Period {
+        numerator: 10_000_000,
+        denominator: 3,
+    };
     let bytes = builder.finish_regular(period, 1, 0, 0, seed("d")).unwrap();
     let frame = Frame::checked(&bytes, seed("d")).unwrap();
     let columns = Columns::parse(&frame, &mixed()).unwrap();
-    assert_eq!(columns.times.iter().collect::<Vec<_>>(), [0, 3_333_333, 6_666_666]);
+    assert_eq!(
+        columns.times.iter().collect::<Vec<_>>(),
+        [0, 3_333_333, 6_666_666]
+    );
 }
 
 #[test]
@@ -119,25 +135,51 @@ fn columns_that_lie_are_refused() {
             format!("{{\"name\":\"x\",\"fields\":[{{\"name\":\"a\",\"type\":\"{fields}\"}}]}}").as_bytes(),
         )
         .unwrap();
-        Columns::parse(&Frame::parse(bytes).unwrap(), &declaration).map(|_| ()).unwrap_err()
+        Columns::parse(&Frame::parse(bytes).unwrap(), &declaration)
+            .map(|_| ())
+            .unwrap_err()
     };
     let times = |ts: &[i64]| ts.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<u8>>();
     let none = Flags::default();
     assert_eq!(parse(&build(&[], 0, none), "i8"), FrameError::Empty);
-    assert!(matches!(parse(&build(&times(&[8]), 1, none), "i8"), FrameError::FirstTime { .. }));
-    assert!(matches!(parse(&build(&times(&[7, 6]), 2, none), "i8"), FrameError::TimeBackward { sample: 1 }));
-    assert!(matches!(parse(&build(&times(&[7]), 1, none), "i8"), FrameError::Payload { .. }));
-    assert!(matches!(parse(&build(&times(&[7]), u32::MAX, none), "i8"), FrameError::Count { .. }));
-    assert!(matches!(parse(&build(&times(&[7]), 1, Flags::ENCRYPTED), "i8"), FrameError::Flags { .. }));
+    assert!(matches!(
+        parse(&build(&times(&[8]), 1, none), "i8"),
+        FrameError::FirstTime { .. }
+    ));
+    assert!(matches!(
+        parse(&build(&times(&[7, 6]), 2, none), "i8"),
+        FrameError::TimeBackward { sample: 1 }
+    ));
+    assert!(matches!(
+        parse(&build(&times(&[7]), 1, none), "i8"),
+        FrameError::Payload { .. }
+    ));
+    assert!(matches!(
+        parse(&build(&times(&[7]), u32::MAX, none), "i8"),
+        FrameError::Count { .. }
+    ));
+    assert!(matches!(
+        parse(&build(&times(&[7]), 1, Flags::ENCRYPTED), "i8"),
+        FrameError::Flags { .. }
+    ));
     let with = |tail: &[u8]| [times(&[7]), tail.to_vec()].concat();
-    assert!(matches!(parse(&build(&with(&[2]), 1, none), "bool"), FrameError::Bool { found: 2, .. }));
-    assert!(matches!(parse(&build(&with(&[1, 0, 0, 0, 0, 0, 0, 0]), 1, none), "utf8"), FrameError::Offsets { .. }));
+    assert!(matches!(
+        parse(&build(&with(&[2]), 1, none), "bool"),
+        FrameError::Bool { found: 2, .. }
+    ));
+    assert!(matches!(
+        parse(&build(&with(&[1, 0, 0, 0, 0, 0, 0, 0]), 1, none), "utf8"),
+        FrameError::Offsets { .. }
+    ));
     let text = [0u32.to_le_bytes(), 1u32.to_le_bytes()].concat();
     assert!(matches!(
         parse(&build(&with(&[text, vec![0xFF]].concat()), 1, none), "utf8"),
         FrameError::Utf8 { row: 0, .. }
     ));
-    assert_eq!(parse(&build(&[0; 24], 2, Flags::REGULAR), "i64"), FrameError::Period);
+    assert_eq!(
+        parse(&build(&[0; 24], 2, Flags::REGULAR), "i64"),
+        FrameError::Period
+    );
 }
 
 proptest! {

@@ -101,7 +101,8 @@ impl Period {
     /// Device time of sample `i` of a frame that starts at `first_ns`: `first + floor(i x numerator / denominator)`.
     /// None beyond the range of i64, or with a denominator of 0.
     pub fn time_ns(self, first_ns: i64, i: u64) -> Option<i64> {
-        let passed = (u128::from(i) * u128::from(self.numerator)).checked_div(u128::from(self.denominator))?;
+        let passed =
+            (u128::from(i) * u128::from(self.numerator)).checked_div(u128::from(self.denominator))?;
         i64::try_from(i128::from(first_ns).checked_add(i128::try_from(passed).ok()?)?).ok()
     }
 }
@@ -122,13 +123,23 @@ pub enum DeclarationError {
     #[error("two fields are called {name}")]
     Twice { name: StreamName },
     /// A list of a type that has none, or of a length out of range.
-    #[error("field {name}: lists are of numbers, with 1 to {} elements", limits::LIST_LENGTH_MAX)]
+    #[error(
+        "field {name}: lists are of numbers, with 1 to {} elements",
+        limits::LIST_LENGTH_MAX
+    )]
     List { name: StreamName },
     /// A rate, scale, offset or latency that is not a finite number in range.
     #[error("{what} must be a finite number{more}, found {found}")]
-    Number { what: &'static str, more: &'static str, found: f64 },
+    Number {
+        what: &'static str,
+        more: &'static str,
+        found: f64,
+    },
     /// A label over `LABEL_BYTES_MAX`, or with control characters.
-    #[error("{what} has control characters or more than {} bytes", limits::LABEL_BYTES_MAX)]
+    #[error(
+        "{what} has control characters or more than {} bytes",
+        limits::LABEL_BYTES_MAX
+    )]
     Label { what: &'static str },
 }
 
@@ -152,26 +163,39 @@ impl Declaration {
     /// Checks all that the types alone don't.
     pub fn check(&self) -> Result<(), DeclarationError> {
         if self.fields.is_empty() || self.fields.len() > limits::FIELDS_PER_STREAM_MAX {
-            return Err(DeclarationError::Fields { fields: self.fields.len() });
+            return Err(DeclarationError::Fields {
+                fields: self.fields.len(),
+            });
         }
         if let Some(rate) = self.rate_hz
             && !(rate.is_finite() && rate > 0.0)
         {
-            return Err(DeclarationError::Number { what: "rate_hz", more: " above 0", found: rate });
+            return Err(DeclarationError::Number {
+                what: "rate_hz",
+                more: " above 0",
+                found: rate,
+            });
         }
-        for (what, value) in [("latency_us", self.latency_us), ("latency_tolerance_us", self.latency_tolerance_us)] {
+        for (what, value) in [
+            ("latency_us", self.latency_us),
+            ("latency_tolerance_us", self.latency_tolerance_us),
+        ] {
             finite(what, value)?;
         }
         label("sensor", &self.sensor)?;
         label("description", &self.description)?;
         for (i, field) in self.fields.iter().enumerate() {
             if self.fields[..i].iter().any(|earlier| earlier.name == field.name) {
-                return Err(DeclarationError::Twice { name: field.name.clone() });
+                return Err(DeclarationError::Twice {
+                    name: field.name.clone(),
+                });
             }
             if let Some(length) = field.length
                 && !(field.kind.is_numeric() && (1..=limits::LIST_LENGTH_MAX).contains(&length))
             {
-                return Err(DeclarationError::List { name: field.name.clone() });
+                return Err(DeclarationError::List {
+                    name: field.name.clone(),
+                });
             }
             finite("scale", field.scale)?;
             finite("offset", field.offset)?;
@@ -184,7 +208,11 @@ impl Declaration {
 
 fn finite(what: &'static str, value: Option<f64>) -> Result<(), DeclarationError> {
     match value {
-        Some(found) if !found.is_finite() => Err(DeclarationError::Number { what, more: "", found }),
+        Some(found) if !found.is_finite() => Err(DeclarationError::Number {
+            what,
+            more: "",
+            found,
+        }),
         _ => Ok(()),
     }
 }
@@ -214,20 +242,37 @@ mod tests {
 
     #[test]
     fn what_breaks_the_rules_is_named() {
-        let broken = |from: &str, to: &str| Declaration::from_json(IMU.replace(from, to).as_bytes()).unwrap_err();
+        let broken =
+            |from: &str, to: &str| Declaration::from_json(IMU.replace(from, to).as_bytes()).unwrap_err();
         assert!(matches!(broken("spectrum", "ax"), DeclarationError::Twice { .. }));
         assert!(matches!(broken("u16", "utf8"), DeclarationError::List { .. }));
-        assert!(matches!(broken("\"length\":64", "\"length\":0"), DeclarationError::List { .. }));
+        assert!(matches!(
+            broken("\"length\":64", "\"length\":0"),
+            DeclarationError::List { .. }
+        ));
         assert!(matches!(broken("100", "0"), DeclarationError::Number { .. }));
-        assert!(matches!(broken("m/s2", "\\u0007"), DeclarationError::Label { .. }));
+        assert!(matches!(
+            broken("m/s2", "\\u0007"),
+            DeclarationError::Label { .. }
+        ));
         assert!(matches!(broken("imu", "time"), DeclarationError::Json(_)));
     }
 
     #[test]
     fn periods_do_not_drift() {
-        let third = Period { numerator: 1_000_000_000, denominator: 3 };
+        let third = Period {
+            numerator: 1_000_000_000,
+            denominator: 3,
+        };
         assert_eq!(third.time_ns(5, 3), Some(1_000_000_005));
         assert_eq!(third.time_ns(i64::MAX, 1), None);
-        assert_eq!(Period { numerator: 1, denominator: 0 }.time_ns(0, 1), None);
+        assert_eq!(
+            Period {
+                numerator: 1,
+                denominator: 0
+            }
+            .time_ns(0, 1),
+            None
+        );
     }
 }

@@ -20,24 +20,49 @@ pub struct StreamName(String);
 pub enum NameError {
     /// The name does not match its pattern.
     #[error("{what} {found:?} does not match {pattern}{}", proposal(proposed))]
-    Pattern { what: &'static str, found: String, pattern: &'static str, proposed: Option<String> },
+    Pattern {
+        what: &'static str,
+        found: String,
+        pattern: &'static str,
+        proposed: Option<String>,
+    },
     /// A word that Parquet readers or operating systems take for something else.
-    #[error("{what} {found:?} is a word that readers or file systems take for something else{}", proposal(proposed))]
-    Reserved { what: &'static str, found: String, proposed: Option<String> },
+    #[error(
+        "{what} {found:?} is a word that readers or file systems take for something else{}",
+        proposal(proposed)
+    )]
+    Reserved {
+        what: &'static str,
+        found: String,
+        proposed: Option<String>,
+    },
     /// Not hexadecimal of the right length.
     #[error("{what} takes {digits} hexadecimal digits, found {found:?}")]
-    NotHex { what: &'static str, digits: usize, found: String },
+    NotHex {
+        what: &'static str,
+        digits: usize,
+        found: String,
+    },
 }
 
 fn proposal(name: &Option<String>) -> String {
-    name.as_ref().map(|name| format!("; try {name:?}")).unwrap_or_default()
+    name.as_ref()
+        .map(|name| format!("; try {name:?}"))
+        .unwrap_or_default()
 }
 
 impl DeviceId {
     /// Checks and takes a name.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
         const PATTERN: &str = "^[A-Za-z][A-Za-z0-9_-]{0,31}$";
-        public_name("device", name.into(), limits::DEVICE_NAME_BYTES_MAX, PATTERN, "d-").map(Self)
+        public_name(
+            "device",
+            name.into(),
+            limits::DEVICE_NAME_BYTES_MAX,
+            PATTERN,
+            "d-",
+        )
+        .map(Self)
     }
 }
 
@@ -45,14 +70,29 @@ impl SessionId {
     /// Checks and takes a name.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
         const PATTERN: &str = "^[A-Za-z][A-Za-z0-9_-]{0,63}$";
-        public_name("session", name.into(), limits::SESSION_NAME_BYTES_MAX, PATTERN, "s-").map(Self)
+        public_name(
+            "session",
+            name.into(),
+            limits::SESSION_NAME_BYTES_MAX,
+            PATTERN,
+            "s-",
+        )
+        .map(Self)
     }
 }
 
 impl StreamName {
     /// Columns that every Parquet file of a stream has, and the keys of its path.
-    pub const RESERVED: [&'static str; 8] =
-        ["time", "device_time_ns", "epoch", "time_err_us", "seq", "session", "stream", "device"];
+    pub const RESERVED: [&'static str; 8] = [
+        "time",
+        "device_time_ns",
+        "epoch",
+        "time_err_us",
+        "seq",
+        "session",
+        "stream",
+        "device",
+    ];
 
     /// Checks and takes a name.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
@@ -65,13 +105,22 @@ impl StreamName {
         if !matches {
             return Err(NameError::Pattern {
                 what,
-                proposed: proposed(&name.to_ascii_lowercase(), "x_", limits::STREAM_NAME_BYTES_MAX, fits),
+                proposed: proposed(
+                    &name.to_ascii_lowercase(),
+                    "x_",
+                    limits::STREAM_NAME_BYTES_MAX,
+                    fits,
+                ),
                 found: shown(&name),
                 pattern: "^[a-z][a-z0-9_]{0,31}$",
             });
         }
         if Self::RESERVED.contains(&name.as_str()) || RETYPED.contains(&name.as_str()) {
-            return Err(NameError::Reserved { what, proposed: Some(format!("{name}_")), found: name });
+            return Err(NameError::Reserved {
+                what,
+                proposed: Some(format!("{name}_")),
+                found: name,
+            });
         }
         Ok(Self(name))
     }
@@ -92,7 +141,12 @@ fn public_name(
         && name.bytes().all(fits);
     if !matches {
         let proposed = proposed(&name, prefix, longest, fits);
-        return Err(NameError::Pattern { what, found: shown(&name), pattern, proposed });
+        return Err(NameError::Pattern {
+            what,
+            found: shown(&name),
+            pattern,
+            proposed,
+        });
     }
     let lower = name.to_ascii_lowercase();
     let windows = ["con", "prn", "aux", "nul"].contains(&lower.as_str())
@@ -100,19 +154,31 @@ fn public_name(
             && (lower.starts_with("com") || lower.starts_with("lpt"))
             && lower.as_bytes()[3].is_ascii_digit());
     if windows || RETYPED.contains(&lower.as_str()) {
-        return Err(NameError::Reserved { what, proposed: Some(format!("{prefix}{name}")), found: name });
+        return Err(NameError::Reserved {
+            what,
+            proposed: Some(format!("{prefix}{name}")),
+            found: name,
+        });
     }
     Ok(name)
 }
 
 /// The nearest name that would pass: other characters become `_`, a prefix makes it begin with a letter.
 fn proposed(name: &str, prefix: &str, longest: usize, fits: impl Fn(u8) -> bool) -> Option<String> {
-    let body: String = name.trim().chars().map(|c| if c.is_ascii() && fits(c as u8) { c } else { '_' }).collect();
+    let body: String = name
+        .trim()
+        .chars()
+        .map(|c| if c.is_ascii() && fits(c as u8) { c } else { '_' })
+        .collect();
     if !body.bytes().any(|b| b.is_ascii_alphanumeric()) {
         return None;
     }
     let starts_well = body.as_bytes()[0].is_ascii_alphabetic();
-    let mut whole = if starts_well { body } else { format!("{prefix}{body}") };
+    let mut whole = if starts_well {
+        body
+    } else {
+        format!("{prefix}{body}")
+    };
     whole.truncate(longest);
     Some(whole)
 }
@@ -187,12 +253,19 @@ mod tests {
 
     #[test]
     fn what_readers_retype_is_refused_with_a_proposal() {
-        let NameError::Pattern { proposed, .. } = SessionId::new("2026-11-21").unwrap_err() else { panic!() };
+        let NameError::Pattern { proposed, .. } = SessionId::new("2026-11-21").unwrap_err() else {
+            panic!()
+        };
         assert_eq!(proposed.as_deref(), Some("s-2026-11-21"));
-        let NameError::Pattern { proposed, .. } = SessionId::new("1e5").unwrap_err() else { panic!() };
+        let NameError::Pattern { proposed, .. } = SessionId::new("1e5").unwrap_err() else {
+            panic!()
+        };
         assert_eq!(proposed.as_deref(), Some("s-1e5"));
         for word in ["nan", "INF", "True", "null", "con", "COM1", "lpt9"] {
-            assert!(matches!(SessionId::new(word), Err(NameError::Reserved { .. })), "{word}");
+            assert!(
+                matches!(SessionId::new(word), Err(NameError::Reserved { .. })),
+                "{word}"
+            );
         }
         for word in StreamName::RESERVED {
             assert!(StreamName::new(word).is_err(), "{word}");

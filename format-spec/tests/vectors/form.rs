@@ -26,19 +26,28 @@ pub fn sample(stream: &str, epoch: u32, seq: u64, device_time_ns: i64, values: V
     json!({"stream": stream, "epoch": epoch, "seq": seq, "device_time_ns": device_time_ns, "values": values})
 }
 
-/// A fault of a log; no `bytes` where the specification leaves their number open.
-pub fn fault(fault: &str, segment: u32, offset: u64, bytes: Option<u64>) -> Value {
-    match bytes {
-        Some(bytes) => json!({"fault": fault, "segment": segment, "offset": offset, "bytes": bytes}),
-        None => json!({"fault": fault, "segment": segment, "offset": offset}),
+/// A fault of a log; without `offset` and `bytes` where the specification leaves them open.
+pub fn fault(fault: &str, segment: u32, offset: Option<u64>, bytes: Option<u64>) -> Value {
+    let mut json = json!({"fault": fault, "segment": segment});
+    for (key, value) in [("offset", offset), ("bytes", bytes)] {
+        if let Some(value) = value {
+            json[key] = json!(value);
+        }
     }
+    json
 }
 
 /// The rows of a data frame, as the codec reads them: device times and values.
 pub fn rows(frame: &Frame<'_>, declaration: &Declaration) -> Vec<(i64, Vec<Value>)> {
-    let columns = Columns::parse(frame, declaration).expect("only frames that fit their declaration are asked for");
+    let columns =
+        Columns::parse(frame, declaration).expect("only frames that fit their declaration are asked for");
     let value = |row: usize, at: usize| cell(&columns.fields[at], &declaration.fields[at], row);
-    let row = |(row, time): (usize, i64)| (time, (0..declaration.fields.len()).map(|at| value(row, at)).collect());
+    let row = |(row, time): (usize, i64)| {
+        (
+            time,
+            (0..declaration.fields.len()).map(|at| value(row, at)).collect(),
+        )
+    };
     columns.times.iter().enumerate().map(row).collect()
 }
 
@@ -48,7 +57,11 @@ fn cell(column: &Column<'_>, field: &Field, row: usize) -> Value {
             let wide = width * field.length.unwrap_or(1) as usize;
             let elements = bytes[wide * row..wide * (row + 1)].chunks_exact(width);
             let mut elements: Vec<Value> = elements.map(|bytes| element(field.kind, bytes)).collect();
-            return if field.length.is_some() { Value::Array(elements) } else { elements.remove(0) };
+            return if field.length.is_some() {
+                Value::Array(elements)
+            } else {
+                elements.remove(0)
+            };
         }
         _ => column.cell(row).expect("a column without a width has cells"),
     };
@@ -82,7 +95,11 @@ fn element(kind: FieldType, bytes: &[u8]) -> Value {
 
 /// A float as Python's `float.hex` writes it.
 pub fn hex_float(value: f64) -> String {
-    let sign = if value.is_sign_negative() && !value.is_nan() { "-" } else { "" };
+    let sign = if value.is_sign_negative() && !value.is_nan() {
+        "-"
+    } else {
+        ""
+    };
     if value.is_nan() {
         return "nan".to_owned();
     }
