@@ -19,6 +19,7 @@ pub mod state;
 pub mod clock;
 pub mod compact;
 pub mod read;
+pub mod salvage;
 
 pub use batch::{Batch, Committed, LogHandle, Outcome, Stamp};
 pub use catalog::Identity;

@@ -44,6 +44,8 @@ pub struct Store {
     journal: Mutex<Journal>,
     /// One flush at a time.
     flush: Mutex<()>,
+    /// One session's logs come into memory at a time.
+    loading: Mutex<()>,
     _lock: Box<dyn LockGuard>,
 }
 

@@ -56,6 +56,7 @@ class Log:
         self.faults.append({"fault": fault, "segment": segment, "offset": offset, "bytes": size, "why": why, **more})
 
     def read_segment(self, number: int, data: bytes) -> None:
+        """Finds how far the segment counts and what was on the disk for sure, then takes its frames one by one."""
         header, successor = self.headers[number], self.headers.get(number + 1, Header("there is none"))
         if header.fault.startswith("read version"):
             return self.fault("damage", number, 0, len(data), header.fault)
@@ -93,10 +94,7 @@ class Log:
                     self.epochs.setdefault(current, struct.unpack_from("<I", frame.payload, 32)[0])
                 elif frame.epoch not in (None, self.epochs.get(current)):
                     current = next(epoch for epoch in self.epochs if self.epochs[epoch] == frame.epoch)
-            elif at == behind and end is None and data.startswith(INDEX_MARK, at):      # 2
-                end, footer_fault = at, "the footer has no valid end"
-                break
-            elif behind >= proven:                      # 4: the log ends here, whatever follows
+            elif behind >= proven:                      # 4: the log ends here, whatever follows (a torn footer, say)
                 return self.fault("torn", number, behind, len(data) - behind, why)
             else:
                 marks = (mark.start() for mark in MARK.finditer(data, at + 8, limit))
@@ -119,7 +117,9 @@ class Log:
             return None
         _, crc, size, kind, flags, lane, padding, stream, count, *rest = FRAME.unpack_from(data, at)
         least = FRAME.size + padding + {EPOCH: 40, CHECKPOINT: 40 + 4 * count}.get(kind, 0)
-        if size % 8 or not least <= size <= min(FRAME_BYTES_MAX, end - at) or (lane == LANE_HUB) != (kind >= EPOCH):
+        if size % 8 or not least <= size <= min(FRAME_BYTES_MAX, end - at):
+            return None
+        if lane > LANE_HUB or (lane == LANE_HUB) != (kind >= EPOCH):
             return None
         for epoch in [NO_EPOCH] if lane == LANE_HUB else (e for e in epochs if self.epochs.get(e) is not None):
             if zlib.crc32(memoryview(data)[at + 8:at + size], zlib.crc32(self.identity + epoch)) == crc:

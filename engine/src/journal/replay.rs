@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Replayed {
     /// By log, the frames of the records that count, in the order of their commits.
     pub logs: BTreeMap<(SessionId, DeviceId), Vec<JournalFrames>>,
-    /// Records that count.
+    /// Records that count and hold frames.
     pub records: u64,
     /// The newest commit; 0 if there is none.
     pub newest: u64,
@@ -51,9 +51,10 @@ pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result
                 .faults
                 .push(fault(disk, &paths[record.block], record.offset, 0, why));
         }
-        expected = commit + 1;
+        expected = commit.saturating_add(1);
         let bytes = &blocks[record.block][record.offset..record.offset + record.length];
         let entries = Record::parse(bytes, hub, Some(record.generation)).and_then(|record| record.entries());
+        let holds_frames = entries.as_ref().is_ok_and(|entries| !entries.is_empty());
         match entries {
             Ok(entries) => take(entries, &mut replayed.logs),
             Err(error) => {
@@ -66,7 +67,7 @@ pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result
                 ));
             }
         }
-        replayed.records += 1;
+        replayed.records += u64::from(holds_frames);
     }
     Ok(replayed)
 }
@@ -102,7 +103,7 @@ fn scan_block(
                 }
                 let header = record.header;
                 generation = Some(header.generation);
-                next = Some(header.commit + 1);
+                next = Some(header.commit.saturating_add(1));
                 let length = header.length as usize;
                 let (offset, oldest) = (at, header.oldest);
                 found.insert(

@@ -3,15 +3,18 @@
 use super::{Inner, OpenedLog, Slot, Store};
 use crate::batch::LogHandle;
 use crate::catalog::{Catalog, Identity};
+use crate::compact::Manifest;
 use crate::disk::{self, Disk};
 use crate::error::{LogOpenError, OpenError, SessionError, StorageError};
 use crate::journal::{Journal, Replayed};
-use crate::log::{Fault, FaultKind, JournalFrames, devices, recover, segments};
+use crate::log::{Fault, FaultKind, JournalFrames, SegmentSummary, devices, recover, segments};
 use crate::options::Options;
 use crate::session::{Session, SessionState};
 use crate::state::StreamVersions;
 use crate::time::HubClock;
+use marey_format::frame::Lane;
 use marey_format::journal::RecordBuilder;
+use marey_format::log::IndexEntry;
 use marey_format::payload::{EpochMark, Event};
 use marey_format::wire::{Acked, Holes, Open};
 use marey_format::{DeviceId, Refusal, RefusalCode, Seed, SessionId, limits};
@@ -58,12 +61,14 @@ impl Store {
     /// # Errors
     /// [`OpenError::Exists`] where there is a hub.
     pub fn init(disk: &Arc<dyn Disk>, hub_id: [u8; 16], options: &Options) -> Result<(), OpenError> {
-        let path = Path::new(HUB_FILE);
-        let io = |error| StorageError::io("making", disk.describe(path), error);
-        if disk.stat(path).map_err(io)?.is_some() {
-            return Err(OpenError::Exists {
-                path: disk.describe(path),
-            });
+        let io = |error| StorageError::io("making", disk.describe(Path::new("")), error);
+        // The last two: what an init that was cut short leaves.
+        for taken in [HUB_FILE, "journal", "identity.redb"].map(Path::new) {
+            if disk.stat(taken).map_err(io)?.is_some() {
+                return Err(OpenError::Exists {
+                    path: disk.describe(taken),
+                });
+            }
         }
         Journal::create(disk, options)?;
         disk::create_dirs(&**disk, Path::new("sessions")).map_err(io)?;
@@ -74,7 +79,7 @@ impl Store {
             hub: marey_format::types::hex(&hub_id),
         };
         let json = serde_json::to_vec(&hub).expect("two plain fields");
-        disk::replace(&**disk, path, &json).map_err(io)?;
+        disk::replace(&**disk, Path::new(HUB_FILE), &json).map_err(io)?;
         Ok(())
     }
 
@@ -115,7 +120,7 @@ impl Store {
             };
             (slot.session.id.clone(), slot)
         });
-        let next = replayed.newest + 1;
+        let next = replayed.newest.saturating_add(1);
         let mut staging = RecordBuilder::default();
         staging.start();
         let inner = Inner {
@@ -145,6 +150,7 @@ impl Store {
             committed: Condvar::new(),
             journal: Mutex::new(journal),
             flush: Mutex::new(()),
+            loading: Mutex::new(()),
             _lock: lock,
         };
         store.recover_logs(replayed, &mut report)?;
@@ -176,6 +182,15 @@ impl Store {
             if active || !in_journal.is_empty() || self.has_unsealed(&id)? {
                 self.load_session(&id, &mut replayed.logs, whole, report)?;
             }
+            let sealed = self
+                .session(&id)
+                .is_ok_and(|session| session.state == SessionState::Sealed);
+            if sealed
+                && self.has_unpublished(&id, report)?
+                && let Some(slot) = self.inner().sessions.get_mut(&id)
+            {
+                slot.late = true;
+            }
         }
         report.orphans = replayed.logs.into_keys().collect();
         for (session, device) in &report.orphans {
@@ -199,6 +214,58 @@ impl Store {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the logs of a sealed session hold frames of devices that its newest generation was not made of: they came
+    /// late, and the hub ended before it made the next one.
+    fn has_unpublished(&self, id: &SessionId, report: &mut RecoveryReport) -> Result<bool, StorageError> {
+        let manifest = match Manifest::read(&*self.disk, &Session::dir(id)) {
+            Ok(manifest) => manifest,
+            // Its own business to be mended; recording goes on without it.
+            Err(error @ StorageError::Damaged { .. }) => {
+                report.unreadable.push(error.to_string());
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        for device in devices(&*self.disk, id)? {
+            let log = manifest.as_ref().and_then(|manifest| manifest.log(&device));
+            let from = log.map_or((0, 0), |log| (log.compacted.segment, log.compacted.offset));
+            for (number, path, bytes) in segments(&*self.disk, &Session::log_dir(id, &device))? {
+                if number < from.0 {
+                    continue;
+                }
+                let summary = match SegmentSummary::read(&*self.disk, number, &path, bytes, (&device, id)) {
+                    Ok(summary) => summary,
+                    Err(StorageError::Damaged { .. }) => continue,
+                    Err(error) => return Err(error),
+                };
+                // Where there is no index only compaction can tell; it makes nothing of what is not new.
+                let late = summary.index.is_none_or(|entries| {
+                    let is_late = |entry: &IndexEntry| (number, u64::from(entry.offset)) >= from;
+                    entries
+                        .iter()
+                        .any(|entry| entry.lane != Lane::Hub && is_late(entry))
+                });
+                if late {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the logs of a session into memory if they are not there yet: those of sealed and closed ones stay on the
+    /// disk until somebody asks.
+    pub(super) fn ensure_loaded(&self, id: &SessionId) -> Result<(), StorageError> {
+        let _one_at_a_time = self
+            .loading
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if self.inner().sessions.get(id).is_none_or(|slot| slot.loaded) {
+            return Ok(());
+        }
+        self.load_session(id, &mut BTreeMap::new(), false, &mut RecoveryReport::default())
     }
 
     /// Takes the logs of a session into memory, recovered.
@@ -272,10 +339,7 @@ impl Store {
     /// What the device is to be told: no such session, not in its roster, not started, closed, recorded elsewhere.
     pub fn open_log(&self, device: &DeviceId, open: &Open) -> Result<OpenedLog, LogOpenError> {
         self.admit(device, &open.session)?;
-        if !self.inner().sessions[&open.session].loaded {
-            let mut report = RecoveryReport::default();
-            self.load_session(&open.session, &mut BTreeMap::new(), false, &mut report)?;
-        }
+        self.ensure_loaded(&open.session)?;
         let now = self.clock.now();
         let wall = self.clock.wall();
         let mut inner = self.inner();

@@ -192,6 +192,7 @@ impl Store {
     /// stream that was not ended.
     pub fn owing(&self, id: &SessionId) -> Result<Vec<DeviceId>, SessionError> {
         let session = self.session(id)?;
+        self.ensure_loaded(id)?;
         let mut owing: BTreeSet<DeviceId> = session.roster.iter().flatten().cloned().collect();
         let inner = self.inner();
         for log in inner.logs.iter().filter(|log| log.session == *id) {

@@ -275,6 +275,8 @@ fn names(devices: &[DeviceId]) -> String {
 
 fn show(desk: &Desk<'_>, id: &SessionId) -> Result<Response, String> {
     let session: Session = desk.store.session(id).map_err(text)?;
+    // Brings the logs of a session that was sealed long ago into memory.
+    let owing = desk.store.owing(id).map_err(text)?;
     let logs = desk
         .store
         .log_status()
@@ -297,7 +299,7 @@ fn show(desk: &Desk<'_>, id: &SessionId) -> Result<Response, String> {
         });
     Ok(Response::SessionShown(SessionView {
         logs: logs.collect(),
-        owing: desk.store.owing(id).map_err(text)?,
+        owing,
         late_frames: desk.store.has_late_frames(id),
         session,
     }))

@@ -1,0 +1,237 @@
+//! What the benches share: one workload, the folder that it is recorded in, and a disk that never waits for a sync.
+//!
+//! The workload is an inertial unit as a phone has it: a counter of the sensor (i64) and six f32, a time stamp a sample,
+//! a hundred samples a frame (4,048 bytes), sixteen devices in one session. Owns the workload; measures nothing.
+
+#![allow(clippy::disallowed_methods, reason = "makes hubs to measure; it is none")]
+
+pub mod disk;
+pub mod tls;
+
+use bytes::Bytes;
+use marey_engine::disk::{Disk, OsDisk};
+use marey_engine::time::OsClocks;
+use marey_engine::{Batch, LogHandle, NewSession, Options, Outcome, Stamp, Store};
+use marey_format::frame::{DataBuilder, Kind, Lane, Value, control_frame};
+use marey_format::wire::{Acked, Open};
+use marey_format::{BootId, Declaration, DeviceId, EpochId, Seed, SessionId};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// Devices of the workload.
+pub const DEVICES: usize = 16;
+
+/// Samples of one frame.
+pub const SAMPLES_PER_FRAME: u64 = 100;
+
+/// Bytes of one frame: header, times, counter, six f32.
+pub const FRAME_BYTES: u64 = 48 + SAMPLES_PER_FRAME * (8 + 8 + 6 * 4);
+
+/// The session that is recorded.
+pub fn session() -> SessionId {
+    SessionId::new("bench").expect("it is a name")
+}
+
+/// The stream of every device.
+pub fn declaration() -> Declaration {
+    let json = br#"{"name":"imu","rate_hz":100,"fields":[{"name":"n","type":"i64"},
+        {"name":"ax","type":"f32","unit":"m/s2"},{"name":"ay","type":"f32","unit":"m/s2"},
+        {"name":"az","type":"f32","unit":"m/s2"},{"name":"gx","type":"f32","unit":"rad/s"},
+        {"name":"gy","type":"f32","unit":"rad/s"},{"name":"gz","type":"f32","unit":"rad/s"}]}"#;
+    Declaration::from_json(json).expect("it is a declaration")
+}
+
+/// A device that makes frames, one after the other.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub device: DeviceId,
+    pub epoch: EpochId,
+    seed: Seed,
+    declaration: Declaration,
+    /// Frames made so far.
+    pub frames: u64,
+    noise: u64,
+}
+
+impl Source {
+    pub fn new(number: usize) -> Self {
+        let device = DeviceId::new(format!("imu-{number:02}")).expect("it is a name");
+        let epoch = EpochId([number as u8 + 1; 16]);
+        let seed = Seed::new(&device, &session(), &epoch);
+        Self {
+            device,
+            epoch,
+            seed,
+            declaration: declaration(),
+            frames: 0,
+            noise: number as u64 + 1,
+        }
+    }
+
+    /// All devices of the workload.
+    pub fn all() -> Vec<Self> {
+        (0..DEVICES).map(Self::new).collect()
+    }
+
+    /// The declaration's frame.
+    pub fn declare(&self) -> Bytes {
+        let json = self.declaration.to_json();
+        let frame = control_frame(Kind::DECLARE, Lane::Live, 1, 0, 0, 0, &json, self.seed);
+        frame.expect("it is short").into()
+    }
+
+    /// The next frame of a hundred samples: a walk's slow swing, and the noise of a real sensor.
+    pub fn frame(&mut self) -> Bytes {
+        let mut builder = DataBuilder::new(&self.declaration);
+        let first = self.frames * SAMPLES_PER_FRAME;
+        for i in first..first + SAMPLES_PER_FRAME {
+            let swing = (i as f32 * 0.06).sin();
+            let mut row = vec![Value::I64(i as i64)];
+            row.extend((0..6).map(|axis| Value::F32(swing * axis as f32 + self.noise())));
+            builder.push(10_000_000 * i as i64, &row).expect("the row fits");
+        }
+        let frame = builder
+            .finish(1, self.frames, first, self.seed)
+            .expect("it is short");
+        self.frames += 1;
+        frame.into()
+    }
+
+    /// A number in -0.05 .. 0.05 on the grid of a 16-bit converter (xorshift).
+    fn noise(&mut self) -> f32 {
+        self.noise ^= self.noise << 13;
+        self.noise ^= self.noise >> 7;
+        self.noise ^= self.noise << 17;
+        (self.noise % 1639) as f32 * (2.0 / 32768.0) - 0.05
+    }
+
+    pub fn open(&self) -> Open {
+        Open {
+            session: session(),
+            epoch: self.epoch,
+            boot: BootId([9; 16]),
+            highest_ack: Acked::default(),
+        }
+    }
+}
+
+/// A hub's folder for as long as this lives. `MAREY_BENCH_DIR` says where; else where temporary files go.
+pub fn folder() -> TempDir {
+    let place = std::env::var_os("MAREY_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    tempfile::Builder::new()
+        .prefix("marey-bench-")
+        .tempdir_in(place)
+        .expect("the folder can be made")
+}
+
+/// A copy of a folder and all below it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the folder can be made");
+    for entry in std::fs::read_dir(from).expect("the folder can be read") {
+        let (entry, name) = entry
+            .map(|entry| (entry.path(), entry.file_name()))
+            .expect("the folder can be read");
+        match entry.is_dir() {
+            true => copy_folder(&entry, &to.join(name)),
+            false => drop(std::fs::copy(&entry, to.join(name)).expect("the file can be copied")),
+        }
+    }
+}
+
+/// Options of the benches: those of a hub, on a disk of any size.
+pub fn options() -> Options {
+    Options {
+        disk_floor_bytes: Some(0),
+        ..Options::default()
+    }
+}
+
+/// A store that records the session, and the devices with their logs open and their streams declared.
+#[derive(Debug)]
+pub struct Recording {
+    pub store: Arc<Store>,
+    pub sources: Vec<(Source, LogHandle)>,
+}
+
+impl Recording {
+    /// On the system's disk, with all its syncs.
+    pub fn on_disk(dir: &TempDir) -> Self {
+        Self::on(Arc::new(OsDisk::new(dir.path())))
+    }
+
+    pub fn on(disk: Arc<dyn Disk>) -> Self {
+        let options = options();
+        Store::init(&disk, [7; 16], &options).expect("the folder is empty");
+        let clock = Arc::new(OsClocks::hub_clock().expect("the kernel tells its boot id"));
+        let (store, _) = Store::open(disk, clock, options).expect("it was just made");
+        store
+            .create_session(NewSession::open_to_all(session()))
+            .expect("it is the first");
+        store.start_session(&session()).expect("it was just made");
+        let open = |source: Source| {
+            let handle = store
+                .open_log(&source.device, &source.open())
+                .expect("the session is open to all")
+                .handle;
+            let mut batch = Batch::new();
+            let stamp = Stamp {
+                hub: store.clock().now(),
+                dev_send_ns: None,
+            };
+            batch
+                .push(handle, source.declare(), stamp)
+                .expect("the frame is whole");
+            store.commit(&batch).expect("the disk takes it");
+            (source, handle)
+        };
+        let sources = Source::all().into_iter().map(open).collect();
+        Self {
+            store: Arc::new(store),
+            sources,
+        }
+    }
+
+    /// The next frame of every device.
+    pub fn window(&mut self) -> Vec<(LogHandle, Bytes)> {
+        self.sources
+            .iter_mut()
+            .map(|(source, handle)| (*handle, source.frame()))
+            .collect()
+    }
+
+    /// Records this many windows and brings all of it into sealed logs.
+    pub fn record(&mut self, windows: usize) {
+        self.commit_windows(windows);
+        self.store.close().expect("the disk takes it");
+    }
+
+    /// Commits this many windows; what the journal holds need not be in a log yet.
+    pub fn commit_windows(&mut self, windows: usize) {
+        for _ in 0..windows {
+            let window = self.window();
+            commit(&self.store, &window);
+        }
+    }
+}
+
+/// Checks frames and commits them as one batch: what a connection's read is to the engine.
+pub fn commit(store: &Store, frames: &[(LogHandle, Bytes)]) {
+    let stamp = Stamp {
+        hub: store.clock().now(),
+        dev_send_ns: None,
+    };
+    let mut batch = Batch::new();
+    for (handle, frame) in frames {
+        batch
+            .push(*handle, frame.clone(), stamp)
+            .expect("the frame is whole");
+    }
+    let committed = store.commit(&batch).expect("the disk takes it");
+    assert!(
+        committed
+            .outcomes
+            .iter()
+            .all(|outcome| *outcome == Outcome::Durable)
+    );
+}

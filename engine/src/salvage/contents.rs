@@ -1,0 +1,386 @@
+//! What a session holds, in numbers, from its folder alone: for each device its clock and its streams; its events.
+//!
+//! The logs are read, so the numbers are those of the logs, whether or not there is Parquet yet. Times and bounds are
+//! those of the clocks as they are known now.
+
+use super::source::Source;
+use crate::clock::ClockMap;
+use crate::compact::{
+    CompactError, DeviceSurvey, FrameSource, Manifest, Receipt, Timeline, read_receipt, survey_all,
+};
+use crate::disk::Disk;
+use crate::options::Options;
+use crate::session::Session;
+use arrow::temporal_conversions::timestamp_us_to_datetime;
+use marey_format::frame::{Columns, Frame};
+use marey_format::payload::{EndOfStream, Event, StreamKey};
+use marey_format::{Declaration, DeviceId, SessionId};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A session.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionContents {
+    pub session: SessionId,
+    /// Of the newest Parquet; 0 if there is none.
+    pub generation: u32,
+    /// Whether the receipt says that nothing is missing; none without a receipt, or where more came since.
+    pub complete: Option<bool>,
+    /// Frames came since the newest Parquet was made.
+    pub late_frames: bool,
+    pub devices: Vec<DeviceContents>,
+    /// What an operator should know of the clocks.
+    pub warnings: Vec<String>,
+    /// Places in the logs that can't be read.
+    pub faults: usize,
+}
+
+/// One device of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceContents {
+    pub device: DeviceId,
+    pub epochs: usize,
+    pub segments: usize,
+    pub log_bytes: u64,
+    pub frames: u64,
+    pub clock: ClockContents,
+    pub streams: Vec<StreamContents>,
+}
+
+/// What is known of a device's clock.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClockContents {
+    /// Lives of the clock: boots, where the device tells them.
+    pub clocks: usize,
+    /// Stretches between jumps and standstills, of all clocks.
+    pub segments: u32,
+    /// Rows of evidence.
+    pub evidence: usize,
+    /// How much faster than the hub's it ran on the whole, in parts per million; of the clock that was seen longest.
+    pub drift_ppm: Option<f64>,
+}
+
+/// One stream of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamContents {
+    /// `NAME@N`.
+    pub stream: String,
+    /// Each field with type and unit.
+    pub fields: Vec<String>,
+    pub samples: u64,
+    /// As declared; none for an irregular stream.
+    pub rate_hz: Option<f64>,
+    /// As it came.
+    pub measured_hz: Option<f64>,
+    pub first_time: Option<String>,
+    pub last_time: Option<String>,
+    pub duration_s: f64,
+    /// Ranges of sample indices that are missing, and the samples in them.
+    pub gaps: u64,
+    pub missing: u64,
+    /// Bytes of its frames.
+    pub bytes: u64,
+    pub parquet_bytes: u64,
+    /// The widest bound, in microseconds; none where one is infinite.
+    pub time_err_us_max: Option<f32>,
+    /// Whether the device has said that it ended, in every epoch.
+    pub ended: bool,
+}
+
+/// One event.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventContents {
+    pub time: String,
+    pub time_us: i64,
+    /// None where it is infinite.
+    pub time_err_us: Option<f32>,
+    pub device: DeviceId,
+    /// `device` or `hub`.
+    pub source: &'static str,
+    pub stream: Option<String>,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Takes stock of a session that was read from `source`.
+pub fn contents(
+    source: &Source,
+    session: &Session,
+    options: &Options,
+) -> Result<SessionContents, CompactError> {
+    let disk = &*source.view;
+    let dir = Session::dir(&session.id);
+    let surveys = survey_all(disk, &session.id, options, &|_| {})?;
+    let manifest = Manifest::read(disk, &dir)?;
+    let generation = manifest.as_ref().map_or(0, |manifest| manifest.generation);
+    let held = |survey: &DeviceSurvey, manifest: &Manifest| match manifest.log(&survey.device) {
+        Some(log) => [log.data_frames, log.live_frames] == survey.frames,
+        None => survey.frames == [0, 0],
+    };
+    let late_frames = manifest
+        .as_ref()
+        .is_some_and(|m| !surveys.iter().all(|survey| held(survey, m)));
+    let receipt = match generation {
+        0 => None,
+        generation => read_receipt(disk, &dir, generation)?.filter(|_| !late_frames),
+    };
+    let timeline = session
+        .anchor
+        .map(|anchor| Timeline::new(&anchor, &surveys, session.max_drift_ppm));
+    let looking = Looking {
+        disk,
+        session,
+        timeline: timeline.as_ref(),
+        manifest: manifest.as_ref(),
+        receipt,
+    };
+    let devices: Result<Vec<DeviceContents>, CompactError> =
+        surveys.iter().map(|survey| looking.device(survey)).collect();
+    let warnings = timeline
+        .iter()
+        .flat_map(|timeline| timeline.alignment().warnings())
+        .map(ToString::to_string);
+    Ok(SessionContents {
+        session: session.id.clone(),
+        generation,
+        complete: looking.receipt.as_ref().map(|receipt| receipt.complete),
+        late_frames,
+        devices: devices?,
+        warnings: warnings.collect(),
+        faults: surveys.iter().map(|survey| survey.faults.len()).sum(),
+    })
+}
+
+/// Events of devices and notes of the hub, in order of time.
+pub fn events(
+    source: &Source,
+    session: &Session,
+    options: &Options,
+) -> Result<Vec<EventContents>, CompactError> {
+    let anchor = session
+        .anchor
+        .ok_or_else(|| CompactError::NotStarted(session.id.clone()))?;
+    let surveys = survey_all(&*source.view, &session.id, options, &|_| {})?;
+    let timeline = Timeline::new(&anchor, &surveys, session.max_drift_ppm);
+    let mut events = Vec::new();
+    for survey in &surveys {
+        for entry in &survey.events {
+            let published = timeline
+                .placing(&survey.device, entry.epoch)
+                .published(entry.device_ns);
+            events.push(EventContents {
+                time: time_text(published.time_us),
+                time_us: published.time_us,
+                time_err_us: published.err_us.is_finite().then_some(published.err_us),
+                device: survey.device.clone(),
+                source: "device",
+                stream: entry.stream.as_ref().map(ToString::to_string),
+                event: entry.event.clone(),
+            });
+        }
+        for entry in &survey.notes {
+            let (time_us, err_us) = timeline.of_hub(entry.hub_epoch, entry.hub_ns);
+            events.push(EventContents {
+                time: time_text(time_us),
+                time_us,
+                time_err_us: err_us.is_finite().then_some(err_us),
+                device: survey.device.clone(),
+                source: "hub",
+                stream: None,
+                event: entry.note.clone(),
+            });
+        }
+    }
+    events.sort_by_key(|event| event.time_us);
+    Ok(events)
+}
+
+/// Session microseconds as RFC 3339.
+fn time_text(time_us: i64) -> String {
+    match timestamp_us_to_datetime(time_us) {
+        Some(time) => time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
+        None => format!("{time_us} us"),
+    }
+}
+
+struct Looking<'a> {
+    disk: &'a dyn Disk,
+    session: &'a Session,
+    timeline: Option<&'a Timeline>,
+    manifest: Option<&'a Manifest>,
+    receipt: Option<Receipt>,
+}
+
+/// What the frames of a stream span.
+#[derive(Default)]
+struct Span {
+    first_us: Option<i64>,
+    last_us: Option<i64>,
+    err_us_max: f32,
+}
+
+impl Span {
+    fn take(&mut self, time_us: i64, err_us: f32) {
+        self.first_us = Some(self.first_us.map_or(time_us, |first| first.min(time_us)));
+        self.last_us = Some(self.last_us.map_or(time_us, |last| last.max(time_us)));
+        self.err_us_max = self.err_us_max.max(err_us);
+    }
+}
+
+impl Looking<'_> {
+    fn device(&self, survey: &DeviceSurvey) -> Result<DeviceContents, CompactError> {
+        let clocks: Vec<&ClockMap> = self
+            .timeline
+            .iter()
+            .flat_map(|timeline| timeline.alignment().clocks())
+            .filter(|(device, _)| *device == survey.device.as_str())
+            .map(|(_, map)| map)
+            .collect();
+        let mut streams = Vec::new();
+        for plan in survey.streams.values() {
+            let key = plan.key.to_string();
+            let of_receipt = self.receipt.iter().flat_map(|receipt| &receipt.streams);
+            let of_receipt = of_receipt
+                .into_iter()
+                .find(|s| s.stream == key && s.device == survey.device);
+            let parts = self
+                .manifest
+                .map_or(&[][..], |manifest| manifest.parts(&plan.key, &survey.device));
+            // The receipt has the widest bound; without one every sample is placed.
+            let span = self.span(survey, &plan.key, of_receipt.is_none())?;
+            let err_us_max = match of_receipt {
+                Some(stream) => stream.time_err_us_max,
+                None => span.err_us_max.is_finite().then_some(span.err_us_max),
+            };
+            let samples: u64 = plan.frames.iter().map(|frame| u64::from(frame.count)).sum();
+            let duration_s = match (span.first_us, span.last_us) {
+                (Some(first), Some(last)) => last.saturating_sub(first) as f64 / 1e6,
+                _ => 0.0,
+            };
+            let indices = plan
+                .frames
+                .iter()
+                .map(|frame| (frame.epoch, frame.first_index, frame.end_index()));
+            let (gaps, missing) = gaps(indices, &plan.ends);
+            streams.push(StreamContents {
+                stream: key,
+                fields: fields(&plan.declaration),
+                samples,
+                rate_hz: plan.declaration.rate_hz,
+                measured_hz: (duration_s > 0.0).then(|| (samples.saturating_sub(1)) as f64 / duration_s),
+                first_time: span.first_us.map(time_text),
+                last_time: span.last_us.map(time_text),
+                duration_s,
+                gaps,
+                missing,
+                bytes: plan.frames.iter().map(|frame| u64::from(frame.length)).sum(),
+                parquet_bytes: parts.iter().map(|part| part.hashes.bytes).sum(),
+                time_err_us_max: err_us_max.filter(|_| self.timeline.is_some()),
+                ended: !plan.ends.is_empty() && plan.ends.values().all(Option::is_some),
+            });
+        }
+        Ok(DeviceContents {
+            device: survey.device.clone(),
+            epochs: survey.epochs.len(),
+            segments: survey.segments.len(),
+            log_bytes: survey.segments.iter().map(|segment| segment.bytes).sum(),
+            frames: survey.frames.iter().sum(),
+            clock: ClockContents {
+                clocks: clocks.len(),
+                segments: clocks.iter().map(|map| map.segment_count()).sum(),
+                evidence: survey.evidence.len(),
+                drift_ppm: drift_ppm(&clocks),
+            },
+            streams,
+        })
+    }
+
+    /// Where the frames of a stream lie in time; each sample of them, if `every`.
+    fn span(&self, survey: &DeviceSurvey, key: &StreamKey, every: bool) -> Result<Span, CompactError> {
+        let mut span = Span::default();
+        let (Some(timeline), Some(plan)) = (self.timeline, survey.streams.get(key)) else {
+            return Ok(span);
+        };
+        let mut source = FrameSource::new(self.disk, &self.session.id, &survey.device, &survey.epochs);
+        let mut piece = Default::default();
+        for (at, frame) in plan.frames.iter().enumerate() {
+            let mut placing = timeline.placing(&survey.device, frame.epoch);
+            if !every {
+                for device_ns in [frame.first_time_ns, frame.last_time_ns] {
+                    let published = placing.published(device_ns);
+                    span.take(published.time_us, published.err_us);
+                }
+                continue;
+            }
+            let bytes = source.read(&plan.frames, at, &mut piece)?;
+            for device_ns in Columns::parse(&Frame::parse(&bytes)?, &plan.declaration)?
+                .times
+                .iter()
+            {
+                let published = placing.published(device_ns);
+                span.take(published.time_us, published.err_us);
+            }
+        }
+        Ok(span)
+    }
+}
+
+/// Missing ranges of indices and how many indices they are, by the rule of gaps.parquet.
+fn gaps(
+    frames: impl Iterator<Item = (u32, u64, u64)>,
+    ends: &BTreeMap<u32, Option<EndOfStream>>,
+) -> (u64, u64) {
+    let mut by_epoch: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
+    frames.for_each(|(epoch, first, end)| by_epoch.entry(epoch).or_default().push((first, end)));
+    let (mut gaps, mut missing, mut carried) = (0, 0, 0);
+    for (epoch, end) in ends {
+        let here = by_epoch.remove(epoch).unwrap_or_default();
+        let first = here.first().map(|frame| frame.0);
+        let mut expected = match (end, first) {
+            (Some(end), _) => end.next_index.saturating_sub(end.captured),
+            (None, Some(first)) if first >= carried => carried,
+            (None, Some(_)) => 0,
+            (None, None) => continue,
+        };
+        expected = expected.min(first.unwrap_or(expected));
+        let stated = end.iter().map(|end| (end.next_index, end.next_index));
+        for (first, end) in here.iter().copied().chain(stated) {
+            if first > expected {
+                gaps += 1;
+                missing += first - expected;
+            }
+            expected = expected.max(end);
+        }
+        carried = expected;
+    }
+    (gaps, missing)
+}
+
+fn fields(declaration: &Declaration) -> Vec<String> {
+    let field = |field: &marey_format::Field| {
+        let kind = format!("{:?}", field.kind).to_lowercase();
+        let list = field.length.map_or(String::new(), |length| format!("[{length}]"));
+        let unit = field
+            .unit
+            .as_ref()
+            .map_or(String::new(), |unit| format!(" {unit}"));
+        format!("{} {kind}{list}{unit}", field.name)
+    };
+    declaration.fields.iter().map(field).collect()
+}
+
+/// Of the clock that the map spans longest, from the first piece to the last.
+fn drift_ppm(clocks: &[&ClockMap]) -> Option<f64> {
+    let spans = clocks.iter().filter_map(|map| {
+        let rows = map.rows();
+        let (first, last) = (rows.first()?, rows.last()?);
+        let device_ns = last
+            .device_time_ns
+            .checked_sub(first.device_time_ns)
+            .filter(|&ns| ns > 0)?;
+        let session_ns = last.session_ns.checked_sub(first.session_ns)?;
+        Some((device_ns, session_ns))
+    });
+    let (device_ns, session_ns) = spans.max()?;
+    Some((device_ns as f64 / session_ns as f64 - 1.0) * 1e6)
+}

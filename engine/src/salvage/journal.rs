@@ -1,0 +1,89 @@
+//! What the commit journal holds, read without changing it.
+
+use super::source::Source;
+use super::view::View;
+use crate::disk::{self, Disk};
+use crate::error::StorageError;
+use crate::journal::{Journal, Replayed};
+use crate::log::{Fault, FaultKind};
+use crate::options::Options;
+use marey_format::journal::{RECORD_HEADER_BYTES, RECORD_MARK, Record};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Reads the journal of a hub, as an opening hub does; none where there is no block of it. Its faults also name what an
+/// opening hub can't see.
+pub(super) fn read(source: &Source, hub: [u8; 16]) -> Result<Option<Replayed>, StorageError> {
+    let dir = Path::new("journal");
+    let io = |error| StorageError::io("reading", source.view.describe(dir), error);
+    if source.view.stat(dir).map_err(io)?.is_none() {
+        return Ok(None);
+    }
+    let mut blocks: Vec<PathBuf> = Vec::new();
+    for entry in source.view.list(dir).map_err(io)? {
+        if entry.name.ends_with(".mjb") && !entry.stat.is_dir {
+            blocks.extend(source.view.real(&dir.join(entry.name)));
+        }
+    }
+    let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
+        return Ok(None);
+    };
+    // A journal that is opened makes the blocks that it lacks. With two there are none to make, so one that stands
+    // alone is shown twice, and read twice to the same end.
+    let mut view = View::new(source.base.clone(), dir.join("000000.mjb"), first.clone());
+    for (number, block) in blocks.iter().enumerate().skip(1) {
+        view = view.mount(dir.join(format!("{number:06}.mjb")), block.clone());
+    }
+    if blocks.len() == 1 {
+        view = view.mount(dir.join("000001.mjb"), last.clone());
+    }
+    let view = Arc::new(view);
+    let options = Options {
+        journal_block_bytes: 0,
+        journal_blocks: 0,
+        ..Options::default()
+    };
+    let (_, mut replayed) = Journal::open(view.clone(), hub, &options)?;
+    for number in 0..blocks.len() {
+        let path = dir.join(format!("{number:06}.mjb"));
+        let bytes = disk::read_all(&*view, &path, BLOCK_BYTES_MAX).map_err(io)?;
+        if let Some((offset, commit)) = beyond(&bytes, &hub, replayed.newest) {
+            let why = format!("its first record is damaged, and commit {commit} stands behind it");
+            let (kind, path) = (FaultKind::Damage, view.describe(&path));
+            replayed.faults.push(Fault {
+                kind,
+                path,
+                segment: 0,
+                offset: 0,
+                bytes: offset as u64,
+                why,
+            });
+        }
+    }
+    let key = |fault: &Fault| (fault.path.clone(), fault.offset, fault.bytes, fault.why.clone());
+    replayed.faults.sort_by_key(key);
+    replayed.faults.dedup();
+    Ok(Some(replayed))
+}
+
+/// Longest block that is looked at, in bytes.
+const BLOCK_BYTES_MAX: u64 = 1 << 30;
+
+/// In a block whose first record does not hold: a whole record that is newer than all that were found elsewhere. Those
+/// of the block's last filling are older.
+fn beyond(bytes: &[u8], hub: &[u8; 16], newest: u64) -> Option<(usize, u64)> {
+    if Record::parse(bytes, hub, None).is_ok() {
+        return None;
+    }
+    (8..bytes.len().saturating_sub(RECORD_HEADER_BYTES))
+        .step_by(8)
+        .find_map(|at| {
+            let here = &bytes[at..];
+            if !here.starts_with(&RECORD_MARK) {
+                return None;
+            }
+            let generation = u64::from_le_bytes(here[8..16].try_into().ok()?);
+            let record = Record::parse(here, hub, Some(generation)).ok()?;
+            (record.header.commit > newest).then_some((at, record.header.commit))
+        })
+}

@@ -1,0 +1,510 @@
+//! Reads everything and changes nothing: journal, logs, what was published, all held against each other.
+//!
+//! A running hub's folder may be looked at as well. What it was writing at that moment is then no fault.
+
+use super::journal;
+use super::rebuild::rebuild;
+use super::report::{Checked, Fault, FaultKind, VerifyReport};
+use super::source::{SessionFound, Source, What};
+use super::{SalvageError, inventory};
+use crate::compact::{self, CompactError, check_session};
+use crate::disk::Disk;
+use crate::error::StorageError;
+use crate::log::{self, Replay, segments};
+use crate::options::Options;
+use crate::session::Session;
+use crate::state::Violation;
+use marey_format::log::{IndexEntry, Predecessor};
+use marey_format::{DeviceId, SessionId};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How far a check goes.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyOptions {
+    /// A hub is running on it.
+    pub live: bool,
+    /// Make the Parquet again, on this disk, and compare. What was made is left there.
+    pub rebuild: Option<Arc<dyn Disk>>,
+    /// As the hub has them: row groups are cut by them.
+    pub options: Options,
+}
+
+/// Checks the hub in a folder.
+pub fn verify_hub(dir: &Path) -> Result<VerifyReport, SalvageError> {
+    verify(&Source::at(dir)?, &VerifyOptions::default(), &|_| {})
+}
+
+/// Checks what a source holds. `progress` is told what is being read.
+///
+/// # Errors
+/// Only where nothing can be said at all: what is broken is in the report.
+pub fn verify(
+    source: &Source,
+    options: &VerifyOptions,
+    progress: &dyn Fn(&str),
+) -> Result<VerifyReport, SalvageError> {
+    let report = VerifyReport {
+        path: source.path().to_owned(),
+        live: options.live,
+        checked: Checked::default(),
+        faults: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut verifying = Verifying {
+        source,
+        disk: &*source.view,
+        options,
+        progress,
+        report,
+    };
+    verifying.run()?;
+    Ok(verifying.report)
+}
+
+struct Verifying<'a> {
+    source: &'a Source,
+    disk: &'a dyn Disk,
+    options: &'a VerifyOptions,
+    progress: &'a dyn Fn(&str),
+    report: VerifyReport,
+}
+
+impl Verifying<'_> {
+    fn run(&mut self) -> Result<(), SalvageError> {
+        let (sessions, others) = self.source.sessions()?;
+        for other in others {
+            let file = self.disk.describe(&Path::new("sessions").join(other));
+            self.fault(Fault::of_file(
+                FaultKind::Session,
+                file,
+                "this is no session's folder",
+            ));
+        }
+        if *self.source.what() == What::Hub {
+            self.hub(&sessions)?;
+        }
+        for found in sessions {
+            self.session(found)?;
+        }
+        for unreadable in self.source.view.unreadable() {
+            let cause = format!("the disk can't read it: {}", unreadable.why);
+            let fault = Fault::of_file(FaultKind::Unreadable, unreadable.path, cause);
+            self.fault(fault.at(unreadable.offset, unreadable.bytes));
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        self.report.faults.push(fault);
+    }
+
+    /// An error as a fault of the file that it names.
+    fn failed(&mut self, kind: FaultKind, error: StorageError) -> Fault {
+        let (file, cause) = match error {
+            StorageError::Io { action, path, source } => (path, format!("{action}: {source}")),
+            StorageError::Damaged { path, what } => (path, what),
+            other => (self.source.path().to_owned(), other.to_string()),
+        };
+        Fault::of_file(kind, file, cause)
+    }
+
+    fn hub(&mut self, sessions: &[SessionFound]) -> Result<(), SalvageError> {
+        let identity = Path::new("identity.redb");
+        let there = self
+            .disk
+            .stat(identity)
+            .is_ok_and(|stat| stat.is_some_and(|stat| stat.bytes > 0));
+        if !there {
+            let cause = "missing, and with it who may connect; the hub does not start without it";
+            self.fault(Fault::of_file(
+                FaultKind::Hub,
+                self.disk.describe(identity),
+                cause,
+            ));
+        }
+        let hub = match self.source.hub_id() {
+            Ok(hub) => hub,
+            Err(error) => {
+                let fault = self.failed(FaultKind::Hub, error);
+                self.fault(fault);
+                return Ok(());
+            }
+        };
+        if self.options.live {
+            self.report
+                .notes
+                .push("a hub is running: what waits in its journal was not read".to_owned());
+            return Ok(());
+        }
+        (self.progress)("the commit journal");
+        let replayed = match journal::read(self.source, hub) {
+            Ok(Some(replayed)) => replayed,
+            Ok(None) => {
+                let path = self.disk.describe(Path::new("journal"));
+                self.fault(Fault::of_file(
+                    FaultKind::Journal,
+                    path,
+                    "the commit journal is missing",
+                ));
+                return Ok(());
+            }
+            Err(error) => {
+                let fault = self.failed(FaultKind::Journal, error);
+                self.fault(fault);
+                return Ok(());
+            }
+        };
+        self.report.checked.journal_records = replayed.records;
+        for fault in &replayed.faults {
+            let of_file = Fault::of_file(FaultKind::Journal, fault.path.clone(), &fault.why);
+            self.fault(of_file.at(fault.offset, fault.bytes));
+        }
+        for ((session, device), frames) in replayed.logs {
+            if !sessions.iter().any(|found| found.id == session) {
+                let what =
+                    format!("the journal has frames of {device} for session {session}, whose folder is gone");
+                self.report.notes.push(what);
+                continue;
+            }
+            self.journal_of(&session, &device, frames)?;
+        }
+        Ok(())
+    }
+
+    /// What the journal has for a log can be read with what the log says.
+    fn journal_of(
+        &mut self,
+        session: &SessionId,
+        device: &DeviceId,
+        frames: Vec<log::JournalFrames>,
+    ) -> Result<(), SalvageError> {
+        match inventory::Inventory::take(&self.source.view, session, device, frames) {
+            Ok(inventory) => {
+                self.report.checked.journal_frames += inventory.from_journal;
+                for fault in inventory
+                    .faults
+                    .iter()
+                    .filter(|fault| fault.segment == inventory::JOURNAL)
+                {
+                    let of_file = Fault::of_file(FaultKind::Journal, fault.path.clone(), &fault.why);
+                    self.fault(of_file.in_session(session).of_device(device));
+                }
+            }
+            Err(error) => {
+                let fault = self.failed(FaultKind::Journal, error);
+                self.fault(fault.in_session(session).of_device(device));
+            }
+        }
+        Ok(())
+    }
+
+    fn session(&mut self, found: SessionFound) -> Result<(), SalvageError> {
+        let id = &found.id;
+        let devices = match self.source.devices(id) {
+            Ok(devices) => devices,
+            Err(error) => {
+                let fault = self.failed(FaultKind::Session, error);
+                self.fault(fault.in_session(id));
+                return Ok(());
+            }
+        };
+        let session = match found.session {
+            // One whose making was cut off has a folder and nothing in it.
+            Some(Err(StorageError::Io { source, .. }))
+                if source.kind() == ErrorKind::NotFound && devices.is_empty() =>
+            {
+                self.report.notes.push(format!(
+                    "session {id} was never made whole: its folder holds no session.json"
+                ));
+                return Ok(());
+            }
+            Some(Err(error)) => {
+                let fault = self.failed(FaultKind::Session, error);
+                self.fault(fault.in_session(id));
+                None
+            }
+            Some(Ok(session)) => Some(session),
+            None => None,
+        };
+        self.report.checked.sessions += 1;
+        for device in &devices {
+            (self.progress)(&format!("{id}: the log of {device}"));
+            if let Err(error) = self.log(id, device) {
+                let fault = self.failed(FaultKind::Damage, error);
+                self.fault(fault.in_session(id).of_device(device));
+            }
+        }
+        if matches!(self.source.what(), What::Hub | What::Session { .. }) {
+            (self.progress)(&format!("{id}: what is published"));
+            self.published(id, session.as_ref());
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, session: &SessionId, device: &DeviceId) -> Result<(), StorageError> {
+        let checked = &mut self.report.checked;
+        checked.logs += 1;
+        for (_, _, bytes) in segments(self.disk, &Session::log_dir(session, device))? {
+            checked.segments += 1;
+            checked.log_bytes += bytes;
+        }
+        let mut replay = Replay::open(self.disk, session, device)?;
+        let mut indices = Indices::of(replay.reader().segments());
+        let mut meanings = Meanings::default();
+        while let Some(found) = replay.next()? {
+            let (segment, offset) = (found.at.segment, found.at.offset);
+            self.report.checked.frames += 1;
+            match &found.judged {
+                Ok(judged) => {
+                    if judged.entry.kind == marey_format::frame::Kind::DATA {
+                        self.report.checked.samples += u64::from(judged.entry.count);
+                    }
+                    indices.meet(segment, &judged.entry);
+                }
+                Err(Violation::Below { .. }) => indices.pass(segment, offset),
+                Err(violation) => {
+                    indices.pass(segment, offset);
+                    let bytes = found.at.frame.bytes().len() as u64;
+                    meanings.meet(segment, offset, bytes, violation);
+                }
+            }
+        }
+        let last = replay.reader().segments().last().map(|segment| segment.segment);
+        let sealed = replay
+            .reader()
+            .segments()
+            .iter()
+            .filter(|segment| segment.sealed_bytes.is_some());
+        self.report.checked.sealed_segments += sealed.count() as u64;
+        let path = |segment| {
+            let dir = Session::log_dir(session, device);
+            self.disk.describe(&dir.join(log::segment_name(segment)))
+        };
+        let mut faults: Vec<Fault> = Vec::new();
+        for fault in replay.reader().faults() {
+            let of_log = Fault::of_log(fault, session, device);
+            if self.options.live && Some(fault.segment) == last && of_log.kind == FaultKind::TornTail {
+                let what = format!("{} offset {}", of_log.file.display(), fault.offset);
+                self.report
+                    .notes
+                    .push(format!("{what}: the hub may be writing here"));
+                continue;
+            }
+            if matches!(self.source.what(), What::Segment { segment, .. } if *segment != fault.segment) {
+                // The others were not asked for.
+                continue;
+            }
+            faults.push(of_log);
+        }
+        for (before, next) in replay
+            .reader()
+            .segments()
+            .iter()
+            .zip(replay.reader().segments().iter().skip(1))
+        {
+            let Some(header) = &next.header else { continue };
+            let follows = header.predecessor == Predecessor::Sealed && before.segment + 1 == next.segment;
+            let end = header.predecessor_end;
+            // A longer file is damaged there, and reading says so.
+            if follows && before.index.is_none() && before.file_bytes == end {
+                let fault = Fault::of_file(FaultKind::Damage, path(before.segment), "the footer is gone");
+                faults.push(fault.at(end, 0).in_session(session).of_device(device));
+            }
+        }
+        for run in meanings.runs {
+            let cause = match run.frames {
+                1 => format!("a whole frame that nothing can be made of: {}", run.why),
+                frames => format!("{frames} whole frames that nothing can be made of: {}", run.why),
+            };
+            let fault =
+                Fault::of_file(FaultKind::Meaning, path(run.segment), cause).at(run.offset, run.bytes);
+            faults.push(fault.in_session(session).of_device(device));
+        }
+        for (segment, offset, cause) in indices.finish(replay.reader().faults()) {
+            let fault = Fault::of_file(FaultKind::Index, path(segment), cause).at(offset, 0);
+            faults.push(fault.in_session(session).of_device(device));
+        }
+        self.report.faults.extend(faults);
+        Ok(())
+    }
+
+    /// Parquet, manifest, receipt, and the hashes of the segments that they were made from.
+    fn published(&mut self, id: &SessionId, session: Option<&Session>) {
+        let checked = match check_session(self.disk, id, &self.options.options) {
+            Ok(checked) => checked,
+            Err(CompactError::Storage(error)) => {
+                let fault = self.failed(FaultKind::Published, error);
+                return self.fault(fault.in_session(id));
+            }
+            Err(error) => {
+                let file = self.disk.describe(&Session::dir(id));
+                return self.fault(Fault::of_file(FaultKind::Published, file, error).in_session(id));
+            }
+        };
+        self.report.checked.parquet_rows += checked.samples_in_parquet;
+        for fault in checked.faults {
+            let of_file = Fault::of_file(FaultKind::Published, fault.file, fault.cause);
+            self.fault(
+                Fault {
+                    offset: fault.offset,
+                    ..of_file
+                }
+                .in_session(id),
+            );
+        }
+        let manifest = compact::Manifest::read(self.disk, &Session::dir(id))
+            .ok()
+            .flatten();
+        if let Some(session) = session
+            && manifest.as_ref().map_or(0, |manifest| manifest.generation) < session.generation
+            && !self.is_salvaged(session, manifest.is_some())
+        {
+            let file = self.disk.describe(&Session::dir(id).join("manifest.json"));
+            let cause = format!(
+                "generation {} was sealed, and its manifest is gone",
+                session.generation
+            );
+            self.fault(Fault::of_file(FaultKind::Published, file, cause).in_session(id));
+        }
+        let Some(manifest) = manifest else { return };
+        let parts = manifest
+            .streams
+            .iter()
+            .map(|stream| stream.parts.len())
+            .sum::<usize>();
+        self.report.checked.parquet_files += (parts + manifest.tables.len()) as u64;
+        let (Some(scratch), Some(session)) = (&self.options.rebuild, session) else {
+            return;
+        };
+        (self.progress)(&format!("{id}: making Parquet again"));
+        match rebuild(self.source, scratch, session, &manifest, &self.options.options) {
+            Ok(rebuilt) => {
+                self.report.checked.rebuilt_files += rebuilt.files;
+                self.report.notes.extend(rebuilt.notes);
+                let faults = rebuilt.faults.into_iter().map(|fault| fault.in_session(id));
+                self.report.faults.extend(faults);
+            }
+            Err(error) => {
+                let file = self.disk.describe(&Session::dir(id));
+                let cause = format!("Parquet can't be made again: {error}");
+                self.fault(Fault::of_file(FaultKind::Rebuild, file, cause).in_session(id));
+            }
+        }
+    }
+
+    /// A session that salvage made goes on counting generations from where they were, and has none of them.
+    fn is_salvaged(&self, session: &Session, has_manifest: bool) -> bool {
+        !has_manifest && session.state == crate::session::SessionState::Stopping
+    }
+}
+
+/// Frames without a meaning, those that follow each other for the same reason as one.
+#[derive(Default)]
+struct Meanings {
+    runs: Vec<Run>,
+}
+
+struct Run {
+    segment: u32,
+    offset: u64,
+    bytes: u64,
+    frames: u64,
+    why: String,
+}
+
+impl Meanings {
+    fn meet(&mut self, segment: u32, offset: u64, bytes: u64, violation: &Violation) {
+        let why = violation.to_string();
+        match self.runs.last_mut() {
+            Some(run) if run.segment == segment && run.why == why => {
+                run.frames += 1;
+                run.bytes = offset + bytes - run.offset;
+            }
+            _ => self.runs.push(Run {
+                segment,
+                offset,
+                bytes,
+                frames: 1,
+                why,
+            }),
+        }
+    }
+}
+
+/// The rows of sealed segments' indices, ticked off as their frames are met.
+struct Indices {
+    rows: BTreeMap<u32, BTreeMap<u64, IndexEntry>>,
+    found: Vec<(u32, u64, String)>,
+}
+
+impl Indices {
+    fn of(segments: &[log::SegmentSummary]) -> Self {
+        let rows = segments.iter().filter_map(|segment| {
+            let end = segment.cut_at.or(segment.sealed_bytes)?;
+            let rows = segment
+                .index
+                .as_ref()?
+                .iter()
+                .map(|row| (u64::from(row.offset), *row));
+            Some((
+                segment.segment,
+                rows.filter(|(offset, _)| *offset < end).collect(),
+            ))
+        });
+        Self {
+            rows: rows.collect(),
+            found: Vec::new(),
+        }
+    }
+
+    fn meet(&mut self, segment: u32, entry: &IndexEntry) {
+        let Some(rows) = self.rows.get_mut(&segment) else {
+            return;
+        };
+        let offset = u64::from(entry.offset);
+        match rows.remove(&offset) {
+            Some(row) if row == *entry => {}
+            Some(_) => self.found.push((
+                segment,
+                offset,
+                "the index says otherwise of the frame here".to_owned(),
+            )),
+            None => self.found.push((
+                segment,
+                offset,
+                "the index does not list the frame here".to_owned(),
+            )),
+        }
+    }
+
+    /// A frame that is there and was not taken.
+    fn pass(&mut self, segment: u32, offset: u64) {
+        if let Some(rows) = self.rows.get_mut(&segment) {
+            rows.remove(&offset);
+        }
+    }
+
+    /// What is wrong, with the rows that are left and that no fault explains.
+    fn finish(mut self, faults: &[log::Fault]) -> Vec<(u32, u64, String)> {
+        for (segment, rows) in self.rows {
+            for (offset, row) in rows {
+                let end = offset + u64::from(row.length);
+                let explained = faults.iter().any(|fault| {
+                    fault.segment == segment && fault.offset < end && fault.offset + fault.bytes > offset
+                });
+                if !explained {
+                    let cause = format!(
+                        "the index lists frame {} of lane {:?} here",
+                        row.sequence, row.lane
+                    );
+                    self.found
+                        .push((segment, offset, format!("{cause}, and none was read")));
+                }
+            }
+        }
+        self.found
+    }
+}

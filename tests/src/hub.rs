@@ -1,0 +1,245 @@
+//! A hub in this process: a folder of its own, every port free, short ways to ask things of it.
+//!
+//! Owns: starting, ending, asking. `raw` is a device as small as the specification allows, for what a good client never
+//! does; `published` reads what was published with nothing of Marey's.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside of the hub, and waits in real time"
+)]
+
+pub mod published;
+pub mod raw;
+
+use marey_device::Bundle;
+use marey_engine::compact::{Manifest, Receipt, read_receipt};
+use marey_engine::disk::OsDisk;
+use marey_engine::time::{HubClock, OsClocks};
+use marey_engine::{Session, SessionState};
+use marey_format::{DeviceId, RefusalCode, SessionId};
+use marey_server::control::{ControlClient, ControlError, Request, Response, SessionSpec, SessionView};
+use marey_server::pki::DeviceBundle;
+use marey_server::{Hub, HubConfig};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::process::until;
+
+/// Nothing that a hub in this process is asked for takes longer, unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A hub and its folder.
+#[derive(Debug)]
+pub struct Lab {
+    folder: tempfile::TempDir,
+    config: HubConfig,
+    hub: Option<Hub>,
+}
+
+/// A configuration for tests: every port free, short waits, no room kept free on the disk.
+pub fn config() -> HubConfig {
+    let mut config = HubConfig::default();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    (config.listen.devices, config.listen.time, config.listen.health) = (any, any, any);
+    config.session.stop_grace_ms = 2_000;
+    config.session.late_quiet_ms = 300;
+    (
+        config.disk.floor_percent,
+        config.disk.floor_min_mib,
+        config.disk.floor_max_mib,
+    ) = (0.0, 0, 0);
+    config
+}
+
+/// The clock of this machine.
+pub fn clock() -> Arc<dyn HubClock> {
+    Arc::new(OsClocks::hub_clock().expect("the kernel's clocks"))
+}
+
+pub fn device(name: &str) -> DeviceId {
+    DeviceId::new(name).expect("a name")
+}
+
+pub fn session(name: &str) -> SessionId {
+    SessionId::new(name).expect("a name")
+}
+
+impl Lab {
+    #[allow(clippy::new_without_default, reason = "it starts servers and makes files")]
+    pub fn new() -> Self {
+        Self::with(config())
+    }
+
+    pub fn with(config: HubConfig) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        marey_server::init(&folder.path().join("hub"), clock().as_ref()).expect("a new hub");
+        let mut lab = Self {
+            folder,
+            config,
+            hub: None,
+        };
+        lab.start();
+        lab
+    }
+
+    /// Starts it, where it listened before if it did.
+    pub fn start(&mut self) {
+        let hub = Hub::start(&self.dir(), self.config.clone(), clock()).expect("the hub starts");
+        let bound = hub.bound();
+        let listen = &mut self.config.listen;
+        (listen.devices, listen.time, listen.health) = (bound.devices, bound.time, bound.health);
+        self.hub = Some(hub);
+    }
+
+    /// What it is started with the next time.
+    pub fn config(&mut self) -> &mut HubConfig {
+        &mut self.config
+    }
+
+    /// Ends it in good order.
+    pub fn end(&mut self) {
+        self.hub.take().expect("it runs").shutdown().expect("a good end");
+    }
+
+    pub fn hub(&self) -> &Hub {
+        self.hub.as_ref().expect("it runs")
+    }
+
+    /// The hub's folder.
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("hub")
+    }
+
+    /// A folder beside the hub's, for what belongs to devices.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where devices dial.
+    pub fn address(&self) -> SocketAddr {
+        self.config.listen.devices
+    }
+
+    /// The session's folder.
+    pub fn session_dir(&self, id: &SessionId) -> PathBuf {
+        self.dir().join(Session::dir(id))
+    }
+
+    pub fn ask(&self, request: Request) -> Result<Response, ControlError> {
+        ControlClient::connect(&self.dir())?.call(&request, |_| ())
+    }
+
+    /// Enrols a device; its certificate and key, as the hub gives them away.
+    pub fn enroll_raw(&self, name: &str) -> DeviceBundle {
+        let addresses = vec![self.address().to_string()];
+        match self
+            .ask(Request::DeviceEnroll {
+                device: device(name),
+                addresses,
+            })
+            .expect("enrolled")
+        {
+            Response::Bundle(bundle) => bundle,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Enrols a device for the client library.
+    pub fn enroll(&self, name: &str) -> Bundle {
+        let folder = self.beside("bundles").join(name);
+        std::fs::create_dir_all(self.beside("bundles")).expect("a folder");
+        self.enroll_raw(name).write(&folder).expect("a bundle");
+        Bundle::read(&folder).expect("a bundle")
+    }
+
+    /// Makes a session for these devices (none: for all) and starts it.
+    pub fn start_session(&self, id: &SessionId, devices: Option<&[&str]>) {
+        let spec = SessionSpec {
+            session: id.clone(),
+            devices: devices.map(|names| names.iter().map(|name| device(name)).collect()),
+            metadata: Default::default(),
+            max_drift_ppm: None,
+        };
+        self.ask(Request::SessionStart {
+            session: id.clone(),
+            create: Some(spec),
+        })
+        .expect("started");
+    }
+
+    /// Stops a session and waits for its seal.
+    pub fn stop_session(&self, id: &SessionId) -> Session {
+        match self
+            .ask(Request::SessionStop {
+                session: id.clone(),
+                wait: true,
+            })
+            .expect("stopped")
+        {
+            Response::Session(session) => {
+                assert_eq!(session.state, SessionState::Sealed);
+                session
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn show(&self, id: &SessionId) -> SessionView {
+        match self
+            .ask(Request::SessionShow { session: id.clone() })
+            .expect("shown")
+        {
+            Response::SessionShown(view) => view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until this generation is published and nothing waits for the next.
+    #[track_caller]
+    pub fn wait_for_generation(&self, id: &SessionId, generation: u32) {
+        until(&format!("generation {generation} of {id}"), PATIENCE, || {
+            let view = self.show(id);
+            (view.session.generation == generation && !view.late_frames).then_some(())
+        });
+    }
+
+    /// The receipt of a generation, as it stands in the session's folder.
+    pub fn receipt(&self, id: &SessionId, generation: u32) -> Receipt {
+        let disk = OsDisk::new(self.dir());
+        read_receipt(&disk, &Session::dir(id), generation)
+            .expect("readable")
+            .expect("it is there")
+    }
+
+    pub fn manifest(&self, id: &SessionId) -> Manifest {
+        manifest(&self.dir(), id)
+    }
+
+    /// Refusals of this code that were sent since the start, by `/metrics`.
+    pub fn refusals(&self, code: RefusalCode) -> u64 {
+        let metrics = self.hub().metrics_text();
+        let name = format!("marey_refusals_total{{code=\"{code}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name.as_str()));
+        line.and_then(|count| count.trim().parse().ok())
+            .expect("every code has its line")
+    }
+
+    /// Samples in a device's log.
+    pub fn samples(&self, id: &SessionId, device: &DeviceId) -> u64 {
+        self.show(id)
+            .logs
+            .iter()
+            .filter(|log| log.device == *device)
+            .map(|log| log.samples)
+            .sum()
+    }
+}
+
+/// The manifest of a session in a hub's folder.
+pub fn manifest(hub_dir: &Path, id: &SessionId) -> Manifest {
+    Manifest::read(&OsDisk::new(hub_dir), &Session::dir(id))
+        .expect("readable")
+        .expect("it is sealed")
+}

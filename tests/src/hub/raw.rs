@@ -1,0 +1,301 @@
+//! A device as small as the specification allows, blocking: it says whatever a test wants it to say.
+//!
+//! Does not own good behaviour: that is `marey-device`.
+
+use super::PATIENCE;
+use marey_format::frame::{DataBuilder, Kind, Lane, Value, control_frame};
+use marey_format::payload::EndOfStream;
+use marey_format::wire::{self, Ack, Acked, Join, MessageHeader, MessageType, Open, Opened, Stop, Welcome};
+use marey_format::{
+    BootId, Declaration, DeviceId, DigestChain, EpochId, Refusal, RefusalCode, Seed, SessionId,
+};
+use marey_server::pki::DeviceBundle;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+/// A message of the hub.
+#[derive(Debug, PartialEq)]
+pub enum Down {
+    Welcome(Welcome),
+    Join(Join),
+    Opened(u16, Opened),
+    Refused(Refusal),
+    Stop(Stop),
+    Closed(u16, wire::Closed),
+    Ack(u16, Ack),
+    ProbeReply(Vec<u8>),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct RawDevice {
+    tls: StreamOwned<ClientConnection, TcpStream>,
+    pub name: DeviceId,
+}
+
+impl RawDevice {
+    /// Dials and shakes hands.
+    ///
+    /// # Errors
+    /// What TLS or the socket says.
+    pub fn dial(bundle: &DeviceBundle, address: SocketAddr) -> io::Result<Self> {
+        let name = ServerName::try_from(bundle.hub.hub_name.clone()).expect("a name");
+        let socket = TcpStream::connect(address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_nodelay(true)?;
+        let connection = ClientConnection::new(client_config(bundle), name).expect("a client");
+        let mut tls = StreamOwned::new(connection, socket);
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        Ok(Self {
+            tls,
+            name: DeviceId::new(bundle.hub.device.clone()).expect("a name"),
+        })
+    }
+
+    /// Dials, says hello, takes the welcome.
+    pub fn attach(bundle: &DeviceBundle, address: SocketAddr) -> Self {
+        let mut device = Self::dial(bundle, address).expect("connected");
+        device.hello(br#"{"v":1,"agent":"test"}"#);
+        match device.next() {
+            Some(Down::Welcome(_)) => device,
+            other => panic!("{other:?} instead of a welcome"),
+        }
+    }
+
+    /// Attaches, is asked to join, and opens its log on channel 1.
+    pub fn record(bundle: &DeviceBundle, address: SocketAddr, log: &Log) -> Self {
+        let mut device = Self::attach(bundle, address);
+        device.until(|message| match message {
+            Down::Join(join) => (join.session == log.session).then_some(()),
+            _ => None,
+        });
+        device.open(1, log);
+        device
+    }
+
+    pub fn hello(&mut self, json: &[u8]) {
+        self.send(&wire::message(MessageType::Hello, 0, json));
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).expect("sent");
+    }
+
+    /// # Errors
+    /// What TLS or the socket says.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tls.write_all(bytes)?;
+        self.tls.flush()
+    }
+
+    /// The next message; none at the end of the connection, clean or not.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it is no iterator: it panics where the hub is silent"
+    )]
+    pub fn next(&mut self) -> Option<Down> {
+        let mut header = [0; wire::MESSAGE_HEADER_BYTES];
+        self.read(&mut header)?;
+        let header = MessageHeader::parse(header).expect("the hub keeps to its own rules");
+        let mut body = vec![0; header.length as usize];
+        self.read(&mut body)?;
+        let (channel, form) = (header.channel, "the hub writes what it specifies");
+        Some(match header.kind {
+            MessageType::Welcome => Down::Welcome(serde_json::from_slice(&body).expect(form)),
+            MessageType::Join => Down::Join(serde_json::from_slice(&body).expect(form)),
+            MessageType::Opened => Down::Opened(channel, serde_json::from_slice(&body).expect(form)),
+            MessageType::Refused => Down::Refused(serde_json::from_slice(&body).expect(form)),
+            MessageType::Stop => Down::Stop(serde_json::from_slice(&body).expect(form)),
+            MessageType::Closed => Down::Closed(channel, serde_json::from_slice(&body).expect(form)),
+            MessageType::Ack => Down::Ack(channel, Ack::parse(&body).expect(form)),
+            MessageType::ProbeReply => Down::ProbeReply(body),
+            other => panic!("the hub sent {other:?}"),
+        })
+    }
+
+    fn read(&mut self, to: &mut [u8]) -> Option<()> {
+        match self.tls.read_exact(to) {
+            Ok(()) => Some(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("the hub said nothing for {PATIENCE:?}")
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Reads on until `wanted` finds something; what comes before is dropped.
+    #[track_caller]
+    pub fn until<T>(&mut self, mut wanted: impl FnMut(&Down) -> Option<T>) -> T {
+        loop {
+            let message = self.next().expect("the connection goes on");
+            if let Some(found) = wanted(&message) {
+                return found;
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn open(&mut self, channel: u16, log: &Log) -> Opened {
+        self.send(&log.open(channel));
+        self.until(|message| match message {
+            Down::Opened(at, opened) if *at == channel => Some(opened.clone()),
+            Down::Refused(refusal) => panic!("{refusal}"),
+            _ => None,
+        })
+    }
+
+    /// Reads acks until both lanes are durable up to here.
+    #[track_caller]
+    pub fn acked(&mut self, durable: [u64; 2]) {
+        self.until(|message| match message {
+            Down::Ack(_, ack) if ack.durable == durable => Some(()),
+            Down::Ack(_, ack) if ack.durable[0] > durable[0] => panic!("{ack:?} passes {durable:?}"),
+            Down::Refused(refusal) => panic!("{refusal}"),
+            _ => None,
+        });
+    }
+
+    #[track_caller]
+    pub fn refused(&mut self) -> Refusal {
+        self.until(|message| match message {
+            Down::Refused(refusal) => Some(refusal.clone()),
+            _ => None,
+        })
+    }
+
+    /// Reads to the end: why the hub closed it, if it said so, and the refusals before.
+    pub fn last_words(&mut self) -> (Option<RefusalCode>, Vec<Refusal>) {
+        let (mut reason, mut refusals) = (None, Vec::new());
+        while let Some(message) = self.next() {
+            match message {
+                Down::Closed(_, closed) => reason = Some(closed.reason),
+                Down::Refused(refusal) => refusals.push(refusal),
+                _ => {}
+            }
+        }
+        (reason, refusals)
+    }
+}
+
+/// What a device keeps of one epoch in one session, with one stream `n` of i32 that counts from 0.
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub session: SessionId,
+    pub epoch: EpochId,
+    pub seed: Seed,
+    digest: DigestChain,
+    pub samples: u64,
+    pub frames: u64,
+    live: u64,
+}
+
+/// Samples of a frame of a [`Log`].
+pub const SAMPLES_PER_FRAME: u64 = 50;
+
+impl Log {
+    pub fn new(device: &DeviceId, session: &SessionId, epoch: u8) -> Self {
+        let epoch = EpochId([epoch; 16]);
+        let seed = Seed::new(device, session, &epoch);
+        let (samples, frames, live) = (0, 0, 0);
+        Self {
+            session: session.clone(),
+            epoch,
+            seed,
+            digest: DigestChain::default(),
+            samples,
+            frames,
+            live,
+        }
+    }
+
+    pub fn open(&self, channel: u16) -> Vec<u8> {
+        let open = Open {
+            session: self.session.clone(),
+            epoch: self.epoch,
+            boot: BootId::UNKNOWN,
+            highest_ack: Acked::default(),
+        };
+        wire::json_message(MessageType::Open, channel, &open)
+    }
+
+    pub fn declare(&mut self) -> Vec<u8> {
+        self.control(Kind::DECLARE, 1, &declaration().to_json())
+    }
+
+    /// The next frame of samples, as a message.
+    pub fn data(&mut self) -> Vec<u8> {
+        let frame = self.data_frame(1, self.frames, 0);
+        let crc = u32::from_le_bytes(frame[4..8].try_into().expect("four bytes"));
+        self.digest.push(crc, self.frames);
+        self.samples += SAMPLES_PER_FRAME;
+        self.frames += 1;
+        wire::message(MessageType::Frame, 1, &frame)
+    }
+
+    /// A frame of the present samples under any stream number and sequence; each value is `more` larger than it should
+    /// be. The log forgets it.
+    pub fn data_frame(&self, stream: u32, sequence: u64, more: i64) -> Vec<u8> {
+        let mut builder = DataBuilder::new(&declaration());
+        for index in self.samples..self.samples + SAMPLES_PER_FRAME {
+            let index = index as i64;
+            builder
+                .push(1_000_000_000 + index * 10_000_000, &[Value::I64(index + more)])
+                .expect("it fits");
+        }
+        builder
+            .finish(stream, sequence, self.samples, self.seed)
+            .expect("it fits")
+    }
+
+    pub fn end(&mut self) -> Vec<u8> {
+        let end = EndOfStream {
+            stream: 1,
+            captured: self.samples,
+            next_index: self.samples,
+            frames: self.frames,
+            digest: self.digest.to_hex(),
+        };
+        self.control(Kind::END, 1, &serde_json::to_vec(&end).expect("JSON"))
+    }
+
+    /// Frames of the live lane that were made.
+    pub fn live(&self) -> u64 {
+        self.live
+    }
+
+    fn control(&mut self, kind: Kind, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let frame =
+            control_frame(kind, Lane::Live, stream, self.live, 0, 0, payload, self.seed).expect("it fits");
+        self.live += 1;
+        wire::message(MessageType::Frame, 1, &frame)
+    }
+}
+
+pub fn declaration() -> Declaration {
+    let json = br#"{"name":"count","fields":[{"name":"n","type":"i32"}],"rate_hz":100}"#;
+    Declaration::from_json(json).expect("a declaration")
+}
+
+fn client_config(bundle: &DeviceBundle) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(bundle.authority_pem.as_bytes()).expect("PEM"))
+        .expect("a root");
+    let certificate = CertificateDer::from_pem_slice(bundle.certificate_pem.as_bytes()).expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(bundle.key_pem.as_bytes()).expect("PEM");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![certificate], key)
+        .expect("a pair");
+    config.alpn_protocols = vec![wire::ALPN.to_vec()];
+    Arc::new(config)
+}

@@ -1,0 +1,6 @@
+//! What the tests across crates share: a recording made by hand, and the list of what was acknowledged.
+
+pub mod hub;
+pub mod process;
+pub mod python;
+pub mod recording;

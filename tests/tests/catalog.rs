@@ -1,0 +1,90 @@
+//! The catalog is an index: without it the same answers come. Identity is not: without it a hub does not start.
+
+use marey_engine::disk::Disk;
+use marey_engine::disk::memory::MemoryDisk;
+use marey_engine::time::HubClock;
+use marey_engine::time::simulated::SimulatedKernel;
+use marey_engine::{OpenError, Options, Session, Store};
+use marey_tests::recording::{Sender, open, prepare, session, small_options};
+use std::path::Path;
+use std::sync::Arc;
+
+fn recorded() -> (MemoryDisk, Arc<dyn HubClock>, Sender) {
+    let disk = MemoryDisk::new();
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    let store = prepare(&as_disk, &clock).unwrap();
+    store.identity().put("device", "phone", b"known").unwrap();
+    let mut sender = Sender::new("phone", 1);
+    let handle = sender.join(&store).unwrap();
+    for _ in 0..30 {
+        sender.capture();
+    }
+    sender.send(&store, handle, 100).unwrap();
+    sender.send_end(&store, handle).unwrap();
+    store.stop_session(&session()).unwrap();
+    store.seal_session(&session(), &|_| {}).unwrap();
+    store.close().unwrap();
+    (disk, clock, sender)
+}
+
+fn answers(disk: &MemoryDisk, clock: &Arc<dyn HubClock>) -> (Vec<Session>, Vec<u8>) {
+    let store = open(Arc::new(disk.clone()), clock).unwrap();
+    let sealed = store.seal_session(&session(), &|_| {}).unwrap();
+    assert!(!sealed.compacted.new, "nothing came since");
+    assert_eq!(
+        store.identity().get("device", "phone").unwrap().as_deref(),
+        Some(&b"known"[..])
+    );
+    let sessions = store.sessions();
+    store.close().unwrap();
+    let manifest = Session::dir(&session()).join("manifest.json");
+    (
+        sessions,
+        marey_engine::disk::read_all(disk, &manifest, 1 << 20).unwrap(),
+    )
+}
+
+#[test]
+fn without_the_catalog_the_answers_are_the_same_and_devices_go_on() {
+    let (disk, clock, mut sender) = recorded();
+    let before = answers(&disk, &clock);
+    disk.remove_file(Path::new("catalog.redb")).unwrap();
+    assert_eq!(answers(&disk, &clock), before);
+    assert!(
+        disk.stat(Path::new("catalog.redb")).unwrap().is_some(),
+        "it was made again"
+    );
+    let store = open(Arc::new(disk), &clock).unwrap();
+    sender.join(&store).unwrap();
+}
+
+#[test]
+fn a_catalog_that_is_rubbish_is_made_again() {
+    let (disk, clock, _) = recorded();
+    let before = answers(&disk, &clock);
+    for rubbish in [&b""[..], &[0xA5; 10_000][..]] {
+        disk.damage(Path::new("catalog.redb"), |bytes| *bytes = rubbish.to_vec())
+            .unwrap();
+        assert_eq!(answers(&disk, &clock), before);
+    }
+}
+
+#[test]
+fn without_identity_the_hub_does_not_start_and_says_why() {
+    let (disk, clock, _) = recorded();
+    disk.remove_file(Path::new("identity.redb")).unwrap();
+    let error = Store::open(Arc::new(disk), clock, small_options()).unwrap_err();
+    assert!(matches!(error, OpenError::IdentityMissing { .. }), "{error}");
+    assert!(error.to_string().contains("identity.redb is missing"), "{error}");
+}
+
+#[test]
+fn one_hub_at_a_time() {
+    let (disk, clock, _) = recorded();
+    let first = Store::open(Arc::new(disk.clone()), clock.clone(), Options::default()).unwrap();
+    let second = Store::open(Arc::new(disk), clock, Options::default()).unwrap_err();
+    assert!(matches!(second, OpenError::AlreadyOpen { .. }), "{second}");
+    drop(first);
+}

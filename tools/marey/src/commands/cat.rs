@@ -1,0 +1,196 @@
+//! `marey cat`: samples, events or raw frames as lines of JSON or CSV. Works on folders, without a running hub.
+
+mod raw;
+
+use crate::hubdir;
+use crate::output::{Failure, Output, Result};
+use crate::rows;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float32Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use marey_engine::read::{Reader, streams};
+use marey_engine::salvage::{Source, What, events};
+use marey_engine::{Options, Session};
+use marey_format::DeviceId;
+use marey_format::payload::StreamKey;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The folder of a session or a log, a .mlog file, or a session's name.
+    path: PathBuf,
+    /// One stream, as NAME or NAME@N; else all.
+    #[arg(long, value_name = "STREAM")]
+    stream: Option<StreamKey>,
+    /// One device; else all.
+    #[arg(long, value_name = "NAME")]
+    device: Option<DeviceId>,
+    /// Events instead of samples.
+    #[arg(long, conflicts_with_all = ["frames", "samples", "stream"])]
+    events: bool,
+    /// The frames of the logs as they stand, and what is wrong between them; exit 1 if anything is damaged.
+    #[arg(long)]
+    frames: bool,
+    /// The samples of the logs as the devices stamped them, floats in hexadecimal.
+    #[arg(long)]
+    samples: bool,
+    /// Stop after so many lines.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// json or csv; csv takes one stream.
+    #[arg(long, default_value = "json", value_parser = ["json", "csv"])]
+    format: String,
+}
+
+/// Counts lines down to the limit.
+struct Lines<'o> {
+    output: &'o Output,
+    left: u64,
+}
+
+impl Lines<'_> {
+    /// Prints a line; false if it was the last one.
+    fn print(&mut self, line: &str) -> Result<bool> {
+        if self.left == 0 {
+            return Ok(false);
+        }
+        self.left -= 1;
+        self.output.line(line)?;
+        Ok(self.left > 0)
+    }
+}
+
+pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
+    let source = hubdir::source(Some(&arguments.path), dir)?;
+    let mut lines = Lines {
+        output,
+        left: arguments.limit.unwrap_or(u64::MAX),
+    };
+    if arguments.frames || arguments.samples {
+        return raw::cat(&source, &arguments, &mut lines);
+    }
+    let What::Session { session } = source.what().clone() else {
+        let path = source.path().display();
+        let how = "give a session, or add --frames or --samples for a log";
+        return Err(Failure::Usage(format!("{path} is no session; {how}")));
+    };
+    let (found, _) = source.sessions()?;
+    let known = found
+        .into_iter()
+        .find(|found| found.id == session)
+        .and_then(|found| found.session);
+    let known = known.ok_or_else(|| Failure::fault(format!("session {session} can't be read")))??;
+    match arguments.events {
+        true => cat_events(&source, &known, &arguments, &mut lines),
+        false => cat_samples(&source, &known, &arguments, &mut lines),
+    }
+}
+
+fn cat_events(source: &Source, session: &Session, arguments: &Arguments, lines: &mut Lines<'_>) -> Result {
+    for event in events(source, session, &Options::default())? {
+        if arguments
+            .device
+            .as_ref()
+            .is_some_and(|device| *device != event.device)
+        {
+            continue;
+        }
+        if !lines.print(&serde_json::to_string(&event)?)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn cat_samples(source: &Source, session: &Session, arguments: &Arguments, lines: &mut Lines<'_>) -> Result {
+    let disk = source.disk();
+    let options = Options::default();
+    let wanted: Vec<_> = streams(&*disk, session, &options)?
+        .into_iter()
+        .filter(|(stream, _)| arguments.stream.as_ref().is_none_or(|wanted| wanted == stream))
+        .filter(|(_, device)| arguments.device.as_ref().is_none_or(|wanted| wanted == device))
+        .collect();
+    if wanted.is_empty() {
+        let what = "no such stream or device in this session; `marey info` lists them";
+        return Err(Failure::fault(what));
+    }
+    let csv = arguments.format == "csv";
+    if csv && wanted.iter().any(|(stream, _)| *stream != wanted[0].0) {
+        return Err(Failure::Usage(
+            "--format csv takes one stream; name it with --stream".to_owned(),
+        ));
+    }
+    let mut has_head = false;
+    for (stream, device) in &wanted {
+        for batch in Reader::open(&*disk, session, stream, device, &options)? {
+            let batch = batch?;
+            for row in 0..batch.num_rows() {
+                let cells = cells(&batch, row, stream, device)?;
+                if csv && !std::mem::replace(&mut has_head, true) {
+                    let names: Vec<&str> = cells.iter().map(|(name, _)| name.as_str()).collect();
+                    lines.output.line(&names.join(","))?;
+                }
+                let line = match csv {
+                    true => cells
+                        .iter()
+                        .map(|(_, value)| csv_cell(value))
+                        .collect::<Vec<_>>()
+                        .join(","),
+                    false => serde_json::to_string(&cells.into_iter().collect::<Map<_, _>>())?,
+                };
+                if !lines.print(&line)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One row: names and values of its columns, in their order.
+fn cells(
+    batch: &RecordBatch,
+    row: usize,
+    stream: &StreamKey,
+    device: &DeviceId,
+) -> Result<Vec<(String, Value)>> {
+    let column = |at: usize| -> &dyn Array { batch.column(at).as_ref() };
+    let bound = f64::from(column(3).as_primitive::<Float32Type>().value(row));
+    let time_us = column(0).as_primitive::<TimestampMicrosecondType>().value(row);
+    let mut cells = Vec::with_capacity(batch.num_columns() + 2);
+    let mut put = |name: &str, value: Value| cells.push((name.to_owned(), value));
+    put("time", rows::time_text(time_us).into());
+    put("device", device.to_string().into());
+    put("stream", stream.to_string().into());
+    put(
+        "device_time_ns",
+        column(1).as_primitive::<Int64Type>().value(row).into(),
+    );
+    put("epoch", column(2).as_primitive::<Int32Type>().value(row).into());
+    put(
+        "time_err_us",
+        if bound.is_finite() {
+            json!(bound)
+        } else {
+            json!("inf")
+        },
+    );
+    put("seq", column(4).as_primitive::<Int64Type>().value(row).into());
+    let schema = batch.schema();
+    for (field, value) in schema.fields()[5..].iter().zip(rows::values(batch, row)?) {
+        put(field.name(), rows::json(&value));
+    }
+    Ok(cells)
+}
+
+/// A cell as RFC 4180 wants it.
+fn csv_cell(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match text.contains(['"', ',', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text,
+    }
+}

@@ -1,0 +1,14 @@
+//! One file for each verb.
+
+pub mod cat;
+pub mod compact;
+pub mod completions;
+pub mod demo;
+pub mod device;
+pub mod hub;
+pub mod info;
+pub mod init;
+pub mod recover;
+pub mod session;
+pub mod simulate;
+pub mod verify;

@@ -1,0 +1,79 @@
+//! `marey verify [PATH]`: reads everything, changes nothing, names every fault; exit 1 if there is one.
+
+use crate::hubdir;
+use crate::output::{Failure, Output, Result};
+use marey_engine::disk::{Disk, OsDisk};
+use marey_engine::salvage::{VerifyOptions, VerifyReport, What, verify};
+use marey_server::control::ControlClient;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The folder of a hub, a session or a log, a .mlog file, or a session's name; else the hub.
+    path: Option<PathBuf>,
+    /// Make the Parquet again from the logs, and compare.
+    #[arg(long)]
+    rebuild: bool,
+}
+
+pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
+    let source = hubdir::source(arguments.path.as_deref(), dir)?;
+    let live = *source.what() == What::Hub && ControlClient::connect(source.path()).is_ok();
+    let scratch = arguments
+        .rebuild
+        .then(|| tempfile::Builder::new().prefix("marey-rebuild").tempdir())
+        .transpose()?;
+    let rebuild = scratch
+        .as_ref()
+        .map(|folder| Arc::new(OsDisk::new(folder.path())) as Arc<dyn Disk>);
+    let options = VerifyOptions {
+        live,
+        rebuild,
+        ..VerifyOptions::default()
+    };
+    let report = verify(&source, &options, &|what| output.progress(what))?;
+    output.progress_done();
+    output.result(&report, show)?;
+    match report.faults.len() {
+        0 => Ok(()),
+        1 => Err(Failure::fault(
+            "1 fault; `marey recover --out DIR` salvages what is whole",
+        )),
+        faults => Err(Failure::fault(format!(
+            "{faults} faults; `marey recover --out DIR` salvages what is whole"
+        ))),
+    }
+}
+
+fn show(report: &VerifyReport) -> String {
+    let checked = &report.checked;
+    let mut lines: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    if report.live {
+        lines.push(
+            "note: a hub is running here; the end of its logs may have been seen half written".to_owned(),
+        );
+    }
+    lines.push(format!(
+        "{} sessions, {} logs, {} segments ({} sealed), {} frames, {} samples; {} Parquet files with {} rows",
+        checked.sessions,
+        checked.logs,
+        checked.segments,
+        checked.sealed_segments,
+        checked.frames,
+        checked.samples,
+        checked.parquet_files,
+        checked.parquet_rows
+    ));
+    if checked.rebuilt_files > 0 {
+        lines.push(format!(
+            "{} files were made again and compared",
+            checked.rebuilt_files
+        ));
+    }
+    if report.faults.is_empty() {
+        lines.push("nothing is wrong".to_owned());
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,69 @@
+//! Which hub is meant: `--dir`, else `MAREY_DIR`, else the nearest folder above that holds one.
+
+use crate::output::{Failure, Result};
+use marey_engine::salvage::Source;
+use marey_engine::{Session, SessionError};
+use marey_format::SessionId;
+use marey_server::Overrides;
+use std::path::{Path, PathBuf};
+
+/// The folder of the hub that is meant.
+pub fn find(given: Option<PathBuf>) -> Result<PathBuf> {
+    let named = given.or_else(|| {
+        std::env::var_os("MAREY_DIR")
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from)
+    });
+    if let Some(dir) = named {
+        return match is_hub(&dir) {
+            true => Ok(dir),
+            false => Err(no_hub(&dir)),
+        };
+    }
+    let here = std::env::current_dir()?;
+    let found = here.ancestors().find(|dir| is_hub(dir)).map(Path::to_owned);
+    found.ok_or_else(|| no_hub(&here))
+}
+
+fn is_hub(dir: &Path) -> bool {
+    dir.join("hub.json").is_file()
+}
+
+fn no_hub(dir: &Path) -> Failure {
+    Failure::Usage(format!(
+        "no hub in {}; run `marey init DIR` to make one, or name one with --dir",
+        dir.display()
+    ))
+}
+
+/// Settings from the environment; what names the folder and the log is no key of hub.toml.
+pub fn overrides() -> Overrides {
+    let mut overrides = Overrides::from_environment();
+    overrides
+        .environment
+        .retain(|name, _| name != "MAREY_DIR" && name != "MAREY_LOG");
+    overrides
+}
+
+/// What a verb is to look at: a path as it is, the name of a session of the hub, or the hub itself.
+pub fn source(given: Option<&Path>, dir: Option<PathBuf>) -> Result<Source> {
+    let Some(given) = given else {
+        return Ok(Source::at(&find(dir)?)?);
+    };
+    if given.exists() {
+        return Ok(Source::at(given)?);
+    }
+    match given.to_str().map(SessionId::new) {
+        Some(Ok(session)) => {
+            let folder = find(dir)?.join(Session::dir(&session));
+            match folder.is_dir() {
+                true => Ok(Source::at(&folder)?),
+                false => Err(Failure::fault(SessionError::Unknown(session))),
+            }
+        }
+        _ => Err(Failure::fault(format!(
+            "{} is not there, and is no name of a session",
+            given.display()
+        ))),
+    }
+}
