@@ -42,6 +42,8 @@ pub struct Store {
     /// Somebody's commit is done, or failed.
     committed: Condvar,
     journal: Mutex<Journal>,
+    /// No record was missing when it was opened: what it has of a log proves all before.
+    journal_whole: bool,
     /// One flush at a time.
     flush: Mutex<()>,
     /// One session's logs come into memory at a time.

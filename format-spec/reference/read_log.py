@@ -61,8 +61,8 @@ class Log:
         if header.fault.startswith("read version"):
             return self.fault("damage", number, 0, len(data), header.fault)
         end, starts, footer_fault = read_footer(data)   # 1: it counts up to its index if it is sealed,
-        if end is None and not successor.fault and successor.predecessor:
-            end = successor.predecessor_end             # else up to where its successor says,
+        if not successor.fault and (successor.predecessor == 2 or end is None and successor.predecessor == 1):
+            end = successor.predecessor_end             # or up to where its successor says, if that cut it,
             footer_fault = "the footer is damaged" if successor.predecessor == 1 else ""
         proven, limit = end or 0, len(data) if end is None else min(end, len(data))     # else to where its frames stop
         covered = [range(limit)] if starts else []      # where `starts` names every frame

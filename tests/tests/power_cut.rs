@@ -135,13 +135,13 @@ fn sweep(plan: Plan, subsets: u64, kill_first: bool) -> Result<u64, String> {
 
 #[test]
 fn no_acknowledged_sample_is_lost_at_any_operation() {
-    let states = sweep(Plan::default(), 4, false).unwrap();
+    let states = sweep(Plan::default(), 8, false).unwrap();
     println!("{states} power cuts, 0 acknowledged frames lost");
 }
 
 #[test]
 fn nor_after_a_kill_a_reopening_and_a_welcome() {
-    let states = sweep(Plan::default(), 4, true).unwrap();
+    let states = sweep(Plan::default(), 8, true).unwrap();
     println!("{states} kills followed by power cuts, 0 acknowledged frames lost");
 }
 

@@ -8,6 +8,7 @@
 use marey_tests::process::{self, workspace};
 use marey_tests::python;
 use serde_json::Value;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -41,9 +42,16 @@ fn demo() -> &'static (Value, PathBuf) {
     })
 }
 
-/// A folder that is not there yet, in cargo's own place for it.
+/// A folder that is not there yet, in cargo's own place for it; no other run of these tests uses it meanwhile.
 fn fresh(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("readers-{name}"));
+    static ONE_RUN: OnceLock<File> = OnceLock::new();
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    ONE_RUN.get_or_init(|| {
+        let lock = File::create(place.join("readers.lock")).expect("a lock");
+        lock.lock().expect("the other run ends");
+        lock
+    });
+    let dir = place.join(format!("readers-{name}"));
     if dir.exists() {
         std::fs::remove_dir_all(&dir).expect("removed");
     }

@@ -97,7 +97,11 @@ fn scan_block(
     while at + RECORD_HEADER_BYTES <= bytes.len() {
         let record = Record::parse(&bytes[at..], hub, generation);
         match record {
-            Ok(record) if next.is_none_or(|next| record.header.commit >= next) => {
+            // A number that leaves no room to count on from was never given.
+            Ok(record)
+                if next.is_none_or(|next| record.header.commit >= next)
+                    && record.header.commit < u64::MAX / 2 =>
+            {
                 if let Some((from, why)) = broken.take() {
                     faults.push(fault(disk, path, from, at - from, why.to_string()));
                 }

@@ -286,6 +286,7 @@ impl<'d> LogReader<'d> {
         let rows = self
             .segments
             .iter()
+            .filter(|segment| segment.cut_at.is_none_or(|cut| Some(cut) == segment.sealed_bytes))
             .filter_map(|segment| segment.index.as_ref())
             .flatten();
         let row = rows

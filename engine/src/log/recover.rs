@@ -8,7 +8,7 @@ use super::replay::Applier;
 use super::scan::{Continuity, Extent, Fault, FaultKind, Scanner, Step};
 use super::window::Window;
 use super::writer::{FlushError, Log};
-use crate::disk::{self, Disk, OpenMode};
+use crate::disk::{Disk, OpenMode};
 use crate::error::StorageError;
 use crate::options::Options;
 use crate::session::Session;
@@ -18,7 +18,6 @@ use marey_format::frame::{Frame, Kind};
 use marey_format::log::{Predecessor, SEGMENT_HEADER_BYTES};
 use marey_format::payload::Checkpoint;
 use marey_format::{DeviceId, SessionId};
-use std::path::Path;
 
 /// Frames that the journal holds for a log.
 #[derive(Debug)]
@@ -64,32 +63,34 @@ pub(crate) fn recover(
     let mut predecessor = (Predecessor::None, 0);
     for (at, summary) in segments.iter().enumerate() {
         let is_last = at + 1 == segments.len();
-        faults.extend(summary.faults(disk)?);
-        let unproven = is_last && (!journal_whole || journal.iter().any(|f| f.segment == summary.segment));
-        if unproven && summary.index.is_some() {
-            // It was sealed, and nothing proves that its sync was ever done.
-            copy_whole(disk, &summary.path)?;
-        }
+        // Frames that the journal still has need not be synced here, whatever the file looks like: it may have been
+        // sealed by a write whose sync was never done.
+        let in_journal = journal.iter().filter(|f| f.segment == summary.segment).map(|f| f.offset).min();
+        let is_sealed = summary.sealed_bytes.is_some();
+        let unproven = is_last && summary.cut_at.is_none() && (!is_sealed || !journal_whole || in_journal.is_some());
+        faults.extend(summary.faults(disk)?.into_iter().map(|mut fault| {
+            if unproven && fault.offset > 0 {
+                fault.kind = FaultKind::TornTail;
+            }
+            fault
+        }));
+        let counts_whole = summary.cut_at.is_none_or(|cut| Some(cut) == summary.sealed_bytes);
         if let (Some(_), Some(data_bytes)) = (&summary.index, summary.sealed_bytes)
+            && !unproven
+            && counts_whole
             && take_index(disk, summary, &mut applier.state)?
         {
             predecessor = (Predecessor::Sealed, data_bytes);
             continue;
         }
-        let first_in_journal = journal
-            .iter()
-            .filter(|f| f.segment == summary.segment)
-            .map(|f| f.offset)
-            .min();
-        let proven = first_in_journal.filter(|_| journal_whole).unwrap_or(0);
         let mut scan = Scan {
             disk,
             summary,
             ids: (device, session),
             faults: &mut faults,
         };
-        let end = match is_last && summary.cut_at.is_none() && summary.sealed_bytes.is_none() {
-            true => scan.tail(&mut applier, proven, &mut carry)?,
+        let end = match unproven {
+            true => scan.tail(&mut applier, in_journal.filter(|_| journal_whole).unwrap_or(0), &mut carry)?,
             false => scan.whole(&mut applier)?,
         };
         predecessor = (Predecessor::Cut, end);
@@ -114,13 +115,6 @@ pub(crate) fn recover(
         log.end_flush(&flushing);
     }
     Ok(Recovered { log, faults, carried })
-}
-
-/// Puts a copy that is synced in the place of a file that may not be: reading it back does not make it durable.
-fn copy_whole(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
-    let io = |error| StorageError::io("copying", disk.describe(path), error);
-    let bytes = disk::read_all(disk, path, u64::MAX).map_err(io)?;
-    disk::replace(disk, path, &bytes).map_err(io)
 }
 
 /// Takes a sealed segment from its index: data frames by their rows, all else by reading it. False, with the state as
@@ -171,7 +165,7 @@ impl Scan<'_> {
         Ok(extent.limit)
     }
 
-    /// The segment that was found unsealed: frames below the proven point count, those beyond are to be carried over.
+    /// The segment that may not be on the disk to its end: frames below the proven point count, those beyond are to be carried over.
     fn tail(
         &mut self,
         applier: &mut Applier,
@@ -179,7 +173,7 @@ impl Scan<'_> {
         carry: &mut Vec<(Option<u32>, Vec<u8>)>,
     ) -> Result<u64, StorageError> {
         let extent = Extent {
-            limit: self.summary.file_bytes,
+            limit: self.summary.sealed_bytes.unwrap_or(self.summary.file_bytes),
             proven: proven.max(SEGMENT_HEADER_BYTES as u64),
         };
         let mut point = extent.proven;

@@ -3,15 +3,16 @@
 //! ```text
 //! source     what a path is: hub, session, log, segment             -> view
 //! verify     reads everything, names every fault                    -> journal, rebuild
-//! recover    copies every whole frame into a new folder             -> inventory, rewrite, lost
+//! recover    copies every whole frame into a new folder             -> inventory, rewrite, finding
 //! contents   what a session holds, in numbers
 //! ```
 //!
-//! Owns the offline verbs. Nothing here writes to what it looks at: every source is seen through a [`view`] that refuses
+//! Owns the offline verbs. Nothing here writes to what it looks at: every source is seen through a `view` that refuses
 //! writes, and what is made (a copy, a rebuilt Parquet) goes to another disk. It has no way of its own of reading logs,
 //! journal or Parquet: those are `log`, `journal`, `compact`.
 
 mod contents;
+mod finding;
 mod inventory;
 mod journal;
 mod lost;

@@ -6,6 +6,7 @@
 //! older Parquet file has, that file is the only place where they stand, so it should be kept.
 
 use super::SalvageError;
+use super::finding::find;
 use super::inventory::{Inventory, Item};
 use super::lost::{Lost, LostBytes};
 use super::report::{Fault, path};
@@ -312,9 +313,7 @@ impl Salvage<'_> {
             let written = rewrite(view, &*self.out, inventory, &mut versions, hub, self.options)?;
             let salvaged = self.read_back(inventory, &written)?;
             self.report.logs.push(salvaged);
-            self.report
-                .lost
-                .extend(Lost::of(inventory, &written.refused, short));
+            self.report.lost.extend(find(inventory, &written.refused, short));
             let torn = inventory
                 .faults
                 .iter()

@@ -149,6 +149,7 @@ impl Store {
             inner: Mutex::new(inner),
             committed: Condvar::new(),
             journal: Mutex::new(journal),
+            journal_whole: replayed.faults.is_empty(),
             flush: Mutex::new(()),
             loading: Mutex::new(()),
             _lock: lock,
@@ -160,7 +161,7 @@ impl Store {
 
     /// Every log that the journal has frames for, that takes frames, or that was found unsealed.
     fn recover_logs(&self, mut replayed: Replayed, report: &mut RecoveryReport) -> Result<(), StorageError> {
-        let whole = replayed.faults.is_empty();
+        let whole = self.journal_whole;
         let ids: Vec<SessionId> = self.inner().sessions.keys().cloned().collect();
         for id in ids {
             let session = self.inner().sessions[&id].session.clone();
@@ -265,7 +266,7 @@ impl Store {
         if self.inner().sessions.get(id).is_none_or(|slot| slot.loaded) {
             return Ok(());
         }
-        self.load_session(id, &mut BTreeMap::new(), false, &mut RecoveryReport::default())
+        self.load_session(id, &mut BTreeMap::new(), self.journal_whole, &mut RecoveryReport::default())
     }
 
     /// Takes the logs of a session into memory, recovered.

@@ -2,7 +2,9 @@
 
 mod every_byte;
 mod hubs;
+mod lies;
 mod random;
+mod refills;
 mod segments;
 
 use super::inventory::{Inventory, Key};
