@@ -4,7 +4,10 @@
 //! The disks are real ones (a small tmpfs). Where this user may not mount, those tests say so loudly and count themselves
 //! as skipped.
 
-#![allow(clippy::disallowed_methods, reason = "a test stands outside of the hub, and waits in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside of the hub, and waits in real time"
+)]
 
 use marey_tests::hub::published;
 use marey_tests::process::{self, HubProcess, PATIENCE, Ports, Ran, Running, until};

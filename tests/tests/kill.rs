@@ -30,7 +30,10 @@ fn a_hub_that_is_killed_loses_nothing_and_takes_nothing_twice() {
     let seed = from_environment("MAREY_SEED").unwrap_or(time.subsec_nanos().into());
     println!("MAREY_KILLS={kills} MAREY_SEED={seed}");
     let mut random = Random(seed);
-    let folder = tempfile::tempdir().expect("a folder");
+    let mut folder = tempfile::tempdir().expect("a folder");
+    // Evidence stays, unless all is well.
+    folder.disable_cleanup(true);
+    println!("in {}", folder.path().display());
     let (dir, bundles) = (folder.path().join("hub"), folder.path().join("bundles"));
     std::fs::create_dir(&bundles).expect("a folder");
     process::init(&dir);
@@ -116,6 +119,7 @@ fn a_hub_that_is_killed_loses_nothing_and_takes_nothing_twice() {
     );
     let verify = process::run([Path::new("verify"), Path::new("--dir"), &dir]);
     assert_eq!(verify.code, Some(0), "seed {seed}: {verify:?}");
+    folder.disable_cleanup(false);
 }
 
 /// Starts the devices, each with a buffer on disk.

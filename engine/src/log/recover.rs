@@ -65,9 +65,14 @@ pub(crate) fn recover(
         let is_last = at + 1 == segments.len();
         // Frames that the journal still has need not be synced here, whatever the file looks like: it may have been
         // sealed by a write whose sync was never done.
-        let in_journal = journal.iter().filter(|f| f.segment == summary.segment).map(|f| f.offset).min();
+        let in_journal = journal
+            .iter()
+            .filter(|f| f.segment == summary.segment)
+            .map(|f| f.offset)
+            .min();
         let is_sealed = summary.sealed_bytes.is_some();
-        let unproven = is_last && summary.cut_at.is_none() && (!is_sealed || !journal_whole || in_journal.is_some());
+        let unproven =
+            is_last && summary.cut_at.is_none() && (!is_sealed || !journal_whole || in_journal.is_some());
         faults.extend(summary.faults(disk)?.into_iter().map(|mut fault| {
             if unproven && fault.offset > 0 {
                 fault.kind = FaultKind::TornTail;
@@ -90,7 +95,11 @@ pub(crate) fn recover(
             faults: &mut faults,
         };
         let end = match unproven {
-            true => scan.tail(&mut applier, in_journal.filter(|_| journal_whole).unwrap_or(0), &mut carry)?,
+            true => scan.tail(
+                &mut applier,
+                in_journal.filter(|_| journal_whole).unwrap_or(0),
+                &mut carry,
+            )?,
             false => scan.whole(&mut applier)?,
         };
         predecessor = (Predecessor::Cut, end);

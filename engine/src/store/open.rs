@@ -266,7 +266,12 @@ impl Store {
         if self.inner().sessions.get(id).is_none_or(|slot| slot.loaded) {
             return Ok(());
         }
-        self.load_session(id, &mut BTreeMap::new(), self.journal_whole, &mut RecoveryReport::default())
+        self.load_session(
+            id,
+            &mut BTreeMap::new(),
+            self.journal_whole,
+            &mut RecoveryReport::default(),
+        )
     }
 
     /// Takes the logs of a session into memory, recovered.

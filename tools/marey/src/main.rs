@@ -1,7 +1,10 @@
 //! `marey`: the one binary. Each verb is a file under `commands`; what they print goes through `output`.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::disallowed_methods, reason = "the command line stands outside of the hub's seams")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the command line stands outside of the hub's seams"
+)]
 
 mod commands;
 mod hubdir;
