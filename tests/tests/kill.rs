@@ -11,12 +11,19 @@
     reason = "a test stands outside of the hub, and waits in real time"
 )]
 
+use marey_engine::compact::check_session;
+use marey_engine::disk::Disk;
+use marey_engine::disk::memory::MemoryDisk;
+use marey_engine::time::HubClock;
+use marey_engine::time::simulated::SimulatedKernel;
 use marey_format::{DeviceId, SessionId};
 use marey_tests::hub::published::{self, Acknowledged};
 use marey_tests::process::{self, HubProcess, PATIENCE, Ports, Running, until};
+use marey_tests::recording::{Sender, open, prepare, session, small_options};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const DEVICES: [&str; 2] = ["phone", "watch"];
@@ -120,6 +127,32 @@ fn a_hub_that_is_killed_loses_nothing_and_takes_nothing_twice() {
     let verify = process::run([Path::new("verify"), Path::new("--dir"), &dir]);
     assert_eq!(verify.code, Some(0), "seed {seed}: {verify:?}");
     folder.disable_cleanup(false);
+}
+
+/// What was found by the test above: the journal still held the frames of segments that a generation was made of, so the
+/// recovery after a kill carried them over, and the manifest pointed to places that no longer counted.
+#[test]
+fn a_kill_right_after_the_seal_moves_nothing_that_was_published() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let clock: Arc<dyn HubClock> = SimulatedKernel::new(1, 1_700_000_000_000_000_000).hub_clock();
+    let store = prepare(&disk, &clock).expect("a store");
+    let mut sender = Sender::new("phone", 1);
+    let handle = sender.join(&store).expect("opened");
+    (0..5).for_each(|_| drop(sender.capture()));
+    sender.send(&store, handle, 100).expect("durable");
+    sender.send_end(&store, handle).expect("durable");
+    store.stop_session(&session()).expect("stopped");
+    store.seal_session(&session(), &|_| {}).expect("sealed");
+    // As a kill: nothing is closed.
+    drop(store);
+    for life in 1..4 {
+        let store = open(disk.clone(), &clock).expect("a store");
+        let checked = check_session(&*disk, &session(), &small_options()).expect("readable");
+        assert!(checked.faults.is_empty(), "life {life}: {:?}", checked.faults);
+        assert_eq!((checked.samples_in_parquet, checked.samples_later), (50, 0), "life {life}");
+        assert!(!store.has_late_frames(&session()), "life {life}: nothing came since");
+        assert!(store.owing(&session()).expect("known").is_empty());
+    }
 }
 
 /// Starts the devices, each with a buffer on disk.

@@ -97,10 +97,10 @@ fn scan_block(
     while at + RECORD_HEADER_BYTES <= bytes.len() {
         let record = Record::parse(&bytes[at..], hub, generation);
         match record {
-            // A number that leaves no room to count on from was never given.
+            // Commits count from 1, and never come near the end of the numbers.
             Ok(record)
                 if next.is_none_or(|next| record.header.commit >= next)
-                    && record.header.commit < u64::MAX / 2 =>
+                    && (1..u64::MAX / 2).contains(&record.header.commit) =>
             {
                 if let Some((from, why)) = broken.take() {
                     faults.push(fault(disk, path, from, at - from, why.to_string()));

@@ -332,7 +332,7 @@ impl Store {
     }
 
     /// A record that says that all before it is in synced logs.
-    fn write_barrier(&self) -> Result<(), StorageError> {
+    pub(super) fn write_barrier(&self) -> Result<(), StorageError> {
         let inner = self.inner();
         let commit = inner.staged;
         drop(self.drive(inner, commit)?);

@@ -125,6 +125,10 @@ impl Store {
 
     fn publish(&self, session: &Session, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
         self.flush_session(&session.id, true)?;
+        // What the journal no longer has is proven to stand where it stands: a recovery after a kill must not move what
+        // this generation is made of.
+        self.flush_all(false)?;
+        self.write_barrier()?;
         let compacted = compact_session(&*self.disk, session, &self.options, Generation::IfNew, progress)?;
         let session = self.sealed_as(&session.id, compacted.generation)?;
         Ok(Sealed { session, compacted })
