@@ -18,14 +18,16 @@ use marey_engine::disk::memory::MemoryDisk;
 use marey_engine::disk::{self, Disk, OpenMode};
 use marey_engine::log::{LogReader, Replay};
 use marey_engine::time::simulated::SimulatedKernel;
-use marey_engine::{Options, Store};
+use marey_engine::{Batch, Options, Stamp, Store};
 use marey_format::clock::{PacketKey, ProbeRow, StampKey};
-use marey_format::frame::{Columns, Frame, HEADER_BYTES, Header, Lane, encode};
+use marey_format::frame::{
+    Columns, DataBuilder, Frame, HEADER_BYTES, Header, Kind, Lane, Value, control_frame, encode,
+};
 use marey_format::journal::{RECORD_HEADER_BYTES, Record, record_seed};
 use marey_format::log::{SEGMENT_HEADER_BYTES, TRAILER_BYTES};
 use marey_format::payload::{Arrival, Assign, Checkpoint, EndOfStream, EpochMark, Event};
-use marey_format::wire::{Acked, Holes, Opened};
-use marey_format::{Declaration, DeviceId, EpochId, HubEpoch, Seed, SessionId, checksum, limits};
+use marey_format::wire::{Acked, Holes, Open, Opened};
+use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, Seed, SessionId, checksum, limits};
 use marey_server::protocol::{Action, Protocol, Settings};
 use std::collections::HashSet;
 use std::path::Path;
@@ -152,6 +154,51 @@ fn walk_records(block: &[u8]) {
         assert!(at <= block.len());
         let _ = record.entries();
     }
+}
+
+/// A block with real frames in it, as a kill would leave it: a seed for [`journal`].
+pub fn recorded_journal() -> Vec<u8> {
+    let disk = hub().snapshot();
+    let kernel = SimulatedKernel::new(1, 0);
+    let (store, _) =
+        Store::open(Arc::new(disk.clone()), kernel.hub_clock(), options()).expect("it was closed in order");
+    let open = Open {
+        session: session(),
+        epoch: EPOCH,
+        boot: BootId::UNKNOWN,
+        highest_ack: Acked::default(),
+    };
+    let log = store
+        .open_log(&device(), &open)
+        .expect("the session is open to all")
+        .handle;
+    let stamp = Stamp {
+        hub: store.clock().now(),
+        dev_send_ns: None,
+    };
+    let declaration = &declarations()[0];
+    let (json, seed) = (declaration.to_json(), phone(EPOCH));
+    let declare = control_frame(Kind::DECLARE, Lane::Live, 1, 0, 0, 0, &json, seed).expect("it is short");
+    let mut frames = vec![declare];
+    let mut samples = DataBuilder::new(declaration);
+    for sequence in 0..3 {
+        let row = [Value::F32(0.5), Value::I64(sequence)];
+        samples.push(sequence, &row).expect("the row fits");
+        let frame = samples
+            .finish(1, sequence as u64, sequence as u64, seed)
+            .expect("it is short");
+        frames.push(frame);
+    }
+    for frame in frames {
+        let mut batch = Batch::new();
+        batch.push(log, frame.into(), stamp).expect("the frame is whole");
+        store.commit(&batch).expect("the disk does not fail");
+    }
+    let paths = ["journal/000000.mjb", "journal/000001.mjb"].map(Path::new);
+    let blocks = paths.map(|path| disk::read_all(&disk, path, 1 << 20).expect("the disk does not fail"));
+    // The one that is being filled.
+    let begun = |block: &Vec<u8>| block.iter().rposition(|&byte| byte != 0);
+    blocks.into_iter().max_by_key(begun).expect("there are two")
 }
 
 /// A connection that is sent anything: bounded memory, and silence after its end.

@@ -149,8 +149,15 @@ fn a_kill_right_after_the_seal_moves_nothing_that_was_published() {
         let store = open(disk.clone(), &clock).expect("a store");
         let checked = check_session(&*disk, &session(), &small_options()).expect("readable");
         assert!(checked.faults.is_empty(), "life {life}: {:?}", checked.faults);
-        assert_eq!((checked.samples_in_parquet, checked.samples_later), (50, 0), "life {life}");
-        assert!(!store.has_late_frames(&session()), "life {life}: nothing came since");
+        assert_eq!(
+            (checked.samples_in_parquet, checked.samples_later),
+            (50, 0),
+            "life {life}"
+        );
+        assert!(
+            !store.has_late_frames(&session()),
+            "life {life}: nothing came since"
+        );
         assert!(store.owing(&session()).expect("known").is_empty());
     }
 }

@@ -308,7 +308,7 @@ fn adopt(
                     log,
                     frame.bytes(),
                     epoch,
-                    (piece.segment, piece.offset + at as u64),
+                    (piece.segment, piece.offset.saturating_add(at as u64)),
                 );
                 so_far.note_epoch(&frame);
             }

@@ -9,8 +9,9 @@ use crate::compact::{
     CompactError, DeviceSurvey, FrameSource, Manifest, Receipt, Timeline, read_receipt, survey_all,
 };
 use crate::disk::Disk;
+use crate::error::StorageError;
 use crate::options::Options;
-use crate::session::Session;
+use crate::session::{Session, SessionState};
 use arrow::temporal_conversions::timestamp_us_to_datetime;
 use marey_format::frame::{Columns, Frame};
 use marey_format::payload::{EndOfStream, Event, StreamKey};
@@ -22,6 +23,10 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Serialize)]
 pub struct SessionContents {
     pub session: SessionId,
+    /// None where session.json can't be read.
+    pub state: Option<SessionState>,
+    /// When its time was tied to UTC; none where it was not.
+    pub anchor: Option<String>,
     /// Of the newest Parquet; 0 if there is none.
     pub generation: u32,
     /// Whether the receipt says that nothing is missing; none without a receipt, or where more came since.
@@ -102,16 +107,18 @@ pub struct EventContents {
     pub event: Event,
 }
 
-/// Takes stock of a session that was read from `source`.
+/// Takes stock of a session that stands in `source`. `session` is its description; without one there are no times but
+/// where a manifest has what ties them to UTC.
 pub fn contents(
     source: &Source,
-    session: &Session,
+    id: &SessionId,
+    session: Option<&Session>,
     options: &Options,
 ) -> Result<SessionContents, CompactError> {
     let disk = &*source.view;
-    let dir = Session::dir(&session.id);
-    let surveys = survey_all(disk, &session.id, options, &|_| {})?;
-    let manifest = Manifest::read(disk, &dir)?;
+    let dir = Session::dir(id);
+    let surveys = survey_all(disk, id, options, &|_| {})?;
+    let manifest = readable(Manifest::read(disk, &dir))?;
     let generation = manifest.as_ref().map_or(0, |manifest| manifest.generation);
     let held = |survey: &DeviceSurvey, manifest: &Manifest| match manifest.log(&survey.device) {
         Some(log) => [log.data_frames, log.live_frames] == survey.frames,
@@ -122,14 +129,15 @@ pub fn contents(
         .is_some_and(|m| !surveys.iter().all(|survey| held(survey, m)));
     let receipt = match generation {
         0 => None,
-        generation => read_receipt(disk, &dir, generation)?.filter(|_| !late_frames),
+        generation => readable(read_receipt(disk, &dir, generation))?.filter(|_| !late_frames),
     };
-    let timeline = session
-        .anchor
-        .map(|anchor| Timeline::new(&anchor, &surveys, session.max_drift_ppm));
+    let tied = manifest.as_ref().map(|manifest| manifest.anchor);
+    let anchor = session.and_then(|session| session.anchor).or(tied);
+    let max_drift_ppm = session.map_or(MAX_DRIFT_PPM, |session| session.max_drift_ppm);
+    let timeline = anchor.map(|anchor| Timeline::new(&anchor, &surveys, max_drift_ppm));
     let looking = Looking {
         disk,
-        session,
+        session: id,
         timeline: timeline.as_ref(),
         manifest: manifest.as_ref(),
         receipt,
@@ -141,7 +149,9 @@ pub fn contents(
         .flat_map(|timeline| timeline.alignment().warnings())
         .map(ToString::to_string);
     Ok(SessionContents {
-        session: session.id.clone(),
+        session: id.clone(),
+        state: session.map(|session| session.state),
+        anchor: anchor.map(|anchor| time_text(anchor.utc_ns.div_euclid(1_000))),
         generation,
         complete: looking.receipt.as_ref().map(|receipt| receipt.complete),
         late_frames,
@@ -195,6 +205,17 @@ pub fn events(
     Ok(events)
 }
 
+/// What is damaged counts as not there: `verify` is who tells.
+fn readable<T>(read: Result<Option<T>, StorageError>) -> Result<Option<T>, StorageError> {
+    match read {
+        Err(StorageError::Damaged { .. }) => Ok(None),
+        read => read,
+    }
+}
+
+/// Of a session that does not say, in parts per million.
+const MAX_DRIFT_PPM: f64 = 100.0;
+
 /// Session microseconds as RFC 3339.
 fn time_text(time_us: i64) -> String {
     match timestamp_us_to_datetime(time_us) {
@@ -205,7 +226,7 @@ fn time_text(time_us: i64) -> String {
 
 struct Looking<'a> {
     disk: &'a dyn Disk,
-    session: &'a Session,
+    session: &'a SessionId,
     timeline: Option<&'a Timeline>,
     manifest: Option<&'a Manifest>,
     receipt: Option<Receipt>,
@@ -301,7 +322,7 @@ impl Looking<'_> {
         let (Some(timeline), Some(plan)) = (self.timeline, survey.streams.get(key)) else {
             return Ok(span);
         };
-        let mut source = FrameSource::new(self.disk, &self.session.id, &survey.device, &survey.epochs);
+        let mut source = FrameSource::new(self.disk, self.session, &survey.device, &survey.epochs);
         let mut piece = Default::default();
         for (at, frame) in plan.frames.iter().enumerate() {
             let mut placing = timeline.placing(&survey.device, frame.epoch);

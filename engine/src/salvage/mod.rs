@@ -21,6 +21,7 @@ mod recover;
 mod report;
 mod rewrite;
 mod seeds;
+mod short;
 mod source;
 mod verify;
 mod view;

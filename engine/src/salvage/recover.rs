@@ -11,7 +11,9 @@ use super::inventory::{Inventory, Item};
 use super::lost::{Lost, LostBytes};
 use super::report::{Fault, path};
 use super::rewrite::{Written, rewrite};
+use super::short::Short;
 use super::source::{SessionFound, Source, What};
+use super::view::View;
 use crate::compact::Manifest;
 use crate::disk::{self, Disk};
 use crate::error::StorageError;
@@ -107,7 +109,7 @@ struct Salvage<'a> {
 struct Stock {
     found: SessionFound,
     manifest: Option<Manifest>,
-    logs: Vec<(super::view::View, Inventory, Vec<log::Fault>)>,
+    logs: Vec<(View, Inventory, Short)>,
 }
 
 impl Salvage<'_> {
@@ -278,9 +280,10 @@ impl Salvage<'_> {
                     .retain(|fault| inventory.segments.contains_key(&fault.segment));
             }
             let short = match &manifest {
-                Some(manifest) => short_of(&straight.view, manifest, &inventory),
-                None => Vec::new(),
+                Some(manifest) => Short::of(&straight.view, manifest, &inventory),
+                None => Short::default(),
             };
+            self.report.notes.extend(short.told());
             for (epoch, id) in &inventory.stand_ins {
                 let of = format!("{}/{device}: epoch {epoch}", found.id);
                 self.report
@@ -313,13 +316,15 @@ impl Salvage<'_> {
             let written = rewrite(view, &*self.out, inventory, &mut versions, hub, self.options)?;
             let salvaged = self.read_back(inventory, &written)?;
             self.report.logs.push(salvaged);
-            self.report.lost.extend(find(inventory, &written.refused, short));
+            self.report
+                .lost
+                .extend(find(inventory, &written.refused, &short.lost));
             let torn = inventory
                 .faults
                 .iter()
                 .filter(|fault| fault.kind == FaultKind::TornTail);
             // Where the manifest says that there was more, it is no torn tail.
-            let torn = torn.filter(|fault| !short.iter().any(|short| short.path == fault.path));
+            let torn = torn.filter(|fault| !short.cut().any(|cut| cut.path == fault.path));
             let torn: Vec<Fault> = torn
                 .map(|fault| Fault::of_log(fault, &id, &inventory.device))
                 .collect();
@@ -430,60 +435,4 @@ impl Salvage<'_> {
             bytes: segments.iter().map(|segment| segment.file_bytes).sum(),
         })
     }
-}
-
-/// Segments that a manifest knows longer than they are, where frames are missing for it.
-fn short_of(view: &super::view::View, manifest: &Manifest, inventory: &Inventory) -> Vec<log::Fault> {
-    let Some(fact) = manifest.log(&inventory.device) else {
-        return Vec::new();
-    };
-    let held = |lane| inventory.items.iter().filter(|item| item.lane == lane).count() as u64;
-    let data = fact.data_frames.saturating_sub(held(Lane::Data));
-    let live = fact.live_frames.saturating_sub(held(Lane::Live));
-    if data == 0 && live == 0 {
-        return Vec::new();
-    }
-    let dir = Session::dir(&inventory.session);
-    let mut short = Vec::new();
-    for segment in &fact.segments {
-        let path = dir.join(&segment.path);
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        let Some(number) = log::segment_number(name) else {
-            continue;
-        };
-        let known = inventory.segments.get(&number);
-        let of_segment = |kind| {
-            inventory
-                .faults
-                .iter()
-                .filter(move |fault| fault.segment == number && fault.kind == kind)
-        };
-        // What looks like a torn tail is none where the manifest knows of more.
-        let torn = of_segment(FaultKind::TornTail).map(|fault| fault.offset).min();
-        let offset = known.map_or(0, |known| known.file_bytes.min(torn.unwrap_or(u64::MAX)));
-        let is_named = inventory
-            .losses()
-            .any(|fault| fault.segment == number && fault.offset + fault.bytes > offset);
-        // Where footer or successor say where it ends, reading has named what is missing.
-        if offset >= segment.bytes || is_named || known.is_some_and(|known| known.data_bytes.is_some()) {
-            continue;
-        }
-        let why = format!(
-            "it had {} bytes when generation {} was made; since then {data} data and {live} live frames are gone",
-            segment.bytes, manifest.generation
-        );
-        let (kind, path, bytes) = (FaultKind::Damage, view.describe(&path), segment.bytes - offset);
-        short.push(log::Fault {
-            kind,
-            path,
-            segment: number,
-            offset,
-            bytes,
-            why,
-        });
-    }
-    short
 }

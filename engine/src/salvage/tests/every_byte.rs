@@ -45,7 +45,7 @@ fn the_copy_is_a_hub_that_can_be_opened_and_sealed() {
 
 #[test]
 fn every_flipped_bit_is_found_and_every_other_frame_comes_through() {
-    let disk = record(End::Sealed, 3);
+    let disk = record(End::Sealed, 2);
     let truth = frames_of(&disk);
     let (mut flips, mut losses) = (0, 0);
     for (path, bytes) in log_files(&disk) {
@@ -65,7 +65,7 @@ fn every_flipped_bit_is_found_and_every_other_frame_comes_through() {
 
 #[test]
 fn every_length_of_every_published_segment() {
-    let disk = record(End::Sealed, 3);
+    let disk = record(End::Sealed, 2);
     let truth = frames_of(&disk);
     let mut losses = 0;
     for (path, bytes) in log_files(&disk) {

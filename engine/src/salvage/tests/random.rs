@@ -86,7 +86,7 @@ fn recorded() -> &'static Recorded {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// In the logs alone, so that the manifest tells how long they were.
     #[test]

@@ -12,7 +12,8 @@ use marey_engine::salvage::{Source, What, events};
 use marey_engine::{Options, Session};
 use marey_format::DeviceId;
 use marey_format::payload::StreamKey;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -21,7 +22,7 @@ pub struct Arguments {
     path: PathBuf,
     /// One stream, as NAME or NAME@N; else all.
     #[arg(long, value_name = "STREAM")]
-    stream: Option<StreamKey>,
+    stream: Option<String>,
     /// One device; else all.
     #[arg(long, value_name = "NAME")]
     device: Option<DeviceId>,
@@ -86,7 +87,19 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     }
 }
 
+const EVENT_COLUMNS: [&str; 8] = [
+    "time",
+    "time_err_us",
+    "device",
+    "source",
+    "stream",
+    "kind",
+    "text",
+    "duration_ns",
+];
+
 fn cat_events(source: &Source, session: &Session, arguments: &Arguments, lines: &mut Lines<'_>) -> Result {
+    let mut has_head = false;
     for event in events(source, session, &Options::default())? {
         if arguments
             .device
@@ -95,7 +108,23 @@ fn cat_events(source: &Source, session: &Session, arguments: &Arguments, lines: 
         {
             continue;
         }
-        if !lines.print(&serde_json::to_string(&event)?)? {
+        let line = match arguments.format.as_str() {
+            "csv" => {
+                let Value::Object(mut fields) = serde_json::to_value(&event)? else {
+                    continue;
+                };
+                if !std::mem::replace(&mut has_head, true) {
+                    lines.output.line(&EVENT_COLUMNS.join(","))?;
+                }
+                let cells = EVENT_COLUMNS.map(|name| match fields.remove(name) {
+                    None | Some(Value::Null) => String::new(),
+                    Some(value) => csv_cell(&value),
+                });
+                cells.join(",")
+            }
+            _ => serde_json::to_string(&event)?,
+        };
+        if !lines.print(&line)? {
             break;
         }
     }
@@ -107,7 +136,10 @@ fn cat_samples(source: &Source, session: &Session, arguments: &Arguments, lines:
     let options = Options::default();
     let wanted: Vec<_> = streams(&*disk, session, &options)?
         .into_iter()
-        .filter(|(stream, _)| arguments.stream.as_ref().is_none_or(|wanted| wanted == stream))
+        .filter(|(stream, _)| {
+            let is_named = |wanted: &String| *wanted == stream.to_string() || wanted == stream.name.as_str();
+            arguments.stream.as_ref().is_none_or(is_named)
+        })
         .filter(|(_, device)| arguments.device.as_ref().is_none_or(|wanted| wanted == device))
         .collect();
     if wanted.is_empty() {
@@ -136,7 +168,7 @@ fn cat_samples(source: &Source, session: &Session, arguments: &Arguments, lines:
                         .map(|(_, value)| csv_cell(value))
                         .collect::<Vec<_>>()
                         .join(","),
-                    false => serde_json::to_string(&cells.into_iter().collect::<Map<_, _>>())?,
+                    false => serde_json::to_string(&Row(&cells))?,
                 };
                 if !lines.print(&line)? {
                     return Ok(());
@@ -145,6 +177,15 @@ fn cat_samples(source: &Source, session: &Session, arguments: &Arguments, lines:
         }
     }
     Ok(())
+}
+
+/// A row as a JSON object, its keys in the order of the columns.
+struct Row<'a>(&'a [(String, Value)]);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 /// One row: names and values of its columns, in their order.

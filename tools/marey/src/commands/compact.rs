@@ -1,12 +1,17 @@
-//! `marey compact SESSION`: publishes what came since the last seal.
+//! `marey compact SESSION`: publishes what came since the last seal. Asks the running hub; without one it opens the
+//! folder, also one that holds recordings alone, such as `marey recover` makes.
 
 use super::device::{ask, other_answer};
 use crate::hubdir;
-use crate::output::{Output, Result};
+use crate::output::{Failure, Output, Result};
+use marey_engine::disk::OsDisk;
+use marey_engine::time::OsClocks;
+use marey_engine::{OpenError, Options, Store};
 use marey_format::SessionId;
-use marey_server::control::{Request, Response};
+use marey_server::control::{ControlClient, Request, Response};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -22,16 +27,42 @@ struct Compacted<'a> {
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
     let dir = hubdir::find(dir)?;
     let session = &arguments.session;
-    match ask(
-        &dir,
-        &Request::Compact {
-            session: session.clone(),
-        },
-        output,
-    )? {
-        Response::Sealed { generation } => output.result(&Compacted { session, generation }, |compacted| {
-            format!("session {session}: generation {} stands", compacted.generation)
-        }),
+    let is_configured = dir.join("hub.toml").exists() || ControlClient::connect(&dir).is_ok();
+    let generation = match is_configured {
+        true => by_hub(&dir, session, output)?,
+        false => here(&dir, session, output)?,
+    };
+    output.result(&Compacted { session, generation }, |compacted| {
+        format!("session {session}: generation {} stands", compacted.generation)
+    })
+}
+
+fn by_hub(dir: &Path, session: &SessionId, output: &Output) -> Result<u32> {
+    let request = Request::Compact {
+        session: session.clone(),
+    };
+    match ask(dir, &request, output)? {
+        Response::Sealed { generation } => Ok(generation),
         _ => Err(other_answer()),
     }
+}
+
+/// Without configuration and keys there is no hub to run, and the engine alone serves.
+fn here(dir: &Path, session: &SessionId, output: &Output) -> Result<u32> {
+    let clock = Arc::new(OsClocks::hub_clock()?);
+    let opened = Store::open(Arc::new(OsDisk::new(dir)), clock, Options::default());
+    let (store, report) = opened.map_err(|error| match error {
+        OpenError::AlreadyOpen { .. } => Failure::Unreachable(error.to_string()),
+        error => Failure::fault(error),
+    })?;
+    for fault in &report.faults {
+        output.warn(fault);
+    }
+    let sealed = store.seal_session(session, &|step| {
+        output.progress(format!("{:?}: {} of {}", step.phase, step.done, step.of));
+    });
+    output.progress_done();
+    let generation = sealed?.session.generation;
+    store.close()?;
+    Ok(generation)
 }

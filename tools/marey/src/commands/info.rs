@@ -1,12 +1,18 @@
 //! `marey info [PATH]`: what a hub, a session or a log holds, in numbers. Works on folders, without a running hub.
 
 use crate::hubdir;
-use crate::output::{Failure, Output, Result, plain, table};
-use marey_engine::log::Replay;
+use crate::output::{Output, Result, plain, table};
+use marey_engine::disk::{Disk, OpenMode};
+use marey_engine::log::{Replay, segment_name};
 use marey_engine::salvage::{SessionContents, Source, What, contents};
-use marey_engine::{Options, SessionState};
-use marey_format::{DeviceId, SessionId};
+use marey_engine::state::Violation;
+use marey_engine::{Options, Session, SessionState};
+use marey_format::frame::Kind;
+use marey_format::log::{Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
+use marey_format::types::hex;
+use marey_format::{DeviceId, EpochId, HubEpoch, Lane, SessionId};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -37,9 +43,14 @@ struct LogInfo {
     session: SessionId,
     device: DeviceId,
     segments: Vec<SegmentLine>,
+    /// What its header says, where one segment alone is looked at.
+    header: Option<HeaderLine>,
     frames: u64,
     samples: u64,
-    epochs: usize,
+    /// Frames by kind.
+    kinds: BTreeMap<String, u64>,
+    /// Epochs that device frames belong to, by ordinal.
+    epochs: BTreeMap<u32, EpochLine>,
     faults: Vec<String>,
 }
 
@@ -50,11 +61,33 @@ struct SegmentLine {
     sealed: bool,
 }
 
+#[derive(Serialize)]
+struct HeaderLine {
+    hub: String,
+    predecessor: &'static str,
+    predecessor_end: u64,
+    /// The epoch at its beginning.
+    epoch: Option<EpochId>,
+    hub_epoch: HubEpoch,
+    created_hub_ns: i64,
+}
+
+/// Frames of one epoch, and the highest sequence of each lane.
+#[derive(Default, Serialize)]
+struct EpochLine {
+    frames: u64,
+    samples: u64,
+    data_last: Option<u64>,
+    live_last: Option<u64>,
+}
+
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
     let source = hubdir::source(arguments.path.as_deref(), dir)?;
     match source.what().clone() {
         What::Hub => output.result(&hub(&source)?, show_hub),
-        What::Session { session } => output.result(&session_contents(&source, &session)?, show_session),
+        What::Session { session } => {
+            output.result(&session_contents(&source, &session, output)?, show_session)
+        }
         What::Log { session, device } | What::Segment { session, device, .. } => {
             output.result(&log(&source, session, device)?, show_log)
         }
@@ -92,36 +125,92 @@ fn hub(source: &Source) -> Result<HubInfo> {
     })
 }
 
-fn session_contents(source: &Source, id: &SessionId) -> Result<SessionContents> {
+fn session_contents(source: &Source, id: &SessionId, output: &Output) -> Result<SessionContents> {
     let (found, _) = source.sessions()?;
-    match found
-        .into_iter()
-        .find(|found| found.id == *id)
-        .and_then(|found| found.session)
-    {
-        Some(session) => Ok(contents(source, &session?, &Options::default())?),
-        None => Err(Failure::fault(format!("session {id} can't be read"))),
-    }
+    let found = found.into_iter().find(|found| found.id == *id);
+    let session = match found.and_then(|found| found.session) {
+        Some(Ok(session)) => Some(session),
+        Some(Err(error)) => {
+            output.warn(error);
+            None
+        }
+        None => None,
+    };
+    Ok(contents(source, id, session.as_ref(), &Options::default())?)
 }
 
 fn log(source: &Source, session: SessionId, device: DeviceId) -> Result<LogInfo> {
     let disk = source.disk();
     let mut replay = Replay::open(&*disk, &session, &device)?;
-    while replay.next()?.is_some() {}
+    let (mut frames, mut samples) = (0, 0);
+    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+    let mut epochs: BTreeMap<u32, EpochLine> = BTreeMap::new();
+    while let Some(found) = replay.next()? {
+        // Of two frames with one name the first counts.
+        if matches!(found.judged, Err(Violation::Below { .. })) {
+            continue;
+        }
+        let header = found.at.frame.header();
+        *kinds.entry(header.kind.name().to_owned()).or_default() += 1;
+        frames += u64::from(header.lane != Lane::Hub);
+        let Some(epoch) = found.at.epoch else { continue };
+        let epoch = epochs.entry(epoch).or_default();
+        epoch.frames += 1;
+        let last = match header.lane {
+            Lane::Data => &mut epoch.data_last,
+            _ => &mut epoch.live_last,
+        };
+        *last = (*last).max(Some(header.sequence));
+        if header.kind == Kind::DATA {
+            epoch.samples += u64::from(header.count);
+            samples += u64::from(header.count);
+        }
+    }
     let segments = replay.reader().segments().iter().map(|summary| SegmentLine {
         segment: summary.segment,
         bytes: summary.file_bytes,
         sealed: summary.sealed_bytes.is_some(),
     });
-    let state = replay.state();
+    let alone = match source.what() {
+        What::Segment { segment, .. } => Some(*segment),
+        _ => None,
+    };
+    let faults = replay.reader().faults().iter();
     Ok(LogInfo {
         segments: segments.collect(),
-        frames: state.frames,
-        samples: state.samples,
-        epochs: state.epochs().len(),
-        faults: replay.reader().faults().iter().map(ToString::to_string).collect(),
+        header: alone.and_then(|segment| header(&*disk, &session, &device, segment)),
+        frames,
+        samples,
+        kinds,
+        epochs,
+        // That the others are missing is no fault of one that is looked at alone.
+        faults: faults
+            .filter(|fault| alone.is_none_or(|segment| segment == fault.segment))
+            .map(ToString::to_string)
+            .collect(),
         session,
         device,
+    })
+}
+
+/// A segment's header; none where it can't be read, which is among the faults.
+fn header(disk: &dyn Disk, session: &SessionId, device: &DeviceId, segment: u32) -> Option<HeaderLine> {
+    let path = Session::log_dir(session, device).join(segment_name(segment));
+    let file = disk.open(&path, OpenMode::Read).ok()?;
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    let read = file.read_at(0, &mut bytes).ok()?;
+    let header = SegmentHeader::parse(&bytes[..read]).ok()?;
+    Some(HeaderLine {
+        hub: hex(&header.hub),
+        predecessor: match header.predecessor {
+            Predecessor::None => "none",
+            Predecessor::Sealed => "sealed",
+            Predecessor::Cut => "cut",
+        },
+        predecessor_end: header.predecessor_end,
+        epoch: header.epoch.map(|(epoch, _)| epoch),
+        hub_epoch: header.hub_epoch,
+        created_hub_ns: header.created_hub_ns,
     })
 }
 
@@ -156,8 +245,13 @@ fn show_session(info: &SessionContents) -> String {
         Some(false) => "incomplete",
         None => "no receipt yet",
     };
+    let state = info.state.map_or("unreadable", SessionState::as_str);
+    let anchor = info
+        .anchor
+        .as_ref()
+        .map_or(String::new(), |anchor| format!(", since {anchor}"));
     let mut text = format!(
-        "session {}, generation {}, {complete}\n\n",
+        "session {}, {state}{anchor}, generation {}, {complete}\n\n",
         info.session, info.generation
     );
     let mut rows = Vec::new();
@@ -233,14 +327,47 @@ fn show_log(info: &LogInfo) -> String {
         })
         .collect();
     let mut text = format!(
-        "log of {} in session {}: {} frames, {} samples, {} epochs\n\n{}",
+        "log of {} in session {}: {} frames, {} samples, {} epochs\n\n{}\n",
         info.device,
         info.session,
         info.frames,
         info.samples,
-        info.epochs,
+        info.epochs.len(),
         table(&["segment", "bytes", ""], &rows)
     );
+    if let Some(header) = &info.header {
+        let epoch = header
+            .epoch
+            .map_or("no epoch yet".to_owned(), |epoch| format!("in epoch {epoch}"));
+        text.push_str(&format!(
+            "\nbegun {epoch}, at {} ns of hub epoch {}; the segment before: {} at {}\n",
+            header.created_hub_ns, header.hub_epoch, header.predecessor, header.predecessor_end
+        ));
+    }
+    let kinds: Vec<_> = info
+        .kinds
+        .iter()
+        .map(|(kind, frames)| vec![kind.clone(), frames.to_string()])
+        .collect();
+    text.push_str(&format!("\n{}", table(&["kind", "frames"], &kinds)));
+    if !info.epochs.is_empty() {
+        let last = |last: Option<u64>| last.map_or("-".to_owned(), |last| last.to_string());
+        let epochs: Vec<_> = info
+            .epochs
+            .iter()
+            .map(|(ordinal, epoch)| {
+                vec![
+                    ordinal.to_string(),
+                    epoch.frames.to_string(),
+                    epoch.samples.to_string(),
+                    last(epoch.data_last),
+                    last(epoch.live_last),
+                ]
+            })
+            .collect();
+        let head = ["epoch", "frames", "samples", "last data", "last live"];
+        text.push_str(&format!("\n\n{}", table(&head, &epochs)));
+    }
     for fault in &info.faults {
         text.push_str(&format!("\nfault: {fault}"));
     }

@@ -3,7 +3,7 @@
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use marey_engine::disk::{Disk, OsDisk};
-use marey_engine::salvage::{VerifyOptions, VerifyReport, What, verify};
+use marey_engine::salvage::{Source, VerifyOptions, VerifyReport, verify};
 use marey_server::control::ControlClient;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
     let source = hubdir::source(arguments.path.as_deref(), dir)?;
-    let live = *source.what() == What::Hub && ControlClient::connect(source.path()).is_ok();
+    let live = is_live(&source);
     let scratch = arguments
         .rebuild
         .then(|| tempfile::Builder::new().prefix("marey-rebuild").tempdir())
@@ -46,14 +46,21 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     }
 }
 
+/// Whether a hub runs on what is looked at, or on what it is a part of.
+fn is_live(source: &Source) -> bool {
+    let hub = source
+        .path()
+        .ancestors()
+        .find(|folder| folder.join("hub.json").is_file());
+    hub.is_some_and(|folder| ControlClient::connect(folder).is_ok())
+}
+
 fn show(report: &VerifyReport) -> String {
     let checked = &report.checked;
     let mut lines: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     if report.live {
-        lines.push(
-            "note: a hub is running here; the end of its logs may have been seen half written".to_owned(),
-        );
+        lines.push("note: a hub runs here; the end of its logs may have been seen half written".to_owned());
     }
     lines.push(format!(
         "{} sessions, {} logs, {} segments ({} sealed), {} frames, {} samples; {} Parquet files with {} rows",

@@ -1,19 +1,21 @@
 //! `marey cat --frames` and `--samples`: the logs as they stand, line for line what `format-spec/reference/read_log.py`
-//! prints, so that the two can be held against each other.
+//! prints, so that the two can be held against each other; only the words in which a fault is told are each one's own.
+
+mod python;
 
 use super::{Arguments, Lines};
 use crate::output::{Failure, Result};
-use marey_engine::log::{FaultKind, Replay, Replayed};
+use marey_engine::Session;
+use marey_engine::disk::{Disk, File, OpenMode};
+use marey_engine::log::{FaultKind, LogReader, read_frame, segment_name};
 use marey_engine::salvage::{Source, What};
-use marey_engine::state::{Meaning, Violation};
-use marey_format::frame::{Column, Columns};
-use marey_format::types::hex;
-use marey_format::{Declaration, DeviceId, FieldType, Lane, SessionId};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
-
-/// A data frame's samples, as they will be printed, in order of epoch and sequence.
-type Samples = BTreeMap<(u32, u64), Vec<Value>>;
+use marey_format::frame::{Columns, Frame, Kind};
+use marey_format::payload::Assign;
+use marey_format::{Declaration, DeviceId, Lane, SessionId};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 pub fn cat(source: &Source, arguments: &Arguments, lines: &mut Lines<'_>) -> Result {
     let is_session = matches!(source.what(), What::Session { .. });
@@ -25,29 +27,33 @@ pub fn cat(source: &Source, arguments: &Arguments, lines: &mut Lines<'_>) -> Res
             .collect(),
         What::Log { session, device } | What::Segment { session, device, .. } => vec![(session, device)],
         What::Hub => {
-            return Err(Failure::Usage(
-                "--frames and --samples take a session or a log".to_owned(),
-            ));
+            let what = "--frames and --samples take a session or a log";
+            return Err(Failure::Usage(what.to_owned()));
         }
     };
+    if logs.is_empty() {
+        let path = source.path().display();
+        return Err(Failure::Usage(format!("no device log here: {path}")));
+    }
     let mut damaged = false;
     for (session, device) in logs {
         if arguments.device.as_ref().is_some_and(|wanted| *wanted != device) {
             continue;
         }
-        let mut print = |line: Value| -> Result<bool> {
-            let line = match (is_session, line) {
-                (true, Value::Object(rest)) => {
-                    let mut line = serde_json::Map::new();
-                    line.insert("device".to_owned(), device.to_string().into());
-                    line.extend(rest);
-                    Value::Object(line)
-                }
-                (_, line) => line,
-            };
-            lines.print(&serde_json::to_string(&line)?)
+        let disk = source.disk();
+        let mut log = Log {
+            source,
+            disk: &*disk,
+            named: is_session.then(|| device.as_str()),
+            session: &session,
+            device: &device,
+            lines,
+            damaged: false,
         };
-        damaged |= log(source, &session, &device, arguments, &mut print)?;
+        if !log.cat(arguments)? {
+            break;
+        }
+        damaged |= log.damaged;
     }
     match damaged {
         true => Err(Failure::fault(
@@ -57,182 +63,285 @@ pub fn cat(source: &Source, arguments: &Arguments, lines: &mut Lines<'_>) -> Res
     }
 }
 
-/// Prints one log; whether it is damaged.
-fn log(
-    source: &Source,
-    session: &SessionId,
-    device: &DeviceId,
-    arguments: &Arguments,
-    print: &mut dyn FnMut(Value) -> Result<bool>,
-) -> Result<bool> {
-    let disk = source.disk();
-    let mut replay = Replay::open(&*disk, session, device)?;
-    let mut samples = Samples::new();
-    let mut kept_out = Vec::new();
-    let frames = arguments.frames || !arguments.samples;
-    while let Some(replayed) = replay.next()? {
-        if matches!(replayed.judged, Err(Violation::Below { .. })) {
-            continue;
-        }
-        if frames && !print(frame_line(&replayed))? {
-            return Ok(false);
-        }
-        if arguments.samples
-            && let Ok(judged) = &replayed.judged
-            && let Meaning::Data(quarantine) = &judged.meaning
-        {
-            let entry = judged.entry;
-            let at = &replayed.at;
-            let why = quarantine.as_ref().map(|quarantine| quarantine.as_str());
-            let place = (at.segment, at.offset, at.frame.bytes().len());
-            let frame = at.frame.bytes().to_vec();
-            match (why, replay.state().stream(entry.epoch, entry.stream)) {
-                (None, Some(stream)) => {
-                    let label = stream.key.as_ref().map_or(String::new(), ToString::to_string);
-                    let declaration = stream.declaration.clone();
-                    let lines = sample_lines(&frame, &declaration, &label, entry.epoch, entry.first_index)?;
-                    samples.insert((entry.epoch, entry.sequence), lines);
+/// A frame, as it is printed.
+#[derive(Serialize)]
+struct FrameLine {
+    segment: u32,
+    offset: u64,
+    length: u32,
+    kind: u8,
+    lane: u8,
+    epoch: Option<u32>,
+    stream: u32,
+    count: u32,
+    sequence: u64,
+    first_index: u64,
+    first_time_ns: i64,
+    crc: u32,
+}
+
+/// A sample, as it is printed.
+#[derive(Serialize)]
+struct SampleLine<'a> {
+    stream: &'a str,
+    epoch: u32,
+    seq: u64,
+    device_time_ns: i64,
+    values: Vec<Value>,
+}
+
+/// A fault, as it is printed.
+#[derive(Serialize)]
+struct FaultLine {
+    fault: &'static str,
+    segment: u32,
+    offset: u64,
+    bytes: u64,
+    why: String,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    frame: Option<QuarantinedFrame>,
+}
+
+/// Which data frame is left out.
+#[derive(Serialize)]
+struct QuarantinedFrame {
+    stream: String,
+    epoch: u32,
+    sequence: u64,
+}
+
+/// Where a data frame stands.
+struct Place {
+    epoch: u32,
+    sequence: u64,
+    segment: u32,
+    offset: u64,
+    length: u32,
+    crc: u32,
+    stream: u32,
+}
+
+/// The streams that the hub assigned, by epoch and stream number: name and declaration.
+type Streams = HashMap<(u32, u32), (String, Declaration)>;
+
+struct Log<'a, 'o> {
+    source: &'a Source,
+    disk: &'a dyn Disk,
+    /// Printed before everything else, where there are several logs.
+    named: Option<&'a str>,
+    session: &'a SessionId,
+    device: &'a DeviceId,
+    lines: &'a mut Lines<'o>,
+    damaged: bool,
+}
+
+impl Log<'_, '_> {
+    /// Prints the log; false if no more lines are wanted.
+    fn cat(&mut self, arguments: &Arguments) -> Result<bool> {
+        let mut reader = LogReader::open(self.disk, self.session, self.device)?;
+        let (mut taken, mut data, mut streams) = (HashSet::new(), Vec::new(), Streams::new());
+        let frames = arguments.frames || !arguments.samples;
+        while let Some(found) = reader.next()? {
+            let header = *found.frame.header();
+            let epoch = found.epoch.filter(|_| header.lane != Lane::Hub);
+            // Of two with one name the first counts.
+            if !taken.insert((epoch, header.lane, header.sequence)) {
+                continue;
+            }
+            let line = FrameLine {
+                segment: found.segment,
+                offset: found.offset,
+                length: header.length,
+                kind: header.kind.0,
+                lane: header.lane as u8,
+                epoch,
+                stream: header.stream,
+                count: header.count,
+                sequence: header.sequence,
+                first_index: header.first_index,
+                first_time_ns: header.first_time_ns,
+                crc: header.crc,
+            };
+            match (header.kind, epoch) {
+                (Kind::DATA, Some(epoch)) if arguments.samples => data.push(Place {
+                    epoch,
+                    sequence: header.sequence,
+                    segment: found.segment,
+                    offset: found.offset,
+                    length: header.length,
+                    crc: header.crc,
+                    stream: header.stream,
+                }),
+                (Kind::ASSIGN, None) => {
+                    if let Ok(assign) = found.frame.json::<Assign>("assign") {
+                        let label = assign.stream_key().to_string();
+                        streams.insert((assign.epoch, assign.stream), (label, assign.declaration));
+                    }
                 }
-                (why, _) => kept_out.push((place, why.unwrap_or("no assign frame names its stream"))),
+                _ => {}
+            }
+            if frames && !self.print(&line)? {
+                return Ok(false);
             }
         }
-    }
-    for line in samples.into_values().flatten() {
-        if !print(line)? {
+        let mut faults = self.faults(&reader);
+        if !self.samples(data, &streams, &mut faults)? {
             return Ok(false);
         }
-    }
-    let mut damaged = false;
-    for fault in replay.reader().faults() {
-        let kind = match fault.kind {
-            FaultKind::Damage => "damage",
-            FaultKind::TornTail => "torn",
-        };
-        damaged |= fault.kind == FaultKind::Damage;
-        print(
-            json!({"fault": kind, "segment": fault.segment, "offset": fault.offset, "bytes": fault.bytes,
-            "why": fault.why}),
-        )?;
-    }
-    for ((segment, offset, bytes), why) in kept_out {
-        print(
-            json!({"fault": "quarantined", "segment": segment, "offset": offset, "bytes": bytes, "why": why}),
-        )?;
-    }
-    Ok(damaged)
-}
-
-fn frame_line(replayed: &Replayed<'_>) -> Value {
-    let at = &replayed.at;
-    let header = at.frame.header();
-    json!({
-        "segment": at.segment,
-        "offset": at.offset,
-        "length": header.length,
-        "kind": header.kind.0,
-        "lane": header.lane as u8,
-        "epoch": if header.lane == Lane::Hub { None } else { at.epoch },
-        "stream": header.stream,
-        "count": header.count,
-        "sequence": header.sequence,
-        "first_index": header.first_index,
-        "first_time_ns": header.first_time_ns,
-        "crc": header.crc,
-    })
-}
-
-fn sample_lines(
-    frame: &[u8],
-    declaration: &Declaration,
-    label: &str,
-    epoch: u32,
-    first_index: u64,
-) -> Result<Vec<Value>> {
-    let frame = marey_format::Frame::parse(frame)?;
-    let columns = Columns::parse(&frame, declaration)?;
-    let fields: Vec<_> = columns.fields.iter().zip(&declaration.fields).collect();
-    let line = |row: usize, device_time_ns: i64| {
-        let values: Vec<Value> = fields
-            .iter()
-            .map(|(column, field)| cell(column, field.kind, field.length, row))
-            .collect();
-        json!({"stream": label, "epoch": epoch, "seq": first_index + row as u64, "device_time_ns": device_time_ns,
-            "values": values})
-    };
-    Ok(columns
-        .times
-        .iter()
-        .enumerate()
-        .map(|(row, time)| line(row, time))
-        .collect())
-}
-
-fn cell(column: &Column<'_>, kind: FieldType, length: Option<u32>, row: usize) -> Value {
-    let Column::Fixed(bytes) = column else {
-        let cell = column.cell(row).unwrap_or_default();
-        return match kind {
-            FieldType::Utf8 => String::from_utf8_lossy(cell).into_owned().into(),
-            _ => hex(cell).into(),
-        };
-    };
-    let width = kind.width().unwrap_or(1);
-    let element = |at: usize| element(&bytes[at * width..(at + 1) * width], kind);
-    match length {
-        None => element(row),
-        Some(length) => (row * length as usize..(row + 1) * length as usize)
-            .map(element)
-            .collect(),
-    }
-}
-
-fn element(bytes: &[u8], kind: FieldType) -> Value {
-    let mut wide = [0; 8];
-    wide[..bytes.len()].copy_from_slice(bytes);
-    let unsigned = u64::from_le_bytes(wide);
-    let unused = 64 - 8 * bytes.len() as u32;
-    let signed = (unsigned << unused).cast_signed() >> unused;
-    match kind {
-        FieldType::I8 | FieldType::I16 | FieldType::I32 | FieldType::I64 => signed.into(),
-        FieldType::F32 => hex_float(f64::from(f32::from_bits(unsigned as u32))).into(),
-        FieldType::F64 => hex_float(f64::from_bits(unsigned)).into(),
-        FieldType::Bool => (unsigned != 0).into(),
-        _ => unsigned.into(),
-    }
-}
-
-/// A float as C's `%a` and Python's `float.hex` write it: every bit, and readable.
-fn hex_float(x: f64) -> String {
-    let sign = if x.is_sign_negative() { "-" } else { "" };
-    if x.is_nan() {
-        return "nan".to_owned();
-    }
-    if x.is_infinite() {
-        return format!("{sign}inf");
-    }
-    let bits = x.to_bits();
-    let (exponent, fraction) = ((bits >> 52 & 0x7FF) as i64, bits & ((1 << 52) - 1));
-    match (exponent, fraction) {
-        (0, 0) => format!("{sign}0x0.0p+0"),
-        (0, _) => format!("{sign}0x0.{fraction:013x}p-1022"),
-        _ => format!("{sign}0x1.{fraction:013x}p{:+}", exponent - 1023),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn floats_are_written_as_python_writes_them() {
-        for (x, text) in [
-            (1.5, "0x1.8000000000000p+0"),
-            (-0.0, "-0x0.0p+0"),
-            (0.1, "0x1.999999999999ap-4"),
-            (5e-324, "0x0.0000000000001p-1022"),
-            (f64::NEG_INFINITY, "-inf"),
-            (f64::NAN, "nan"),
-        ] {
-            assert_eq!(hex_float(x), text);
+        for fault in faults {
+            self.damaged |= fault.fault == "damage";
+            if !self.print(&fault)? {
+                return Ok(false);
+            }
         }
+        Ok(true)
+    }
+
+    fn print<T: Serialize>(&mut self, line: &T) -> Result<bool> {
+        #[derive(Serialize)]
+        struct Named<'a, T> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            device: Option<&'a str>,
+            #[serde(flatten)]
+            line: &'a T,
+        }
+        let named = Named {
+            device: self.named,
+            line,
+        };
+        self.lines.print(&python::json(&named)?)
+    }
+
+    /// What is wrong with the log, in its order; segments that are missing one behind the other as one.
+    fn faults(&self, reader: &LogReader<'_>) -> Vec<FaultLine> {
+        let alone = match self.source.what() {
+            What::Segment { segment, .. } => Some(*segment),
+            _ => None,
+        };
+        let known: HashSet<u32> = reader.segments().iter().map(|segment| segment.segment).collect();
+        let mut found: Vec<_> = reader.faults().iter().collect();
+        found.sort_by_key(|fault| (fault.segment, fault.offset));
+        let mut faults: Vec<FaultLine> = Vec::new();
+        let mut missing: Option<u32> = None;
+        for fault in found {
+            if alone.is_some_and(|segment| segment != fault.segment) {
+                // The others were not asked for.
+                continue;
+            }
+            let is_missing = !known.contains(&fault.segment) && fault.bytes == 0;
+            if let Some(before) = missing.filter(|&before| is_missing && before + 1 == fault.segment)
+                && let Some(last) = faults.last_mut()
+            {
+                last.why = format!("segments up to {} are missing", before + 1);
+                missing = Some(fault.segment);
+                continue;
+            }
+            missing = is_missing.then_some(fault.segment);
+            let why = match is_missing {
+                true => format!("segments up to {} are missing", fault.segment),
+                false => fault.why.clone(),
+            };
+            let kind = match fault.kind {
+                FaultKind::Damage => "damage",
+                FaultKind::TornTail => "torn",
+            };
+            faults.push(FaultLine {
+                fault: kind,
+                segment: fault.segment,
+                offset: fault.offset,
+                bytes: fault.bytes,
+                why,
+                frame: None,
+            });
+        }
+        faults
+    }
+
+    /// The samples by epoch and sequence. Frames whose times or indices go back are left out and reported.
+    fn samples(
+        &mut self,
+        mut data: Vec<Place>,
+        streams: &Streams,
+        faults: &mut Vec<FaultLine>,
+    ) -> Result<bool> {
+        data.sort_unstable_by_key(|place| (place.epoch, place.sequence));
+        // Next index and last time by epoch and stream.
+        let mut reached: BTreeMap<(u32, &str), (u64, i64)> = BTreeMap::new();
+        let mut open: Option<(u32, Arc<dyn File>)> = None;
+        let mut buffer = Vec::new();
+        for place in data {
+            let file = match &open {
+                Some((segment, file)) if *segment == place.segment => file.clone(),
+                _ => {
+                    let dir = Session::log_dir(self.session, self.device);
+                    let file = self
+                        .disk
+                        .open(&dir.join(segment_name(place.segment)), OpenMode::Read)?;
+                    open = Some((place.segment, file.clone()));
+                    file
+                }
+            };
+            let frame = read_frame(&*file, place.offset, place.length, place.crc, &mut buffer)?;
+            let (label, declaration) = match streams.get(&(place.epoch, place.stream)) {
+                Some((label, declaration)) => (label.as_str(), Some(declaration)),
+                None => ("", None),
+            };
+            let mark = reached.entry((place.epoch, label)).or_insert((0, i64::MIN));
+            let columns = match read_columns(&frame, declaration, *mark) {
+                Ok(columns) => columns,
+                Err(why) => {
+                    faults.push(FaultLine {
+                        fault: "quarantined",
+                        segment: place.segment,
+                        offset: place.offset,
+                        bytes: place.length.into(),
+                        why,
+                        frame: Some(QuarantinedFrame {
+                            stream: label.to_owned(),
+                            epoch: place.epoch,
+                            sequence: place.sequence,
+                        }),
+                    });
+                    continue;
+                }
+            };
+            let header = *frame.header();
+            *mark = (
+                header.first_index.saturating_add(header.count.into()),
+                columns.times.last(),
+            );
+            let fields = declaration.map_or(&[][..], |declaration| &declaration.fields);
+            for (row, device_time_ns) in columns.times.iter().enumerate() {
+                let values = columns.fields.iter().zip(fields);
+                let line = SampleLine {
+                    stream: label,
+                    epoch: place.epoch,
+                    seq: header.first_index.saturating_add(row as u64),
+                    device_time_ns,
+                    values: values
+                        .map(|(column, field)| python::cell(column, field, row))
+                        .collect(),
+                };
+                if !self.print(&line)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The columns of a data frame that fits its stream, up to where that has come: next index and last time.
+fn read_columns<'f>(
+    frame: &Frame<'f>,
+    declaration: Option<&Declaration>,
+    reached: (u64, i64),
+) -> std::result::Result<Columns<'f>, String> {
+    let declaration = declaration.ok_or("no assign frame names its stream")?;
+    let columns = Columns::parse(frame, declaration).map_err(|error| error.to_string())?;
+    let header = frame.header();
+    match header.first_index < reached.0 || header.first_time_ns < reached.1 {
+        true => Err("its sample indices or its device times go back".to_owned()),
+        false => Ok(columns),
     }
 }
