@@ -26,11 +26,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary: `MAREY_BIN` if that is set, else what `cargo build -p marey` makes with the profile of this test.
 pub fn marey() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| match std::env::var_os("MAREY_BIN") {
-        Some(path) => path.into(),
-        None => build(),
-    })
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built =
+        BINARY.get_or_init(|| std::env::var_os("MAREY_BIN").map_or_else(build, |path| Ok(path.into())));
+    built
+        .as_ref()
+        .unwrap_or_else(|said| panic!("`marey` does not build:\n{said}"))
 }
 
 /// The folder of the workspace.
@@ -61,7 +62,8 @@ pub fn target() -> (PathBuf, String) {
     )
 }
 
-fn build() -> PathBuf {
+/// What cargo says where it can't.
+fn build() -> Result<PathBuf, String> {
     let (target, profile) = target();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let mut command = Command::new(cargo);
@@ -76,10 +78,11 @@ fn build() -> PathBuf {
     let output = command
         .stdin(Stdio::null())
         .output()
-        .expect("cargo can be started");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`marey` does not build:\n{said}");
-    target.join(profile).join("marey")
+        .map_err(|error| format!("cargo: {error}"))?;
+    match output.status.success() {
+        true => Ok(target.join(profile).join("marey")),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
 }
 
 /// A call of the binary, without what the environment says to Marey.
