@@ -8,6 +8,7 @@ pub mod options;
 pub mod time;
 
 mod batch;
+mod hub_file;
 pub mod session;
 pub mod store;
 

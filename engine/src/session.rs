@@ -35,6 +35,11 @@ impl SessionState {
             Self::Closed => "closed",
         }
     }
+
+    /// Whether frames that come now are for the generation after the one that is published, or about to be.
+    pub fn takes_late_frames(self) -> bool {
+        matches!(self, Self::Stopping | Self::Sealed)
+    }
 }
 
 impl std::fmt::Display for SessionState {

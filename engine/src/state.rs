@@ -194,6 +194,14 @@ impl LogState {
     /// and quarantined.
     pub fn inspect(&self, frame: &Frame<'_>, epoch: Option<u32>, offset: u32) -> Result<Judged, Violation> {
         let header = frame.header();
+        if header.sequence == u64::MAX {
+            // None comes after it, so that it could be taken again and again.
+            return Err(Violation::TooMany {
+                what: "sequence",
+                found: header.sequence,
+                most: u64::MAX - 1,
+            });
+        }
         if header.lane == Lane::Hub {
             if header.sequence < self.hub_next {
                 let next = self.hub_next;
@@ -313,6 +321,19 @@ impl LogState {
             && epoch.holes[lane as usize].len() < limits::HOLES_MAX
         {
             epoch.holes[lane as usize].push(hole);
+        }
+    }
+
+    /// Enters an epoch whose frame is not known, by its name alone. Does nothing where the epoch is known.
+    pub(crate) fn stand_in(&mut self, epoch: EpochId, ordinal: u32) {
+        let known = self.epochs.get(ordinal as usize);
+        if ordinal < limits::EPOCHS_PER_LOG_MAX && known.is_none_or(|known| known.id == EpochId::HUB) {
+            self.enter(&EpochMark {
+                epoch,
+                boot: BootId::UNKNOWN,
+                ordinal,
+                refill: false,
+            });
         }
     }
 

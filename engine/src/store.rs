@@ -15,7 +15,7 @@ use crate::catalog::{Catalog, Identity};
 use crate::disk::{Disk, LockGuard, Space};
 use crate::error::StorageError;
 use crate::journal::Journal;
-use crate::log::{Flushing, Log};
+use crate::log::{Flushing, JournalFound, Log};
 use crate::options::Options;
 use crate::session::Session;
 use crate::state::StreamVersions;
@@ -42,8 +42,7 @@ pub struct Store {
     /// Somebody's commit is done, or failed.
     committed: Condvar,
     journal: Mutex<Journal>,
-    /// No record was missing when it was opened: what it has of a log proves all before.
-    journal_whole: bool,
+    journal_found: JournalFound,
     /// One flush at a time.
     flush: Mutex<()>,
     /// One session's logs come into memory at a time.
@@ -86,7 +85,7 @@ struct Slot {
     versions: StreamVersions,
     /// Its logs are in memory.
     loaded: bool,
-    /// Frames came since the newest generation.
+    /// Frames came since the newest generation, or since the one under way began.
     late: bool,
 }
 

@@ -8,20 +8,14 @@ PATH is a session's folder, a log's folder (NNNNNN.mlog), or one .mlog file. It 
 found damage, else 0: a torn tail was never acknowledged and is no damage. It writes nothing and trusts no byte.
 Written from types.md, frame.md, log.md and recovery.md; numbers in comments are the steps of "Reading a log" there.
 """
-import argparse
-import itertools
-import json
-import re
-import struct
-import sys
-import zlib
+import argparse, itertools, json, re, struct, sys, zlib
 from collections import namedtuple
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 MARK, INDEX_MARK, NO_EPOCH, NO_ORDINAL = re.compile(b"\xf5MF1"), b"MAREYIDX", bytes(16), 0xFFFFFFFF
 FRAME = struct.Struct("<4sIIBBBBIIQQq")             # the header of a frame
-SEGMENT = struct.Struct("<8sHHI16s64s32sIIQ16sI")   # the header of a segment, up to the epoch's ordinal
+SEGMENT = struct.Struct("<8sHHI16s64s32sIIQ16sII")  # the header of a segment, up to `superseded`
 SEGMENT_BYTES, ENTRY_BYTES, TRAILER_BYTES, FRAME_BYTES_MAX, SAMPLES_MAX = 256, 64, 64, 1 << 20, 131072
 DATA, EPOCH, ASSIGN, CHECKPOINT, LANE_HUB, REGULAR = 0x01, 0x80, 0x82, 0x84, 2, 0x01
 FIXED = {"i8": "b", "i16": "h", "i32": "i", "i64": "q", "u8": "B", "u16": "H", "u32": "I", "u64": "Q",
@@ -31,9 +25,9 @@ Fields = List[Tuple[str, Optional[int]]]            # type, and length where it 
 Frame = namedtuple("Frame", "segment offset length kind lane epoch stream count sequence first_index first_time_ns crc "
                    "flags payload")
 # Why nothing of a segment's header can be believed, or what it says. `identity` is device 00 session 00: with the id of
-# an epoch it makes the seed of a crc. The predecessor (0 none, 1 sealed, 2 cut) counts up to `predecessor_end`.
-Header = namedtuple("Header", "fault identity predecessor predecessor_end epoch ordinal",
-                    defaults=(b"", 0, 0, NO_EPOCH, NO_ORDINAL))
+# an epoch it makes the seed of a crc. The predecessor (1 sealed, 2 cut, 3 copied) counts up to `predecessor_end`.
+Header = namedtuple("Header", "fault identity predecessor predecessor_end epoch ordinal superseded",
+                    defaults=(b"", 0, 0, NO_EPOCH, NO_ORDINAL, 0))
 
 
 class Log:
@@ -47,25 +41,33 @@ class Log:
         self.frames: Dict[Tuple[Any, int, int], Frame] = {}             # by epoch, lane, sequence
         self.top: Dict[Tuple[Any, int], int] = {}                       # the highest sequence of each epoch and lane
         self.faults: List[Dict[str, Any]] = []
+        copies, self.said = list(self.paths), {}        # 1: a copy counts, and what it says of others, once sealed
+        while copies and (self.headers[copies[-1]].fault or self.headers[copies[-1]].predecessor == 3) and (
+                read_footer(self.paths[copies[-1]].read_bytes())[0] is None):
+            copies.pop()
+        for number, header in ((n, self.headers[n]) for n in reversed(copies)):     # the later has the last word
+            if not header.fault and self.said.get(number) != (2, 0):
+                self.said.setdefault(number - 1 - header.superseded, (header.predecessor, header.predecessor_end))
+                self.said.update((n, (2, 0)) for n in range(number - header.superseded, number))
         for before, number in zip([0, *self.paths], self.paths):
             if number > before + 1 and len(self.paths) > 1:
                 self.fault("damage", before + 1, 0, 0, "segments up to %d are missing" % (number - 1))
-            self.read_segment(number, self.paths[number].read_bytes())
+            if self.said.get(number) != (2, 0):         # a copy that was made again does not count
+                self.read_segment(number, self.paths[number].read_bytes())
 
     def fault(self, fault: str, segment: int, offset: int, size: int, why: str, **more: Any) -> None:
         self.faults.append({"fault": fault, "segment": segment, "offset": offset, "bytes": size, "why": why, **more})
 
     def read_segment(self, number: int, data: bytes) -> None:
         """Finds how far the segment counts and what was on the disk for sure, then takes its frames one by one."""
-        header, successor = self.headers[number], self.headers.get(number + 1, Header("there is none"))
+        header, (said, said_end) = self.headers[number], self.said.get(number, (0, 0))
         if header.fault.startswith("read version"):
             return self.fault("damage", number, 0, len(data), header.fault)
         end, starts, footer_fault = read_footer(data)   # 1: it counts up to its index if it is sealed,
-        if not successor.fault and (successor.predecessor == 2 or end is None and successor.predecessor == 1):
-            end = successor.predecessor_end             # or up to where its successor says, if that cut it,
-            footer_fault = "the footer is damaged" if successor.predecessor == 1 else ""
-        proven, limit = end or 0, len(data) if end is None else min(end, len(data))     # else to where its frames stop
-        covered = [range(limit)] if starts else []      # where `starts` names every frame
+        if said > 1 or end is None and said == 1:       # or up to where its successor says, if that cut it,
+            end, footer_fault = said_end, "the footer is damaged" if said == 1 else ""
+        proven, end = end or 0, len(data) if end is None else end       # else to where its frames stop
+        limit, covered = min(end, len(data)), [range(end)] if starts else []    # where `starts` names every frame
         for frame in [] if starts else self.checkpoints(number, data, limit):
             _, begin, size, _, _, synced, *units = struct.unpack_from("<QQQIIQ%dI" % frame.count, frame.payload)
             if begin + size == frame.offset and not (covered and frame.offset in covered[-1]):
@@ -77,13 +79,13 @@ class Log:
             self.fault("damage" if proven else "torn", number, 0, min(SEGMENT_BYTES, len(data)), header.fault)
         elif header.ordinal != NO_ORDINAL:
             self.epochs.setdefault(header.epoch, header.ordinal)
-        at = behind = SEGMENT_BYTES                     # behind what was taken
+        at = behind = inside = SEGMENT_BYTES            # behind what was taken; where the broken frame ends, if known
         current, damaged, why = header.epoch, header.fault != "", "no whole frame of this log stands here"
         while at < limit:
             seeds = itertools.chain([current], self.epochs if damaged else [])          # 5
             frame = self.frame_at(number, data, at, limit, seeds)
             if frame and (at == behind or at in starts or not any(at in part for part in covered)
-                          and frame.sequence > self.top.get((frame.epoch, frame.lane), -1)):
+                          and at >= inside and frame.sequence > self.top.get((frame.epoch, frame.lane), -1)):
                 if at > behind:                         # 3: damage is stepped over
                     self.fault("damage", number, behind, at - behind, why)
                 at = behind = at + frame.length         # 6: the first of its sequence counts
@@ -97,9 +99,12 @@ class Log:
             elif behind >= proven:                      # 4: the log ends here, whatever follows (a torn footer, say)
                 return self.fault("torn", number, behind, len(data) - behind, why)
             else:
+                stop = at + int.from_bytes(data[at + 8:at + 12], "little") if at == behind else at
+                if stop % 8 == 0 and FRAME.size <= stop - at <= min(FRAME_BYTES_MAX, end - at) and (
+                        MARK.match(data, at) or stop == end or self.frame_at(number, data, stop, limit, self.epochs)):
+                    inside = stop
                 marks = (mark.start() for mark in MARK.finditer(data, at + 8, limit))
                 damaged, at = True, next((mark for mark in marks if mark % 8 == 0), limit)
-        end = limit if end is None else end
         if behind < end:
             self.fault("damage", number, behind, end - behind, why)
         if footer_fault and len(data) > end:
@@ -117,9 +122,8 @@ class Log:
             return None
         _, crc, size, kind, flags, lane, padding, stream, count, *rest = FRAME.unpack_from(data, at)
         least = FRAME.size + padding + {EPOCH: 40, CHECKPOINT: 40 + 4 * count}.get(kind, 0)
-        if size % 8 or not least <= size <= min(FRAME_BYTES_MAX, end - at):
-            return None
-        if lane > LANE_HUB or (lane == LANE_HUB) != (kind >= EPOCH):
+        if size % 8 or not least <= size <= min(FRAME_BYTES_MAX, end - at) or lane > LANE_HUB or (
+                lane == LANE_HUB) != (kind >= EPOCH):
             return None
         for epoch in [NO_EPOCH] if lane == LANE_HUB else (e for e in epochs if self.epochs.get(e) is not None):
             if zlib.crc32(memoryview(data)[at + 8:at + size], zlib.crc32(self.identity + epoch)) == crc:
@@ -155,12 +159,10 @@ def read_header(path: Path, number: Optional[int]) -> Header:
     if len(raw) < SEGMENT_BYTES or raw[:8] != b"MAREYLOG" or zlib.crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
         session, _, device = ("", "", "", *path.resolve().parts)[-4:-1]         # session=ID/logs/DEVICE/NNNNNN.mlog
         return Header("the header is not whole", ("%s\0%s\0" % (device, session[8:])).encode("utf-8", "replace"))
-    _, version, _, _, _, session, device, own, predecessor, predecessor_end, epoch, ordinal = SEGMENT.unpack_from(raw)
-    if version != 1:
-        return Header("read version %d is not known" % version)
-    identity = b"%s\0%s\0" % (device.rstrip(b"\0"), session.rstrip(b"\0"))
+    _, version, _, _, _, session, device, own, *rest = SEGMENT.unpack_from(raw)
     fault = "" if number in (None, own) else "the header is segment %d's" % own
-    return Header(fault, identity, predecessor, predecessor_end, epoch, ordinal)
+    fault = fault if version == 1 else "read version %d is not known" % version
+    return Header(fault, b"%s\0%s\0" % (device.rstrip(b"\0"), session.rstrip(b"\0")), *rest)
 
 
 def read_footer(data: bytes) -> Tuple[Optional[int], Set[int], str]:
@@ -213,14 +215,12 @@ def read_columns(payload: bytes, frame: Frame, fields: Fields) -> Tuple[List[int
             parts = [text[a:b] for a, b in zip(cuts, cuts[1:])]
             flat: List[Any] = [part.decode() if kind == "utf8" else part.hex() for part in parts]
         else:
-            flat = list(column(FIXED[kind], count * (length or 1)))
-            flat = [[False, True][v] for v in flat] if kind == "bool" else flat     # an error if it is neither
-            flat = [v.hex() for v in flat] if kind in ("f32", "f64") else flat
+            flat = [[False, True][v] if kind == "bool" else v.hex() if kind in ("f32", "f64") else v
+                    for v in column(FIXED[kind], count * (length or 1))]    # an error if a bool is neither
         columns.append([flat[i:i + length] for i in range(0, len(flat), length)] if length else flat)
     if at != len(payload):
         raise ValueError("its payload is longer than its columns")
-    if regular:
-        times = [frame.first_time_ns + i * numerator // denominator for i in range(count)]
+    times = [frame.first_time_ns + i * numerator // denominator for i in range(count)] if regular else times
     return times, [list(row) for row in zip(*columns)]
 
 

@@ -25,3 +25,6 @@ pub use checksum::{DigestChain, Seed};
 pub use frame::{Flags, Frame, FrameError, Kind, Lane};
 pub use registry::{Refusal, RefusalCode};
 pub use types::{BootId, Declaration, DeviceId, EpochId, Field, FieldType, HubEpoch, SessionId, StreamName};
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,8 @@ pub struct SegmentHeader {
     pub predecessor: Predecessor,
     /// Up to where the segment before this one counts: its data's length if sealed, else where it was cut.
     pub predecessor_end: u64,
+    /// So many segments between the predecessor and this one do not count: copies that a recovery did not finish.
+    pub superseded: u32,
     /// The epoch that device frames belong to until an epoch frame says otherwise.
     pub epoch: Option<(EpochId, u32)>,
     /// Sequence of the first hub frame.
@@ -50,8 +52,10 @@ pub enum Predecessor {
     None = 0,
     /// It was sealed in good order.
     Sealed = 1,
-    /// It was found unsealed: it counts up to `predecessor_end`, what came after was copied on from the journal.
+    /// It was found unsealed: it counts up to `predecessor_end`, and nothing that counts came after.
     Cut = 2,
+    /// It counts up to `predecessor_end` once this segment is sealed, which is a copy of what came after.
+    Copied = 3,
 }
 
 /// Why bytes are not a segment's header or footer.
@@ -94,7 +98,7 @@ impl SegmentHeader {
         to.u32(self.segment)
             .u32(self.predecessor as u32)
             .u64(self.predecessor_end);
-        to.put(&epoch.0).u32(ordinal).u32(0);
+        to.put(&epoch.0).u32(ordinal).u32(self.superseded);
         to.u64(self.hub_sequence)
             .u64(self.hub_epoch.0)
             .i64(self.created_hub_ns);
@@ -135,11 +139,12 @@ impl SegmentHeader {
             0 => Predecessor::None,
             1 => Predecessor::Sealed,
             2 => Predecessor::Cut,
+            3 => Predecessor::Copied,
             _ => return None,
         };
         let predecessor_end = from.u64()?;
         let epoch = (EpochId(from.array()?), from.u32()?);
-        from.u32()?;
+        let superseded = from.u32()?;
         Some(Self {
             hub,
             session,
@@ -147,6 +152,7 @@ impl SegmentHeader {
             segment,
             predecessor,
             predecessor_end,
+            superseded,
             epoch: (epoch.1 != u32::MAX).then_some(epoch),
             hub_sequence: from.u64()?,
             hub_epoch: HubEpoch(from.u64()?),
@@ -377,6 +383,7 @@ mod tests {
             segment: 2,
             predecessor: Predecessor::Cut,
             predecessor_end: 4096,
+            superseded: 1,
             epoch: Some((EpochId([2; 16]), 0)),
             hub_sequence: 9,
             hub_epoch: HubEpoch(3),

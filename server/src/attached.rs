@@ -1,10 +1,12 @@
 //! Which devices are connected, and what they last said of themselves.
 //!
-//! One connection for each device: a newer one fences the older before it can open a log. What a device said last is
-//! kept after it has gone; there are no more entries than enrolled devices.
+//! One connection for each device: a newer one fences the older before it can open a log. Newer is what was accepted
+//! later: the hello of an older one may be under way for longer than its device waited. What a device said last is kept
+//! after it has gone; there are no more entries than enrolled devices.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use marey_engine::LogHandle;
@@ -17,11 +19,17 @@ use crate::mailbox::Mailbox;
 #[derive(Debug, Default)]
 pub(crate) struct Attached {
     devices: Mutex<BTreeMap<DeviceId, Presence>>,
+    accepted: AtomicU64,
 }
+
+/// The how-manyeth connection it is that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn(u64);
 
 #[derive(Debug)]
 struct Presence {
     mailbox: Option<Arc<Mailbox>>,
+    turn: Turn,
     peer: SocketAddr,
     agent: Option<String>,
     heard_ns: i64,
@@ -40,16 +48,24 @@ pub(crate) struct Seen {
 }
 
 impl Attached {
-    /// A device has said hello on a new connection; an older one of it is fenced.
+    /// A connection was accepted: to be called in the order in which they were.
+    pub(crate) fn accepted(&self) -> Turn {
+        Turn(self.accepted.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A device has said hello on a connection; an older one of it is fenced, or this one if it is the older.
     pub(crate) fn attach(
         &self,
         device: &DeviceId,
         mailbox: &Arc<Mailbox>,
-        peer: SocketAddr,
+        (turn, peer): (Turn, SocketAddr),
         agent: Option<String>,
         now_ns: i64,
     ) {
         let mut devices = self.devices();
+        if devices.get(device).is_some_and(|known| known.turn > turn) {
+            return mailbox.fence(RefusalCode::Replaced);
+        }
         let heartbeat = devices.get_mut(device).and_then(|before| {
             if let Some(older) = &before.mailbox {
                 older.fence(RefusalCode::Replaced);
@@ -61,6 +77,7 @@ impl Attached {
             device.clone(),
             Presence {
                 mailbox,
+                turn,
                 peer,
                 agent,
                 heard_ns: now_ns,
@@ -160,13 +177,14 @@ mod tests {
         let phone = DeviceId::new("phone").expect("a name");
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let (old, new) = (Arc::new(Mailbox::default()), Arc::new(Mailbox::default()));
-        attached.attach(&phone, &old, peer, None, 1);
+        let (first, second) = (attached.accepted(), attached.accepted());
+        attached.attach(&phone, &old, (first, peer), None, 1);
         let beat = Heartbeat {
             timestamp_ms: 5,
             device_info: serde_json::Map::new(),
         };
         attached.heard(&phone, beat.clone(), 2);
-        attached.attach(&phone, &new, peer, Some("app".into()), 3);
+        attached.attach(&phone, &new, (second, peer), Some("app".into()), 3);
         assert!(old.is_fenced() && !new.is_fenced());
         assert_eq!(old.take().close, Some(RefusalCode::Replaced));
         attached.detach(&phone, &old);
@@ -177,5 +195,24 @@ mod tests {
         assert!(new.is_fenced());
         attached.detach(&phone, &new);
         assert_eq!(attached.count(), 0);
+    }
+
+    #[test]
+    fn an_older_connection_that_says_hello_late_is_the_one_that_goes() {
+        let attached = Attached::default();
+        let phone = DeviceId::new("phone").expect("a name");
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (old, new) = (Arc::new(Mailbox::default()), Arc::new(Mailbox::default()));
+        let (first, second) = (attached.accepted(), attached.accepted());
+        attached.attach(&phone, &new, (second, peer), None, 1);
+        attached.attach(&phone, &old, (first, peer), None, 2);
+        assert!(old.is_fenced() && !new.is_fenced());
+        attached.detach(&phone, &old);
+        assert_eq!(attached.count(), 1);
+        // Nor does it come in when the newer one has gone: what it has under way is from before.
+        attached.detach(&phone, &new);
+        let older = Arc::new(Mailbox::default());
+        attached.attach(&phone, &older, (first, peer), None, 3);
+        assert!(older.is_fenced() && attached.count() == 0);
     }
 }

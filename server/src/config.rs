@@ -237,7 +237,8 @@ impl Disk {
     pub fn floor_bytes(&self, total_bytes: u64) -> u64 {
         // A disk floor needs no digits beyond those of f64.
         let share = (total_bytes as f64 * self.floor_percent / 100.0) as u64;
-        share.clamp(self.floor_min_mib << 20, self.floor_max_mib << 20)
+        let bytes = |mib: u64| mib.saturating_mul(1 << 20);
+        share.clamp(bytes(self.floor_min_mib), bytes(self.floor_max_mib))
     }
 }
 
@@ -291,8 +292,11 @@ impl HubConfig {
     }
 
     fn overridden(&self, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let mut table = toml::Table::try_from(self)
-            .expect("a configuration is plain numbers and strings, which TOML can hold");
+        // Read, a number may be larger than one that TOML can write.
+        let mut table = toml::Table::try_from(self).map_err(|e| ConfigError::Override {
+            origin: CONFIG_FILE.into(),
+            why: e.to_string(),
+        })?;
         for (name, value) in &overrides.environment {
             if let Some((section, key)) = section_of_variable(&table, name)? {
                 set(&mut table, &section, &key, value, name)?;
@@ -527,10 +531,16 @@ mod tests {
 
     #[test]
     fn the_floor_stays_between_its_bounds() {
-        let disk = Disk::default();
+        let mut disk = Disk::default();
         assert_eq!(disk.floor_bytes(1 << 30), 512 << 20);
         assert_eq!(disk.floor_bytes(100 << 30), 2 << 30);
         assert_eq!(disk.floor_bytes(1 << 50), 10 << 30);
+        // More bytes than there are numbers.
+        (disk.floor_min_mib, disk.floor_max_mib) = ((1 << 44) - 1, 1 << 44);
+        assert_eq!(disk.floor_bytes(1 << 40), ((1 << 44) - 1) << 20);
+        let beyond =
+            toml::from_str::<HubConfig>("[disk]\nfloor_max_mib = 9223372036854775808\n").expect("a number");
+        assert!(beyond.overridden(&Overrides::default()).is_err());
     }
 
     #[test]

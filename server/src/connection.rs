@@ -1,15 +1,18 @@
-//! The shell around one connection's protocol: socket and TLS on one side, ingest on the other.
+//! What stands between one connection's protocol and the rest of the hub: wire on one side, ingest on the other.
 //!
-//! One task, one loop: it carries out what the protocol asks for, hands frames to the committing thread, and sends acks
-//! for what came back. It waits in one place only. Back-pressure: while frames wait for room, or results for too many
-//! runs are outstanding, or the peer does not take what it is sent, the socket is not read.
+//! It carries out what the protocol asks for, hands frames to the committing thread, and sends acks for what came back.
+//! It never waits: `live` does, on a TLS socket, and a simulated hub steps it over a pipe. Back-pressure: while frames
+//! wait for room, or results for too many runs are outstanding, or the peer does not take what it is sent, the wire is
+//! not read.
 
 mod intake;
+mod live;
 mod sessions;
+#[cfg(any(test, feature = "testing"))]
+pub mod stepped;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,55 +21,45 @@ use marey_engine::time::HubInstant;
 use marey_format::types::hex;
 use marey_format::wire::{self, MessageType, TimeService};
 use marey_format::{DeviceId, Refusal, RefusalCode, SessionId};
-use tokio::net::TcpStream;
 
-use crate::ingest::{Room, RoomFuture, Work};
-use crate::listener::Admission;
+use crate::attached::Turn;
+use crate::ingest::{RoomFuture, Work};
 use crate::mailbox::Mailbox;
-use crate::pki::device_of_certificate;
 use crate::protocol::{Action, End, Protocol, Settings, refusal_message};
-use crate::state::HubState;
+use crate::reception::Reception;
 use crate::time_service::TimeKey;
-use crate::tls::{Alpn, Received, TlsError, TlsStream};
-use crate::web;
+use crate::tls::{Received, TlsError};
 
-/// Takes a fresh socket through the handshake and serves it to its end.
-pub(crate) async fn serve(
-    state: Arc<HubState>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    mut admission: Admission,
-) {
-    state.metrics.connections.add(1);
-    let deadline = Duration::from_millis(state.config.limits.handshake_timeout_ms);
-    let handshake = TlsStream::accept(socket, &state.tls, &state.buffers, state.stamp.clone(), deadline);
-    let mut stopping = state.stopping.subscribe();
-    let tls = tokio::select! {
-        tls = handshake => tls,
-        _ = stopping.wait_for(|stop| *stop) => return,
-    };
-    admission.established();
-    match tls {
-        Ok(tls) if tls.alpn() == Alpn::Web => web::serve(&state, tls).await,
-        Ok(tls) => match Connection::new(state, tls, peer) {
-            Ok(connection) => connection.run().await,
-            Err(why) => tracing::error!(%peer, why, "a connection could not be served"),
-        },
-        Err(error) => {
-            state.metrics.handshakes_failed.add(1);
-            match error {
-                TlsError::Certificate(_) => {
-                    tracing::warn!(target: "audit", %peer, %error, "connection refused")
-                }
-                _ => tracing::debug!(%peer, %error, "no handshake"),
-            }
-        }
-    }
+pub(crate) use live::serve;
+
+/// What carries a connection's bytes: TLS over a socket, or a simulated pipe. Nothing of it waits.
+pub(crate) trait Wire {
+    /// Takes what can be read now: pieces of plaintext, each with the hub time of the read that brought it.
+    fn receive(&mut self, sink: &mut dyn FnMut(i64, &[u8])) -> Result<Received, TlsError>;
+
+    /// Queues plaintext behind whatever is unsent.
+    fn send(&mut self, plaintext: &[u8]) -> Result<(), TlsError>;
+
+    /// Hands on what the other side takes now; true if nothing is left.
+    fn flush(&mut self) -> Result<bool, TlsError>;
+
+    fn unsent_bytes(&self) -> usize;
 }
 
-struct Connection {
-    state: Arc<HubState>,
-    tls: TlsStream,
+/// Who dials, as the handshake has shown.
+pub(crate) struct Caller {
+    pub device: DeviceId,
+    pub turn: Turn,
+    pub peer: SocketAddr,
+    pub time_key: TimeKey,
+    /// Where it may ask for the time; 0 for nowhere but in-band.
+    pub udp_port: u16,
+}
+
+pub(crate) struct Connection<W> {
+    state: Arc<Reception>,
+    wire: W,
+    turn: Turn,
     peer: SocketAddr,
     protocol: Protocol,
     mailbox: Arc<Mailbox>,
@@ -100,17 +93,15 @@ enum Told {
     Stop,
 }
 
-impl Connection {
-    fn new(state: Arc<HubState>, tls: TlsStream, peer: SocketAddr) -> Result<Self, &'static str> {
-        let name = tls.peer_certificate().and_then(device_of_certificate);
-        let device = name.and_then(|name| DeviceId::new(name).ok());
-        let Some(device) = device else {
-            return Err("its certificate names no device that could be one");
-        };
-        let time_key = state
-            .time_keys
-            .issue(device.clone())
-            .map_err(|_| "no random bytes for its time key")?;
+impl<W: Wire> Connection<W> {
+    pub(crate) fn new(state: Arc<Reception>, wire: W, caller: Caller) -> Self {
+        let Caller {
+            device,
+            turn,
+            peer,
+            time_key,
+            udp_port,
+        } = caller;
         let now = state.clock.now();
         let limits = &state.config.limits;
         let settings = Settings {
@@ -122,7 +113,7 @@ impl Connection {
             hello_timeout_ms: limits.hello_timeout_ms,
             hub_epoch: now.epoch,
             time: Some(TimeService {
-                udp_port: state.bound.time.port(),
+                udp_port,
                 key_id: time_key.id,
                 key: hex(&time_key.key.0),
             }),
@@ -130,10 +121,11 @@ impl Connection {
             stamp_key: state.stamp_key.clone(),
         };
         let protocol = Protocol::new(settings, now.ns);
-        Ok(Self {
+        Self {
             credit_told: protocol.credit(),
             state,
-            tls,
+            wire,
+            turn,
             peer,
             protocol,
             mailbox: Arc::default(),
@@ -148,64 +140,26 @@ impl Connection {
             draining: false,
             unsent_since_ns: None,
             ended_ns: None,
-        })
+        }
     }
 
-    async fn run(mut self) {
-        let result = self.pump().await;
+    /// What is to be done before each wait; true if the connection is over.
+    pub(crate) fn turn(&mut self) -> Result<bool, TlsError> {
+        self.hand_in();
+        self.send_acks()?;
+        self.flush()?;
+        Ok(self.is_over())
+    }
+
+    /// The hub goes down: nothing more is read.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        self.ended_ns = Some(self.now().ns);
+    }
+
+    /// The connection has ended: nobody is to write to it any more.
+    pub(crate) fn detach(&self) {
         self.state.attached.detach(self.protocol.device(), &self.mailbox);
-        let device = self.protocol.device();
-        match &result {
-            Ok(()) => tracing::debug!(%device, end = ?self.ending, "connection ended"),
-            Err(error) => tracing::debug!(%device, %error, "connection broke"),
-        }
-        // A peer that takes nothing any more is not waited for. The time key dies before the goodbye.
-        let Self {
-            tls,
-            time_key,
-            unsent_since_ns,
-            ..
-        } = self;
-        drop(time_key);
-        if unsent_since_ns.is_none() {
-            tls.close(LINGER).await;
-        }
-    }
-
-    async fn pump(&mut self) -> Result<(), TlsError> {
-        let mut stopping = self.state.stopping.subscribe();
-        let mut timer = pin!(tokio::time::sleep(self.until_deadline()));
-        loop {
-            self.hand_in();
-            self.send_acks()?;
-            self.flush()?;
-            if self.is_over() {
-                return Ok(());
-            }
-            let reading = self.may_read();
-            tokio::select! {
-                ready = self.tls.ready(reading) => {
-                    let ready = ready?;
-                    if ready.readable {
-                        self.read()?;
-                    }
-                }
-                () = self.mailbox.posted() => self.collect()?,
-                room = for_room(&mut self.room) => {
-                    self.room = None;
-                    self.hand_in_with(room)?;
-                }
-                () = timer.as_mut() => {
-                    self.expire()?;
-                    timer.set(tokio::time::sleep(self.until_deadline()));
-                }
-                _ = stopping.wait_for(|stop| *stop), if !self.draining => {
-                    self.draining = true;
-                    self.ended_ns = Some(self.now().ns);
-                    timer.set(tokio::time::sleep(self.until_deadline()));
-                }
-            }
-        }
     }
 
     /// Whether nothing is left to do: the protocol has ended, or the hub goes down and all that was read is committed.
@@ -221,21 +175,21 @@ impl Connection {
         self.ending.is_some() && (settled || too_late || self.mailbox.is_fenced())
     }
 
-    fn may_read(&self) -> bool {
+    pub(crate) fn may_read(&self) -> bool {
         self.ending.is_none()
             && !self.draining
             && self.waiting.is_empty()
             && self.outstanding < OUTSTANDING_MAX
-            && self.tls.unsent_bytes() < UNSENT_BYTES_MAX
+            && self.wire.unsent_bytes() < UNSENT_BYTES_MAX
             && self.protocol.may_read()
     }
 
-    fn read(&mut self) -> Result<(), TlsError> {
+    pub(crate) fn read(&mut self) -> Result<(), TlsError> {
         let mut actions = Vec::new();
         let protocol = &mut self.protocol;
         let received = self
-            .tls
-            .receive(|recv_ns, piece| protocol.receive(recv_ns, piece, &mut actions));
+            .wire
+            .receive(&mut |recv_ns, piece| protocol.receive(recv_ns, piece, &mut actions));
         // What was whole before an error still counts.
         protocol.end_read(&mut actions);
         self.carry_out(actions)?;
@@ -255,7 +209,7 @@ impl Connection {
         let mut queue = VecDeque::from(actions);
         while let Some(action) = queue.pop_front() {
             match action {
-                Action::Send(message) => self.tls.send(&message)?,
+                Action::Send(message) => self.wire.send(&message)?,
                 Action::Refuse(refusal) => self.refuse(&refusal)?,
                 Action::Attached { agent } => self.attach(agent)?,
                 Action::Open { channel, open } => {
@@ -281,7 +235,7 @@ impl Connection {
                         .state
                         .time_keys
                         .reply(&request, &self.time_key.key, device, hub_recv);
-                    self.tls
+                    self.wire
                         .send(&wire::message(MessageType::ProbeReply, 0, &reply))?;
                     self.state.metrics.probes.add(1);
                 }
@@ -309,18 +263,18 @@ impl Connection {
         } else {
             tracing::warn!(target: "audit", %device, %peer, %code, why = refusal.message, "refused");
         }
-        self.tls.send(&refusal_message(refusal))
+        self.wire.send(&refusal_message(refusal))
     }
 
     fn flush(&mut self) -> Result<(), TlsError> {
-        if self.tls.unsent_bytes() == 0 {
+        if self.wire.unsent_bytes() == 0 {
             self.unsent_since_ns = None;
             return Ok(());
         }
-        let before = self.tls.unsent_bytes();
-        if self.tls.flush()? {
+        let before = self.wire.unsent_bytes();
+        if self.wire.flush()? {
             self.unsent_since_ns = None;
-        } else if self.unsent_since_ns.is_none() || self.tls.unsent_bytes() < before {
+        } else if self.unsent_since_ns.is_none() || self.wire.unsent_bytes() < before {
             self.unsent_since_ns = Some(self.now().ns);
         }
         Ok(())
@@ -332,7 +286,7 @@ impl Connection {
         self.carry_out(actions)
     }
 
-    fn expire(&mut self) -> Result<(), TlsError> {
+    pub(crate) fn expire(&mut self) -> Result<(), TlsError> {
         let now_ns = self.now().ns;
         if self
             .unsent_since_ns
@@ -353,7 +307,7 @@ impl Connection {
         self.carry_out(actions)
     }
 
-    fn until_deadline(&self) -> Duration {
+    pub(crate) fn until_deadline(&self) -> Duration {
         let mut deadline_ns = self.protocol.deadline_ns();
         if let Some(since) = self.unsent_since_ns {
             deadline_ns = deadline_ns.min(since.saturating_add(self.send_timeout_ns()));
@@ -377,20 +331,11 @@ impl Connection {
     }
 }
 
-async fn for_room(room: &mut Option<RoomFuture>) -> Option<Room> {
-    match room {
-        Some(room) => room.await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Runs that one connection may have handed in.
 const OUTSTANDING_MAX: usize = 64;
 /// With so much unsent the socket is not read.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
 /// How long a hub that goes down waits for what was read to be committed.
 const DRAIN_NS: i64 = 5_000_000_000;
-/// How long a goodbye may take.
-const LINGER: Duration = Duration::from_secs(1);
 const TIMER_LEAST: Duration = Duration::from_millis(10);
 const TIMER_MOST: Duration = Duration::from_secs(5);

@@ -37,16 +37,19 @@ use crate::{health, listener, time_service};
 /// # Errors
 /// [`StartError`]; a hub that is there already is left as it is.
 pub fn init(dir: &Path, clock: &dyn HubClock) -> Result<String, StartError> {
-    let io = |path: &Path, e: std::io::Error| StartError::File {
-        path: path.to_owned(),
-        detail: e.to_string(),
-    };
     #[allow(
         clippy::disallowed_methods,
         reason = "the hub's folder is the root of its disk, and may not be there yet"
     )]
-    std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
-    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir));
+    std::fs::create_dir_all(dir).map_err(|e| file_error(dir, &e))?;
+    init_on(Arc::new(OsDisk::new(dir)), dir, clock)
+}
+
+/// The same with the store on a disk of its own; configuration and keys stand in `dir`, which must be there.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_on(disk: Arc<dyn Disk>, dir: &Path, clock: &dyn HubClock) -> Result<String, StartError> {
     // The store comes first: it is what refuses a folder that holds a hub. Identity last makes the hub whole.
     let mut hub_id = [0; 16];
     aws_lc_rs::rand::fill(&mut hub_id).map_err(|e| StartError::System {
@@ -55,7 +58,7 @@ pub fn init(dir: &Path, clock: &dyn HubClock) -> Result<String, StartError> {
     })?;
     Store::init(&disk, hub_id, &Options::default())?;
     let config = Path::new(CONFIG_FILE);
-    let config_error = |e| io(&disk.describe(config), e);
+    let config_error = |e| file_error(&disk.describe(config), &e);
     if disk.stat(config).map_err(config_error)?.is_none() {
         disk::replace(disk.as_ref(), config, HubConfig::template().as_bytes()).map_err(config_error)?;
     }
@@ -81,7 +84,19 @@ impl Hub {
     /// # Errors
     /// [`StartError`]: one sentence that says what to do.
     pub fn start(dir: &Path, config: HubConfig, clock: Arc<dyn HubClock>) -> Result<Self, StartError> {
-        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir));
+        Self::start_on(Arc::new(OsDisk::new(dir)), dir, config, clock)
+    }
+
+    /// The same with the store on a disk of its own; keys and the control socket stand in `dir`.
+    ///
+    /// # Errors
+    /// As [`Hub::start`].
+    pub fn start_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: HubConfig,
+        clock: Arc<dyn HubClock>,
+    ) -> Result<Self, StartError> {
         let options = store_options(&config, disk.as_ref(), dir)?;
         let (store, recovery) = Store::open(disk, clock.clone(), options)?;
         let store = Arc::new(store);
@@ -271,8 +286,9 @@ impl Sockets {
         let for_connections = state.clone();
         let serve_one = move |socket, peer, admission| {
             let (state, alive) = (for_connections.clone(), alive.clone());
+            let turn = state.attached.accepted();
             tokio::spawn(async move {
-                connection::serve(state, socket, peer, admission).await;
+                connection::serve(state, socket, (turn, peer), admission).await;
                 drop(alive);
             });
         };
@@ -321,6 +337,13 @@ fn listen_error(
             key,
             detail: e.to_string(),
         },
+    }
+}
+
+fn file_error(path: &Path, e: &std::io::Error) -> StartError {
+    StartError::File {
+        path: path.to_owned(),
+        detail: e.to_string(),
     }
 }
 

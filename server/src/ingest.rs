@@ -9,7 +9,7 @@
 //! a fenced connection are dropped.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use marey_engine::{Batch, Committed, LogHandle, Outcome, StorageError, Store};
@@ -28,6 +28,42 @@ pub(crate) struct Ingest {
     queue: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
     room_kib: u32,
+    stalled: Arc<Stalled>,
+}
+
+/// Why the last commit failed; none if it did not.
+#[derive(Debug, Default)]
+struct Stalled(Mutex<Option<String>>);
+
+impl Stalled {
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn failed(&self, error: &StorageError) {
+        let why = match error {
+            StorageError::Io { .. } if error.is_full() => {
+                format!("the disk is full ({error}); make room and intake goes on")
+            }
+            error => error.to_string(),
+        };
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(why);
+        if before.is_none() {
+            tracing::error!(%error, "nothing is acknowledged until this is over");
+        }
+    }
+
+    fn is_over(&self) {
+        if self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .is_some()
+        {
+            tracing::info!("intake goes on");
+        }
+    }
 }
 
 /// A place in the queue, and room for the bytes.
@@ -95,28 +131,34 @@ impl Ingest {
         metrics: Arc<Metrics>,
         config: &HubConfig,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (ingest, committer) = Self::queue(store, metrics, config);
+        let thread = std::thread::Builder::new()
+            .name("marey-commit".into())
+            .spawn(|| committer.run())?;
+        Ok((ingest, thread))
+    }
+
+    /// The queue, and who takes from it.
+    pub(crate) fn queue(store: Arc<Store>, metrics: Arc<Metrics>, config: &HubConfig) -> (Self, Committer) {
         let (queue, jobs) = mpsc::channel(JOBS_MAX);
         let room_kib = u32::try_from(config.limits.commit_queue_bytes_max / 1024).unwrap_or(u32::MAX);
         let room_kib = room_kib.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
         let batch_bytes_max = u64::from(config.commit.batch_bytes_max);
+        let stalled = Arc::<Stalled>::default();
         let committer = Committer {
             store,
             metrics,
             jobs,
             batch_bytes_max,
-            failing: false,
+            stalled: stalled.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("marey-commit".into())
-            .spawn(|| committer.run())?;
-        Ok((
-            Self {
-                queue,
-                room: Arc::new(Semaphore::new(room_kib as usize)),
-                room_kib,
-            },
-            thread,
-        ))
+        let ingest = Self {
+            queue,
+            room: Arc::new(Semaphore::new(room_kib as usize)),
+            room_kib,
+            stalled,
+        };
+        (ingest, committer)
     }
 
     /// Room for `bytes` now, if there is some.
@@ -150,6 +192,16 @@ impl Ingest {
         u64::from(self.room_kib).saturating_sub(self.room.available_permits() as u64) * 1024
     }
 
+    /// Why nothing is acknowledged, and what to do; none while commits go well.
+    pub(crate) fn stalled(&self) -> Option<String> {
+        self.stalled.get()
+    }
+
+    /// The disk takes records again, though no device has tried since.
+    pub(crate) fn goes_on(&self) {
+        self.stalled.is_over();
+    }
+
     /// Lets the thread end once it has done all that was handed in. Call it from a plain thread.
     pub(crate) fn end(&self) {
         // A receiver that is gone has ended already.
@@ -164,12 +216,13 @@ impl Ingest {
     }
 }
 
-struct Committer {
+/// Commits what waits in the queue.
+pub(crate) struct Committer {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     jobs: mpsc::Receiver<Job>,
     batch_bytes_max: u64,
-    failing: bool,
+    stalled: Arc<Stalled>,
 }
 
 /// Work that was taken off the queue together.
@@ -184,25 +237,43 @@ struct Window {
 impl Committer {
     fn run(mut self) {
         while let Some(job) = self.jobs.blocking_recv() {
-            let mut window = Window::default();
-            window.take(job);
-            while window.bytes < self.batch_bytes_max && !window.end {
-                match self.jobs.try_recv() {
-                    Ok(job) => window.take(job),
-                    Err(_) => break,
-                }
-            }
-            self.commit(window.frames);
-            for (channel, device, open, mailbox) in window.opens {
-                if !mailbox.is_fenced() {
-                    let opened = self.store.open_log(&device, &open).map_err(|e| e.refusal());
-                    mailbox.post(|mail| mail.opened.push((channel, opened)));
-                }
-            }
-            if window.end {
+            if self.turn(job) {
                 return;
             }
         }
+    }
+
+    /// Whether something waits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn has_work(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// Does what waits now; false if nothing does.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn step(&mut self) -> bool {
+        let job = self.jobs.try_recv();
+        job.map(|job| self.turn(job)).is_ok()
+    }
+
+    /// Commits a job and those that wait behind it; true if it was the last.
+    fn turn(&mut self, job: Job) -> bool {
+        let mut window = Window::default();
+        window.take(job);
+        while window.bytes < self.batch_bytes_max && !window.end {
+            match self.jobs.try_recv() {
+                Ok(job) => window.take(job),
+                Err(_) => break,
+            }
+        }
+        self.commit(window.frames);
+        for (channel, device, open, mailbox) in window.opens {
+            if !mailbox.is_fenced() {
+                let opened = self.store.open_log(&device, &open).map_err(|e| e.refusal());
+                mailbox.post(|mail| mail.opened.push((channel, opened)));
+            }
+        }
+        window.end
     }
 
     fn commit(&mut self, mut frames: Vec<(Frames, Arc<Mailbox>, OwnedSemaphorePermit)>) {
@@ -218,9 +289,7 @@ impl Committer {
         match self.store.commit_many(&batches) {
             Ok(all) => {
                 self.metrics.committed(self.store.clock().now().ns - before.ns);
-                if std::mem::take(&mut self.failing) {
-                    tracing::info!("intake goes on");
-                }
+                self.stalled.is_over();
                 for (((frames, mailbox, _), committed), batch) in frames.iter().zip(&all).zip(&batches) {
                     let result = self.result(frames, committed, batch);
                     mailbox.post(|mail| mail.results.push(result));
@@ -228,9 +297,7 @@ impl Committer {
             }
             Err(error) => {
                 self.metrics.commit_failures.add(1);
-                if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(%error, "nothing is acknowledged until this is over");
-                }
+                self.stalled.failed(&error);
                 for (frames, mailbox, _) in &frames {
                     let result = failure(frames, &error);
                     mailbox.post(|mail| mail.results.push(result));

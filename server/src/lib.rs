@@ -39,6 +39,7 @@ mod attached;
 mod connection;
 mod ingest;
 mod mailbox;
+mod reception;
 mod web;
 
 pub mod time_service;
@@ -48,10 +49,13 @@ pub mod health;
 mod identity;
 mod maintenance;
 pub mod metrics;
+mod quarantine;
 mod state;
 
 pub use config::{HubConfig, Overrides};
+#[cfg(any(test, feature = "testing"))]
+pub use connection::stepped;
 pub use error::StartError;
-pub use hub::{Hub, init};
+pub use hub::{Hub, init, init_on};
 pub use identity::StoredRegistry;
 pub use state::Bound;

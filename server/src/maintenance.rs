@@ -11,9 +11,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use marey_engine::time::HubInstant;
-use marey_engine::{Session, SessionState};
+use marey_engine::{Session, SessionState, StorageError};
 use marey_format::SessionId;
 
+use crate::reception::Reception;
 use crate::state::HubState;
 
 /// The running threads.
@@ -82,7 +83,7 @@ impl Stop {
 fn tidy(state: &HubState, stop: &Stop, interval: Duration) {
     let mut failing = false;
     while !stop.wait(interval) {
-        match state.store.maintain() {
+        match tidy_up(state) {
             Ok(()) => failing = false,
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -93,41 +94,79 @@ fn tidy(state: &HubState, stop: &Stop, interval: Duration) {
     }
 }
 
-/// Seals what has stopped, and what got late frames.
+/// One turn of it.
+pub(crate) fn tidy_up(state: &Reception) -> Result<(), StorageError> {
+    // Devices may have gone away for want of room: whether there is some is not left to them to find out. A commit of
+    // nothing writes what waits for it.
+    if state.ingest.stalled().is_some() && state.store.commit_many(&[]).is_ok() {
+        state.ingest.goes_on();
+    }
+    state.store.maintain()
+}
+
 fn seal_due(state: &HubState, stop: &Stop) {
-    let mut late = HashMap::new();
-    let mut failed: HashMap<SessionId, HubInstant> = HashMap::new();
-    let mut rolling = Rolling::default();
-    let mut asides = Asides::new(state);
+    let mut keeper = Keeper::new(state);
     while !stop.wait(LOOK_INTERVAL) {
+        keeper.turn(state, &|| stop.flag.load(Ordering::Acquire));
+    }
+}
+
+/// Seals what has stopped, and what got late frames.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    late: HashMap<SessionId, (u64, HubInstant)>,
+    failed: HashMap<SessionId, HubInstant>,
+    rolling: Rolling,
+    asides: Asides,
+}
+
+impl Keeper {
+    pub(crate) fn new(state: &Reception) -> Self {
+        Self {
+            late: HashMap::new(),
+            failed: HashMap::new(),
+            rolling: Rolling::default(),
+            asides: Asides::new(state),
+        }
+    }
+
+    /// One look at all sessions.
+    pub(crate) fn turn(&mut self, state: &Reception, is_ending: &dyn Fn() -> bool) {
         let now = state.clock.now();
-        asides.remove_due(state, now);
-        failed.retain(|_, at| since_ms(*at, now) < RETRY_MS);
-        for session in state.sessions().iter() {
-            if stop.flag.load(Ordering::Acquire) {
+        self.asides.remove_due(state, now);
+        self.failed.retain(|_, at| since_ms(*at, now) < RETRY_MS);
+        let sessions = state.sessions();
+        state.quarantine.keep(&sessions);
+        for session in sessions.iter() {
+            if is_ending() {
                 return;
             }
             let due = match session.state {
                 SessionState::Recording => {
-                    rolling.roll_if_due(state, &session.id, now);
+                    self.rolling.roll_if_due(state, &session.id, now);
                     false
                 }
                 SessionState::Stopping => grace_is_over(state, session, now),
-                SessionState::Sealed => late_frames_rest(state, session, now, &mut late),
+                SessionState::Sealed => {
+                    late_frames_rest(state, session, now, &mut self.late)
+                        || state.quarantine.is_due(&session.id, now)
+                }
                 _ => false,
             };
-            if !due || failed.contains_key(&session.id) {
+            if !due || self.failed.contains_key(&session.id) {
                 continue;
             }
-            late.remove(&session.id);
+            self.late.remove(&session.id);
             match state.seal(&session.id, &|_| ()) {
                 Ok(sealed) => {
-                    asides.left(&session.id, state.clock.now());
-                    tracing::info!(session = %session.id, generation = sealed.session.generation, "session sealed");
+                    self.asides.left(&session.id, state.clock.now());
+                    if sealed.compacted.new {
+                        tracing::info!(session = %session.id, generation = sealed.session.generation, "session sealed");
+                    }
                 }
                 Err(error) => {
                     tracing::error!(session = %session.id, %error, "the session could not be sealed; trying again");
-                    failed.insert(session.id.clone(), now);
+                    self.failed.insert(session.id.clone(), now);
                 }
             }
         }
@@ -141,7 +180,7 @@ struct Rolling {
 }
 
 impl Rolling {
-    fn roll_if_due(&mut self, state: &HubState, id: &SessionId, now: HubInstant) {
+    fn roll_if_due(&mut self, state: &Reception, id: &SessionId, now: HubInstant) {
         let interval_ms = i64::try_from(state.config.session.live_interval_ms).unwrap_or(i64::MAX);
         if interval_ms == 0 {
             return;
@@ -175,7 +214,7 @@ struct Asides {
 
 impl Asides {
     /// What an earlier run of the hub left counts as left now.
-    fn new(state: &HubState) -> Self {
+    fn new(state: &Reception) -> Self {
         let now = state.clock.now();
         let sealed = state
             .store
@@ -191,7 +230,7 @@ impl Asides {
         self.left.insert(id.clone(), now);
     }
 
-    fn remove_due(&mut self, state: &HubState, now: HubInstant) {
+    fn remove_due(&mut self, state: &Reception, now: HubInstant) {
         self.left.retain(|id, at| {
             if since_ms(*at, now) < ASIDE_MS {
                 return true;
@@ -205,7 +244,7 @@ impl Asides {
 }
 
 /// Nobody owes anything more, or the time for it has passed.
-fn grace_is_over(state: &HubState, session: &Session, now: HubInstant) -> bool {
+fn grace_is_over(state: &Reception, session: &Session, now: HubInstant) -> bool {
     let grace_ms = i64::try_from(state.config.session.stop_grace_ms).unwrap_or(i64::MAX);
     let over = session.stopped.is_none_or(|stopped| {
         // After a reboot of the hub nobody knows how long ago it was: long enough.
@@ -216,7 +255,7 @@ fn grace_is_over(state: &HubState, session: &Session, now: HubInstant) -> bool {
 
 /// Late frames have come, and no more of them for a while.
 fn late_frames_rest(
-    state: &HubState,
+    state: &Reception,
     session: &Session,
     now: HubInstant,
     late: &mut HashMap<SessionId, (u64, HubInstant)>,

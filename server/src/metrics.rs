@@ -84,6 +84,8 @@ pub struct Gauges {
     pub disk_floor_bytes: u64,
     /// Whether the store takes commits.
     pub storage_works: bool,
+    /// Places of logs that the disk could not read when their sessions were sealed.
+    pub unreadable_places: u64,
     /// UTC seconds at which the hub's certificate ends.
     pub certificate_not_after_s: i64,
 }
@@ -212,6 +214,11 @@ impl Metrics {
                 "storage_works",
                 "1 if the store takes commits",
                 u64::from(gauges.storage_works),
+            ),
+            (
+                "unreadable_places",
+                "Places of logs that the disk fails to read",
+                gauges.unreadable_places,
             ),
             (
                 "certificate_not_after_seconds",

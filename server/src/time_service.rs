@@ -60,16 +60,21 @@ impl TimeKeys {
     pub fn issue(self: &Arc<Self>, device: DeviceId) -> Result<TimeKey, NoRandomness> {
         let mut random = [0; 40];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| NoRandomness)?;
+        Ok(self.enter(device, random))
+    }
+
+    /// Enters a key made of these bytes, which nobody can guess.
+    pub(crate) fn enter(self: &Arc<Self>, device: DeviceId, random: [u8; 40]) -> TimeKey {
         let (id, key) = random.split_at(8);
         let id = u64::from_le_bytes(id.try_into().expect("eight bytes were split off"));
         let key = PacketKey(key.try_into().expect("32 bytes are left of 40"));
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         keys.insert(id, Entry { key, device });
-        Ok(TimeKey {
+        TimeKey {
             keys: self.clone(),
             id: KeyId(id),
             key,
-        })
+        }
     }
 
     /// Keys that live now.

@@ -13,15 +13,15 @@ pub mod raw;
 
 use marey_device::Bundle;
 use marey_engine::compact::{Manifest, Receipt, read_receipt};
-use marey_engine::disk::OsDisk;
+use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::time::{HubClock, OsClocks};
-use marey_engine::{Session, SessionState};
+use marey_engine::{OpenError, Session, SessionState, StorageError};
 use marey_format::{DeviceId, RefusalCode, SessionId};
 use marey_server::control::{ControlClient, ControlError, Request, Response, SessionSpec, SessionView};
 use marey_server::pki::DeviceBundle;
-use marey_server::{Hub, HubConfig};
+use marey_server::{Hub, HubConfig, StartError};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Lab {
     folder: tempfile::TempDir,
+    /// Where the store stands; keys and sockets are in the folder in any case.
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn HubClock>,
     config: HubConfig,
     hub: Option<Hub>,
 }
@@ -74,19 +77,44 @@ impl Lab {
 
     pub fn with(config: HubConfig) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        marey_server::init(&folder.path().join("hub"), clock().as_ref()).expect("a new hub");
+        let disk = Arc::new(OsDisk::new(folder.path().join("hub")));
+        Self::made(folder, disk, clock(), config)
+    }
+
+    /// A hub whose store stands on this disk.
+    pub fn on(disk: Arc<dyn Disk>, clock: Arc<dyn HubClock>, config: HubConfig) -> Self {
+        Self::made(tempfile::tempdir().expect("a folder"), disk, clock, config)
+    }
+
+    fn made(
+        folder: tempfile::TempDir,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn HubClock>,
+        config: HubConfig,
+    ) -> Self {
         let mut lab = Self {
             folder,
+            disk,
+            clock,
             config,
             hub: None,
         };
+        std::fs::create_dir(lab.dir()).expect("a folder");
+        marey_server::init_on(lab.disk.clone(), &lab.dir(), &*lab.clock).expect("a new hub");
         lab.start();
         lab
     }
 
     /// Starts it, where it listened before if it did.
     pub fn start(&mut self) {
-        let hub = Hub::start(&self.dir(), self.config.clone(), clock()).expect("the hub starts");
+        // A thread that served the control socket of the hub before may be on its way out still.
+        let hub = until("a hub that is gone", PATIENCE, || {
+            let (disk, clock) = (self.disk.clone(), self.clock.clone());
+            match Hub::start_on(disk, &self.dir(), self.config.clone(), clock) {
+                Err(StartError::Store(OpenError::AlreadyOpen { .. })) => None,
+                started => Some(started.expect("the hub starts")),
+            }
+        });
         let bound = hub.bound();
         let listen = &mut self.config.listen;
         (listen.devices, listen.time, listen.health) = (bound.devices, bound.time, bound.health);
@@ -101,6 +129,11 @@ impl Lab {
     /// Ends it in good order.
     pub fn end(&mut self) {
         self.hub.take().expect("it runs").shutdown().expect("a good end");
+    }
+
+    /// Ends it as well as a disk that fails allows: what the store says of its end.
+    pub fn try_end(&mut self) -> Result<(), StorageError> {
+        self.hub.take().expect("it runs").shutdown()
     }
 
     pub fn hub(&self) -> &Hub {
@@ -207,14 +240,15 @@ impl Lab {
 
     /// The receipt of a generation, as it stands in the session's folder.
     pub fn receipt(&self, id: &SessionId, generation: u32) -> Receipt {
-        let disk = OsDisk::new(self.dir());
-        read_receipt(&disk, &Session::dir(id), generation)
+        read_receipt(&*self.disk, &Session::dir(id), generation)
             .expect("readable")
             .expect("it is there")
     }
 
     pub fn manifest(&self, id: &SessionId) -> Manifest {
-        manifest(&self.dir(), id)
+        Manifest::read(&*self.disk, &Session::dir(id))
+            .expect("readable")
+            .expect("it is sealed")
     }
 
     /// Refusals of this code that were sent since the start, by `/metrics`.
@@ -235,11 +269,4 @@ impl Lab {
             .map(|log| log.samples)
             .sum()
     }
-}
-
-/// The manifest of a session in a hub's folder.
-pub fn manifest(hub_dir: &Path, id: &SessionId) -> Manifest {
-    Manifest::read(&OsDisk::new(hub_dir), &Session::dir(id))
-        .expect("readable")
-        .expect("it is sealed")
 }

@@ -2,5 +2,6 @@
 
 pub mod hub;
 pub mod process;
+pub mod prove;
 pub mod python;
 pub mod recording;

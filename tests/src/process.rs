@@ -43,11 +43,13 @@ pub fn workspace() -> &'static Path {
 
 /// Cargo's target folder, and the name of the profile's folder in it.
 pub fn target() -> (PathBuf, String) {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("a test stands in TARGET/PROFILE/deps");
+    let program = std::env::current_exe().expect("a test knows its own path");
+    // A test stands in TARGET/PROFILE/deps, a program in TARGET/PROFILE.
+    let folder = program.parent().expect("a program stands in a folder");
+    let profile = match folder.ends_with("deps") {
+        true => folder.parent().expect("deps stands in the profile's folder"),
+        false => folder,
+    };
     let name = profile
         .file_name()
         .expect("it has a name")

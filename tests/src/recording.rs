@@ -11,7 +11,7 @@ use marey_engine::{Batch, LogHandle, NewSession, Options, Outcome, Stamp, Storag
 use marey_format::frame::{DataBuilder, Kind, Lane, Value, control_frame};
 use marey_format::wire::{Acked, Open};
 use marey_format::{BootId, Declaration, DeviceId, EpochId, Seed, SessionId};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Small blocks and segments, so that a short recording rolls and recycles them.
@@ -60,6 +60,17 @@ impl Sender {
             frames: Vec::new(),
             acked: [0; 2],
             declared: false,
+        }
+    }
+
+    /// The same device as it was when it had captured so many frames and was told so many acks: after a crash of the hub
+    /// it has nothing else to go by.
+    pub fn at(&self, frames: usize, acked: [u64; 2]) -> Self {
+        Self {
+            frames: self.frames[..frames].to_vec(),
+            acked,
+            declared: false,
+            ..self.clone()
         }
     }
 
@@ -161,7 +172,10 @@ impl Sender {
     fn commit(&mut self, store: &Store, batch: &Batch) -> Result<(), StorageError> {
         let committed = store.commit(batch)?;
         for outcome in &committed.outcomes {
-            assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+            if let Outcome::Refused(refusal) = outcome {
+                let what = format!("LOST: a frame of {} was refused: {refusal}", self.device);
+                return Err(StorageError::damaged("", what));
+            }
         }
         self.declared = true;
         for (_, durable) in committed.durable {
@@ -190,45 +204,68 @@ impl Sender {
 
 /// What a log holds of a sender's frames, read back: each acknowledged frame once and whole, none invented.
 pub fn judge(disk: &dyn Disk, sender: &Sender) -> Result<u64, String> {
-    let mut held: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-    let mut replay = Replay::open(disk, &session(), &sender.device).map_err(|error| error.to_string())?;
-    while let Some(replayed) = replay.next().map_err(|error| error.to_string())? {
+    judge_device(disk, &[sender])
+}
+
+/// The same for a device that started over: one sender for each of its epochs.
+pub fn judge_device(disk: &dyn Disk, senders: &[&Sender]) -> Result<u64, String> {
+    let Some(first) = senders.first() else {
+        return Ok(0);
+    };
+    let device = &first.device;
+    let mut held: Vec<BTreeSet<u64>> = vec![BTreeSet::new(); senders.len()];
+    let mut replay = Replay::open(disk, &session(), device).map_err(|error| error.to_string())?;
+    let mut epochs: Vec<EpochId> = Vec::new();
+    loop {
+        epochs.extend(
+            replay.state().epochs()[epochs.len()..]
+                .iter()
+                .map(|epoch| epoch.id),
+        );
+        let Some(replayed) = replay.next().map_err(|error| error.to_string())? else {
+            break;
+        };
         let Ok(judged) = &replayed.judged else { continue };
-        if let Meaning::Data(quarantine) = &judged.meaning {
-            let sequence = judged.entry.sequence;
-            if quarantine.is_some() {
-                return Err(format!("{}: frame {sequence} is quarantined", sender.device));
-            }
-            if held
-                .insert(sequence, replayed.at.frame.bytes().to_vec())
-                .is_some()
-            {
-                return Err(format!("{}: frame {sequence} is there twice", sender.device));
-            }
+        let Meaning::Data(quarantine) = &judged.meaning else {
+            continue;
+        };
+        let sequence = judged.entry.sequence;
+        if quarantine.is_some() {
+            return Err(format!("{device}: frame {sequence} is quarantined"));
         }
-    }
-    for (sequence, bytes) in &held {
-        if sender
+        let epoch = epochs.get(judged.entry.epoch as usize);
+        let Some(of) = senders.iter().position(|sender| Some(&sender.epoch) == epoch) else {
+            return Err(format!(
+                "{device}: frame {sequence} of an epoch that nobody began"
+            ));
+        };
+        let bytes = replayed.at.frame.bytes();
+        if senders[of]
             .frames
-            .get(*sequence as usize)
+            .get(sequence as usize)
             .is_none_or(|frame| frame != bytes)
         {
+            return Err(format!("{device}: frame {sequence} is not what was sent"));
+        }
+        if held[of].last().is_some_and(|last| *last > sequence) {
+            return Err(format!("{device}: frame {sequence} is out of order"));
+        }
+        if !held[of].insert(sequence) {
+            return Err(format!("{device}: frame {sequence} is there twice"));
+        }
+    }
+    for (sender, held) in senders.iter().zip(&held) {
+        let missing: Vec<u64> = (0..sender.acked[0])
+            .filter(|sequence| !held.contains(sequence))
+            .collect();
+        if !missing.is_empty() {
             return Err(format!(
-                "{}: frame {sequence} is not what was sent",
-                sender.device
+                "{device}: LOST acknowledged frames {missing:?} of {}",
+                sender.acked[0]
             ));
         }
     }
-    let missing: Vec<u64> = (0..sender.acked[0])
-        .filter(|sequence| !held.contains_key(sequence))
-        .collect();
-    match missing.is_empty() {
-        true => Ok(held.len() as u64),
-        false => Err(format!(
-            "{}: LOST acknowledged frames {missing:?} of {}",
-            sender.device, sender.acked[0]
-        )),
-    }
+    Ok(held.iter().map(|held| held.len() as u64).sum())
 }
 
 /// Opens a store with the small options.

@@ -11,6 +11,9 @@
 
 use marey_tests::hub::published;
 use marey_tests::process::{self, HubProcess, PATIENCE, Ports, Ran, Running, until};
+use marey_tests::prove::kills::rig::Rig;
+use marey_tests::prove::{Tally, say};
+use rustix::process::{Pid, Resource, getrlimit, prlimit};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -48,6 +51,43 @@ fn a_limit_on_the_size_of_files_is_a_full_disk() {
     let ran = limited(1, &mut process::hub_command(&dir, Ports::free(), &[]));
     ran.sentence(1);
     HubProcess::start(&dir, &[]).stop();
+}
+
+/// The limit comes while it records, in the middle of a file: a write of which only a part, or nothing, is done.
+#[test]
+fn a_limit_on_the_size_of_files_while_it_records() {
+    let mut rig = Rig::start(None, 3, &["--set", "session.live_interval_ms=300"]);
+    for limit in [0, 4_100, 70_001] {
+        let pid = Pid::from_raw(rig.hub().pid() as i32);
+        let set = |bytes: Option<u64>| {
+            let mut limit = getrlimit(Resource::Fsize);
+            limit.current = bytes;
+            prlimit(pid, Resource::Fsize, limit).expect("our own child");
+        };
+        let before = rig.acked_bytes();
+        set(Some(limit));
+        // The journal is past the limit, or will be; the logs have less in them.
+        let why = until("a refusal, or acks in spite of it", PATIENCE, || {
+            let (ready, why) = rig.ready();
+            (!ready || rig.acked_bytes() > before + 20_000).then_some(why)
+        });
+        println!("files of at most {limit} bytes: {why}");
+        if !rig.ready().0 {
+            let why = rig.wait_until_it_refuses();
+            assert!(why.contains("too large"), "{why}");
+        }
+        assert!(rig.hub().is_running(), "{}", rig.hub().stderr());
+        set(None);
+        until("a hub that is ready by itself", PATIENCE, || {
+            rig.ready().0.then_some(())
+        });
+        rig.wait_for_acks();
+    }
+    let mut tally = Tally::new("limits");
+    tally.done = 3;
+    rig.finish(3, &mut tally);
+    tally.show();
+    assert!(tally.is_well(), "{tally}");
 }
 
 #[test]
@@ -209,7 +249,9 @@ impl SmallDisk {
             Ok(output) if output.status.success() => Some(Self(folder)),
             why => {
                 let skipped = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
-                eprintln!("SKIPPED ({skipped}): this user may not mount a small disk: {why:?}");
+                say(format_args!(
+                    "SKIPPED ({skipped}): this user may not mount a small disk: {why:?}"
+                ));
                 None
             }
         }

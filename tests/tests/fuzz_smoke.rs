@@ -1,127 +1,133 @@
-//! The fuzz targets' bodies over the vectors, and over copies of them with a few bytes changed. The seed is fixed: what
-//! fails here fails again. `MAREY_FUZZ_MUTATIONS` sets how many copies of each vector.
+//! The fuzz targets' bodies over their seeds, and over copies of them with a few bytes changed. The dice are fixed: what
+//! fails here fails again. Each test says how many inputs it ran; `MAREY_FUZZ_EXECUTIONS` sets another number.
 //!
-//! This is a smoke test; the search is cargo-fuzz's (see `fuzz/README.md`).
+//! This is a smoke test; the search is cargo-fuzz's (see `fuzz/README.md`), for which `write_seeds` writes the corpora.
 
 #![allow(clippy::disallowed_methods, reason = "reads the vectors; no hub is near")]
 
 #[path = "../../fuzz/src/lib.rs"]
 mod bodies;
 
+use bodies::{TARGETS, Target};
 use marey_engine::disk::memory::Dice;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-#[test]
-fn wire_frame() {
-    smoke(&["frame"], 60, bodies::wire_frame);
+macro_rules! smoke {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            smoke(stringify!($name));
+        })*
+
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
+    };
 }
 
-#[test]
-fn log_scan() {
-    smoke(&["log", "damaged"], 12, bodies::log_scan);
+smoke! {
+    wire_frame declaration names
+    wire_message control_request http_head hello
+    segment_parts log_scan recover
+    journal_record journal
+    time_packet clock_evidence
+    csv_records replay_csv device_buffer device_bundle
+    documents config hub_folder
+    store_ops
 }
 
+/// The table, the tests, the files and the manifest name the same targets.
 #[test]
-fn journal() {
-    let mut seeds = vectors(&["journal"], "bin");
-    // Cut after what was written, so that changes find something.
-    let mut recorded = bodies::recorded_journal();
-    recorded.truncate(
-        recorded
-            .iter()
-            .rposition(|&byte| byte != 0)
-            .expect("it holds frames")
-            .next_multiple_of(8),
-    );
-    let holds_frames = recorded
-        .windows(4)
-        .filter(|bytes| *bytes == marey_format::frame::MARK)
-        .count();
-    assert!(holds_frames >= 4, "only {holds_frames} frames in the block");
-    seeds.push(recorded);
-    mutate(&seeds, 12, bodies::journal);
-}
-
-#[test]
-fn hello() {
-    smoke(&["wire"], 200, |bytes| {
-        bodies::hello(bytes);
-        // Whole, in pieces of two sizes.
-        bodies::hello(&[&[255], bytes].concat());
-        bodies::hello(&[&[6], bytes].concat());
-    });
-}
-
-#[test]
-fn declaration() {
-    let json: Vec<Vec<u8>> = vectors(&["frame"], "json")
-        .iter()
-        .filter_map(|bytes| {
-            serde_json::from_slice::<serde_json::Value>(bytes)
-                .ok()?
-                .get("declaration")
-                .cloned()
+fn every_target_is_there() {
+    let named: BTreeSet<&str> = TARGETS.iter().map(|target| target.name).collect();
+    assert_eq!(named.len(), TARGETS.len());
+    assert_eq!(named, TESTED.iter().copied().collect());
+    let fuzz = root().join("fuzz");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let files = std::fs::read_dir(fuzz.join("fuzz_targets")).unwrap();
+    let files: BTreeSet<String> = files
+        .map(|file| {
+            file.unwrap()
+                .path()
+                .file_stem()
+                .unwrap()
+                .to_string_lossy()
+                .into_owned()
         })
-        .map(|declaration| declaration.to_string().into_bytes())
         .collect();
-    assert!(!json.is_empty());
-    mutate(&json, 100, bodies::declaration);
-}
-
-#[test]
-fn clock_evidence() {
-    // Exchanges half a second apart on a clock that is 20 ppm fast, in the form that the body reads.
-    let mut bytes = Vec::new();
-    for i in 0..40i64 {
-        let hub = 500_000_000 * i;
-        let device = hub + hub / 50_000 + 7_000_000_000;
-        bytes.push((i % 3) as u8);
-        for stamp in [device, hub + 3_000_000, hub + 3_100_000, device + 6_000_000] {
-            bytes.extend(stamp.to_le_bytes());
-        }
+    assert_eq!(named, files.iter().map(String::as_str).collect());
+    for name in named {
+        let listed = manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\""));
+        assert!(listed, "fuzz/Cargo.toml lacks {name}");
     }
-    mutate(&[bytes], 300, bodies::clock_evidence);
 }
 
+/// Writes the seeds of every target where cargo-fuzz looks for them.
 #[test]
-fn replay_csv() {
-    let files = [
-        "timestamp,ax,ay,label\n1,0.5,-1e3,stairs\n2,,2,stairs\n2,nan,3,\"a \"\"b\"\"\"\n",
-        "\u{feff}# from a watch\r\ntime [ms];acc_x (m/s^2);hr\r\n1000;1,5;60\r\n1010;2;61\r\n",
-        "time_ns\tx\n-5\t1\n-4\t2\n",
-    ];
-    let files: Vec<_> = files.iter().map(|text| text.as_bytes().to_vec()).collect();
-    mutate(&files, 300, bodies::replay_csv);
+#[ignore = "writes fuzz/corpus, which only cargo-fuzz needs"]
+fn write_seeds() {
+    for target in TARGETS {
+        let folder = root().join("fuzz/corpus").join(target.name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let seeds = (target.seeds)();
+        for (at, seed) in seeds.iter().enumerate() {
+            std::fs::write(folder.join(format!("seed-{at:03}")), seed).unwrap();
+        }
+        say(&format!("{}: {} seeds", folder.display(), seeds.len()));
+    }
 }
 
-fn smoke(folders: &[&str], copies: u64, body: impl Fn(&[u8])) {
-    let seeds = vectors(folders, "bin");
-    assert!(seeds.len() >= 5, "only {} vectors in {folders:?}", seeds.len());
-    mutate(&seeds, copies, body);
-}
-
-/// Runs the body on each seed, and on copies of it with something changed.
-fn mutate(seeds: &[Vec<u8>], copies: u64, body: impl Fn(&[u8])) {
-    let copies = std::env::var("MAREY_FUZZ_MUTATIONS")
+fn smoke(name: &str) {
+    let target = TARGETS
+        .iter()
+        .find(|target| target.name == name)
+        .expect("it is in the table");
+    let executions = std::env::var("MAREY_FUZZ_EXECUTIONS")
         .ok()
-        .map_or(copies, |n| n.parse().expect("a number of copies"));
-    body(&[]);
+        .map_or(target.smoke, |count| count.parse().expect("a number of inputs"));
+    let seeds = (target.seeds)();
+    assert!(!seeds.is_empty());
+    let done = run(target, &seeds, executions);
+    say(&format!(
+        "fuzz {name}: {done} executions, 0 crashes ({} seeds)",
+        seeds.len()
+    ));
+    assert!(done >= executions);
+}
+
+/// Runs the body on nothing, on each seed, and on changed copies in turn; how many that were.
+fn run(target: &Target, seeds: &[Vec<u8>], executions: u64) -> u64 {
+    try_one(target, &[], "nothing");
     for (at, seed) in seeds.iter().enumerate() {
-        body(seed);
-        for copy in 0..copies {
+        try_one(target, seed, &format!("seed {at}"));
+    }
+    let mut done = 1 + seeds.len() as u64;
+    for copy in 0.. {
+        for (at, seed) in seeds.iter().enumerate() {
+            if done >= executions {
+                return done;
+            }
             let mut dice = Dice(at as u64 * 1_000_003 + copy);
             let mut bytes = seed.clone();
             for _ in 0..=dice.below(3) {
                 change(&mut bytes, seeds, &mut dice);
             }
-            let what = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(&bytes)));
-            assert!(
-                what.is_ok(),
-                "seed {at}, copy {copy}: {}",
-                marey_format::types::hex(&bytes)
-            );
+            try_one(target, &bytes, &format!("seed {at}, copy {copy}"));
+            done += 1;
         }
     }
+    done
+}
+
+fn try_one(target: &Target, bytes: &[u8], what: &str) {
+    let result = catch_unwind(AssertUnwindSafe(|| (target.body)(bytes)));
+    assert!(
+        result.is_ok(),
+        "{}, {what}: {}",
+        target.name,
+        marey_format::types::hex(bytes)
+    );
 }
 
 fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], dice: &mut Dice) {
@@ -162,16 +168,14 @@ fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], dice: &mut Dice) {
     }
 }
 
-fn vectors(folders: &[&str], ending: &str) -> Vec<Vec<u8>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+/// Past the capture of the tests' output: a count that nobody sees proves nothing.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .expect("tests stands in the workspace");
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for folder in folders {
-        let entries = std::fs::read_dir(root.join("format-spec/vectors").join(folder)).unwrap();
-        paths.extend(entries.map(|entry| entry.unwrap().path()));
-    }
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == ending));
-    paths.sort();
-    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+        .expect("tests stands in the workspace")
+        .to_owned()
 }

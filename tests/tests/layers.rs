@@ -55,7 +55,7 @@ const HIDDEN: &[(&str, &[&str])] = &[
 const ENGINE: &[&[&str]] = &[
     &["disk", "time", "options", "state", "clock"],
     &["error"],
-    &["session", "batch"],
+    &["session", "batch", "hub_file"],
     &["catalog", "log"],
     &["journal"],
     &["compact"],

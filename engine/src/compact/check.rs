@@ -5,7 +5,7 @@
 
 use super::files::FileChunks;
 use super::frames::FrameEntry;
-use super::manifest::{MANIFEST, Manifest, StreamFact};
+use super::manifest::{LogFact, MANIFEST, Manifest, StreamFact};
 use super::publish::files_below;
 use super::survey::{DeviceSurvey, StreamPlan, hash_file};
 use super::{CompactError, Receipt, read_receipt, survey_all};
@@ -19,6 +19,7 @@ use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use marey_format::SessionId;
+use marey_format::frame::Lane;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -237,7 +238,7 @@ impl Check<'_> {
         };
         let mut expected = Ranges::default();
         for frame in &plan.frames {
-            if frame.place() < log.compacted {
+            if !lacks(log, frame) {
                 expected.add(frame.epoch, frame.first_index, u64::from(frame.count));
             } else {
                 self.checked.samples_later += u64::from(frame.count);
@@ -267,6 +268,11 @@ impl Check<'_> {
             );
         }
         for (epoch, from, to) in expected.without(&found) {
+            if !log.left_out.is_empty() {
+                // The manifest says that the disk could not read all of this log; now it can.
+                self.checked.samples_later += to - from;
+                continue;
+            }
             let what = format!(
                 "samples {from} to {} of epoch {epoch} are in the log and not in Parquet",
                 to - 1
@@ -330,10 +336,9 @@ impl Check<'_> {
     /// Streams that a log has and the manifest does not.
     fn left_out(&mut self, manifest: &Manifest, surveys: &[DeviceSurvey]) {
         for survey in surveys {
-            let compacted = manifest
-                .log(&survey.device)
-                .map(|log| log.compacted)
-                .unwrap_or_default();
+            // Where the disk could not read all of a log, nothing of it is known to be published.
+            let log = manifest.log(&survey.device).filter(|log| log.left_out.is_empty());
+            let is_later = |frame: &&FrameEntry| log.is_none_or(|log| lacks(log, frame));
             for plan in survey.streams.values() {
                 let name = plan.key.to_string();
                 if manifest
@@ -346,9 +351,8 @@ impl Check<'_> {
                 let samples = |frames: &mut dyn Iterator<Item = &FrameEntry>| -> u64 {
                     frames.map(|frame| u64::from(frame.count)).sum()
                 };
-                let missing = samples(&mut plan.frames.iter().filter(|frame| frame.place() < compacted));
-                self.checked.samples_later +=
-                    samples(&mut plan.frames.iter().filter(|frame| frame.place() >= compacted));
+                let missing = samples(&mut plan.frames.iter().filter(|frame| !is_later(frame)));
+                self.checked.samples_later += samples(&mut plan.frames.iter().filter(is_later));
                 if missing > 0 {
                     let what = format!("{missing} samples of {name} of {} are in no part", survey.device);
                     self.fault("streams", what);
@@ -407,6 +411,11 @@ impl Ranges {
         }
         left
     }
+}
+
+/// Whether a data frame is not among those that went into a generation.
+fn lacks(log: &LogFact, frame: &FrameEntry) -> bool {
+    log.lacks(frame.place(), frame.epoch, Lane::Data, frame.sequence)
 }
 
 #[cfg(test)]

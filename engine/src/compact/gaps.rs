@@ -30,6 +30,8 @@ pub enum Cause {
     DeviceBuffer,
     /// They were in the log, and the log is damaged there.
     Damage,
+    /// They are in the log, and the disk can't read them there.
+    Unreadable,
     /// They are in the log, and were kept out because they break the stream's order.
     KeptOut,
     /// The device counted them at its end, and has not sent them.
@@ -41,6 +43,7 @@ impl Cause {
         match self {
             Self::DeviceBuffer => "lost in the device's buffer",
             Self::Damage => "damage",
+            Self::Unreadable => "unreadable",
             Self::KeptOut => "kept out",
             Self::NotReceived => "not received",
         }
@@ -161,6 +164,8 @@ impl Scope<'_> {
         };
         if self.plan.kept_out.iter().find(overlaps).is_some() {
             Cause::KeptOut
+        } else if self.survey.unreadable_between(before, after) {
+            Cause::Unreadable
         } else if self.survey.damaged_between(before, after) {
             Cause::Damage
         } else {

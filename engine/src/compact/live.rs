@@ -6,7 +6,7 @@
 
 use super::manifest::{MANIFEST, Manifest};
 use super::timeline::Timeline;
-use super::{CompactError, Progress, generation, survey_all};
+use super::{CompactError, Progress, Tolerant, generation, survey_readable};
 use crate::disk::{self, Disk};
 use crate::error::StorageError;
 use crate::options::Options;
@@ -39,11 +39,12 @@ pub fn roll(
     let streams = aside.join("streams");
     disk::create_dirs(disk, &streams).map_err(io)?;
 
-    let surveys = survey_all(disk, &session.id, options, progress)?;
+    let tolerant = Tolerant::new(disk);
+    let surveys = survey_readable(&tolerant, &session.id, options, progress)?;
     super::reserve_room(disk, &surveys, options)?;
     let timeline = Arc::new(Timeline::new(&anchor, &surveys, session.max_drift_ppm));
     let job = generation::Job {
-        disk,
+        disk: &tolerant,
         session,
         anchor: &anchor,
         surveys: &surveys,

@@ -8,7 +8,9 @@ use super::frames::Place;
 use super::survey::DeviceSurvey;
 use crate::disk::{self, Disk};
 use crate::error::StorageError;
+use marey_format::frame::Lane;
 use marey_format::payload::{StreamKey, WallReading};
+use marey_format::wire::Holes;
 use marey_format::{DeviceId, HubEpoch, SessionId, version};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -118,11 +120,42 @@ pub struct LogFact {
     pub segments: Vec<SegmentFact>,
     /// End of the last frame that went in.
     pub compacted: Place,
+    /// Which frames went in, by the device's own counters: a recovery may move frames in the log. Empty in manifests that
+    /// were written before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken: Vec<TakenFact>,
     /// Device frames that went in, by lane.
     #[serde(with = "text")]
     pub data_frames: u64,
     #[serde(with = "text")]
     pub live_frames: u64,
+    /// What did not go in because the disk could not read it; it goes into the next generation for which it can.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOutFact>,
+}
+
+/// Which frames of an epoch went in: all below these sequences, except for what damage took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenFact {
+    pub epoch: u32,
+    #[serde(with = "text")]
+    pub data_next: u64,
+    #[serde(with = "text")]
+    pub live_next: u64,
+    #[serde(default, skip_serializing_if = "Holes::is_empty")]
+    pub holes: Holes,
+}
+
+/// A range of a segment's bytes that did not go in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOutFact {
+    pub path: String,
+    #[serde(with = "text")]
+    pub offset: u64,
+    #[serde(with = "text")]
+    pub bytes: u64,
+    /// What the disk said.
+    pub why: String,
 }
 
 /// One segment of it.
@@ -135,7 +168,38 @@ pub struct SegmentFact {
     pub blake3: Option<String>,
 }
 
+impl std::fmt::Display for LeftOutFact {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            path,
+            offset,
+            bytes,
+            why,
+        } = self;
+        write!(
+            to,
+            "{path}: {bytes} bytes at offset {offset} could not be read ({why})"
+        )
+    }
+}
+
 impl LogFact {
+    /// Whether a device's frame is not among those that went in.
+    pub fn lacks(&self, place: Place, epoch: u32, lane: Lane, sequence: u64) -> bool {
+        if self.taken.is_empty() {
+            return place >= self.compacted;
+        }
+        let Some(taken) = self.taken.iter().find(|taken| taken.epoch == epoch) else {
+            return true;
+        };
+        let (next, holes) = match lane {
+            Lane::Data => (taken.data_next, &taken.holes.data),
+            Lane::Live => (taken.live_next, &taken.holes.live),
+            Lane::Hub => return false,
+        };
+        sequence >= next || holes.iter().any(|&(from, to)| (from..to).contains(&sequence))
+    }
+
     pub fn of(survey: &DeviceSurvey) -> Self {
         let segment = |fact: &super::survey::SegmentFact| SegmentFact {
             path: segment_path(&survey.device, fact.segment),
@@ -146,8 +210,20 @@ impl LogFact {
             device: survey.device.clone(),
             segments: survey.segments.iter().map(segment).collect(),
             compacted: survey.end,
+            taken: survey.taken.clone(),
             data_frames: survey.frames[0],
             live_frames: survey.frames[1],
+            left_out: survey
+                .unreadable
+                .iter()
+                .flat_map(|place| place.left_out.iter().map(move |range| (place, range)))
+                .map(|(place, &(from, to))| LeftOutFact {
+                    path: segment_path(&survey.device, place.segment),
+                    offset: from,
+                    bytes: to - from,
+                    why: place.hole.why.clone(),
+                })
+                .collect(),
         }
     }
 }
@@ -182,6 +258,11 @@ impl Manifest {
     /// The file's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         json(self)
+    }
+
+    /// What did not go in because the disk could not read it, of all logs.
+    pub fn left_out(&self) -> impl Iterator<Item = &LeftOutFact> {
+        self.logs.iter().flat_map(|log| &log.left_out)
     }
 
     /// The log of a device.

@@ -1,6 +1,7 @@
 //! Compaction: logs in, Parquet out, with a manifest and a receipt.
 //!
 //! ```text
+//! unreadable what the disk fails to read is kept apart, and named
 //! survey    one pass over each log: frames by place, clock evidence, events, ends   -> frames
 //! timeline  all clocks of the session on one time                                   -> evidence
 //! runs      the rows of one stream in order of (time, epoch, seq)                   -> source, columns
@@ -21,6 +22,7 @@ mod files;
 mod frames;
 mod gaps;
 mod generation;
+mod left_out;
 mod live;
 mod manifest;
 mod metadata;
@@ -33,6 +35,7 @@ mod source;
 mod survey;
 mod tables;
 mod timeline;
+mod unreadable;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -41,18 +44,23 @@ pub use check::{CheckFault, Checked, check_session};
 pub use frames::Place;
 pub use live::roll;
 pub use manifest::{
-    ALIGNMENT_VERSION, HashFact, HubEpochFact, LogFact, Manifest, PartFact, SegmentFact, StreamFact,
-    TableFact,
+    ALIGNMENT_VERSION, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact, SegmentFact,
+    StreamFact, TableFact, TakenFact,
 };
-pub use receipt::{DamageFact, GapFact, KeptOutFact, NoteFact, Receipt, StreamReceipt, TimeFact};
+pub use receipt::{
+    DamageFact, GapFact, KeptOutFact, LostFrame, NoteFact, Receipt, StreamReceipt, TimeFact, UnreadableFact,
+};
 
 pub(crate) use columns::BatchBuilder;
 pub(crate) use files::FileChunks;
+pub(crate) use frames::FrameEntry;
+pub(crate) use manifest::segment_path;
 pub(crate) use metadata::stream_schema;
 pub(crate) use runs::RowMerge;
 pub(crate) use source::FrameSource;
-pub(crate) use survey::{DeviceSurvey, survey};
+pub(crate) use survey::DeviceSurvey;
 pub(crate) use timeline::Timeline;
+pub(crate) use unreadable::Tolerant;
 
 use crate::disk::{self, Disk};
 use crate::error::StorageError;
@@ -60,6 +68,7 @@ use crate::options::Options;
 use crate::session::Session;
 use ::parquet::errors::ParquetError;
 use marey_format::frame::FrameError;
+use marey_format::payload::WallReading;
 use marey_format::{DeviceId, SessionId};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -124,6 +133,12 @@ impl Compacted {
         &self.receipt.owing
     }
 
+    /// Places of the logs that the disk could not read. What stands there is not in Parquet; the next compaction tries
+    /// again.
+    pub fn unreadable(&self) -> &[UnreadableFact] {
+        &self.receipt.unreadable
+    }
+
     /// Rows in Parquet, of all streams.
     pub fn rows(&self) -> u64 {
         self.manifest.streams.iter().map(|stream| stream.rows).sum()
@@ -146,6 +161,17 @@ pub enum CompactError {
         generation: u32,
         expected: u64,
         found: u64,
+    },
+    #[error(
+        "{path} can't be read at offset {offset} ({why}), and generation {generation}, which was made when it could, has \
+         more of {device} than can be read now; it stays; compact again when the disk can be read"
+    )]
+    Unreadable {
+        path: PathBuf,
+        offset: u64,
+        why: String,
+        device: DeviceId,
+        generation: u32,
     },
     #[error(
         "Parquet would take up to {needed_bytes} bytes and {floor_bytes} are kept for the intake, of {free_bytes} \
@@ -193,6 +219,9 @@ impl CompactError {
 /// Writes and publishes a generation of a session's Parquet, manifest and receipt. Its logs should be sealed; frames that
 /// come meanwhile are for the generation after.
 ///
+/// Where the disk fails to read a place of a log, the frames there are left out, and manifest and receipt name the place;
+/// everything else is published. A later call that can read it makes the next generation.
+///
 /// # Errors
 /// Whatever is published is whole: after an error, or a kill, it is what it was, or the new generation.
 pub fn compact_session(
@@ -207,69 +236,113 @@ pub fn compact_session(
     let anchor = session
         .anchor
         .ok_or_else(|| CompactError::NotStarted(session.id.clone()))?;
-    let surveys = survey_all(disk, &session.id, options, progress)?;
-    let before = Manifest::read(disk, &dir)?;
-    if let Some(manifest) = &before {
-        held_by(manifest, &surveys)?;
-        if how == Generation::IfNew
-            && covers(manifest, &surveys)
-            && let Some(receipt) = read_receipt(disk, &dir, manifest.generation)?
-        {
-            let generation = manifest.generation;
-            return Ok(Compacted {
-                generation,
-                new: false,
-                manifest: manifest.clone(),
-                receipt,
-            });
+    let tolerant = Tolerant::new(disk);
+    let mut tries = 1;
+    loop {
+        let surveys = survey_readable(&tolerant, &session.id, options, progress)?;
+        let failures = tolerant.count();
+        let task = Task {
+            disk: &tolerant,
+            session,
+            anchor: &anchor,
+            surveys: &surveys,
+            options,
+            dir: &dir,
+        };
+        match task.compact(how, progress) {
+            // What the survey read can be read no more: without that, once again.
+            Err(_) if tolerant.count() > failures && tries < READINGS_MAX => tries += 1,
+            done => return done,
         }
     }
-    reserve_room(disk, &surveys, options)?;
-    let timeline = Arc::new(Timeline::new(&anchor, &surveys, session.max_drift_ppm));
-    let number = before
-        .as_ref()
-        .map_or(0, |manifest| manifest.generation)
-        .max(session.generation)
-        + 1;
-    let aside = publish::Aside::new(&dir, number);
-    aside.create(disk)?;
-    let job = generation::Job {
-        disk,
-        session,
-        anchor: &anchor,
-        surveys: &surveys,
-        timeline: &timeline,
-        options,
-        generation: number,
-        before: before.as_ref(),
-    };
-    let written = job.write(&dir, &aside, progress);
-    if written.is_err() {
-        // It takes room that others may need. If it can't go now, it goes before the next one is begun.
-        publish::discard(disk, &dir).ok();
-    }
-    let (manifest, receipt, plan) = written?;
-    progress(Progress {
-        phase: Phase::Publishing,
-        done: 0,
-        of: 1,
-    });
-    publish::publish(disk, &dir, &plan)?;
-    progress(Progress {
-        phase: Phase::Publishing,
-        done: 1,
-        of: 1,
-    });
-    Ok(Compacted {
-        generation: number,
-        new: true,
-        manifest,
-        receipt,
-    })
 }
 
-/// Finishes or undoes a publication that a crash cut short. Returns the generation that was finished, if any.
-pub fn recover_publish(disk: &dyn Disk, session: &Session) -> Result<Option<u32>, StorageError> {
+/// Readings of a session whose disk fails more while it is read.
+const READINGS_MAX: u32 = 4;
+
+/// A session whose logs were surveyed.
+struct Task<'a> {
+    disk: &'a dyn Disk,
+    session: &'a Session,
+    anchor: &'a WallReading,
+    surveys: &'a [DeviceSurvey],
+    options: &'a Options,
+    dir: &'a Path,
+}
+
+impl Task<'_> {
+    fn compact(&self, how: Generation, progress: &dyn Fn(Progress)) -> Result<Compacted, CompactError> {
+        let Self {
+            disk,
+            session,
+            anchor,
+            surveys,
+            options,
+            dir,
+        } = *self;
+        let before = Manifest::read(disk, dir)?;
+        if let Some(manifest) = &before {
+            held_by(disk, manifest, session, surveys)?;
+            if how == Generation::IfNew
+                && covers(manifest, surveys)
+                && let Some(receipt) = read_receipt(disk, dir, manifest.generation)?
+            {
+                let generation = manifest.generation;
+                return Ok(Compacted {
+                    generation,
+                    new: false,
+                    manifest: manifest.clone(),
+                    receipt,
+                });
+            }
+        }
+        reserve_room(disk, surveys, options)?;
+        let timeline = Arc::new(Timeline::new(anchor, surveys, session.max_drift_ppm));
+        let number = before
+            .as_ref()
+            .map_or(0, |manifest| manifest.generation)
+            .max(session.generation)
+            + 1;
+        let aside = publish::Aside::new(dir, number);
+        aside.create(disk)?;
+        let job = generation::Job {
+            disk,
+            session,
+            anchor,
+            surveys,
+            timeline: &timeline,
+            options,
+            generation: number,
+            before: before.as_ref(),
+        };
+        let written = job.write(dir, &aside, progress);
+        if written.is_err() {
+            // It takes room that others may need. If it can't go now, it goes before the next one is begun.
+            publish::discard(disk, dir).ok();
+        }
+        let (manifest, receipt, plan) = written?;
+        progress(Progress {
+            phase: Phase::Publishing,
+            done: 0,
+            of: 1,
+        });
+        publish::publish(disk, dir, &plan)?;
+        progress(Progress {
+            phase: Phase::Publishing,
+            done: 1,
+            of: 1,
+        });
+        Ok(Compacted {
+            generation: number,
+            new: true,
+            manifest,
+            receipt,
+        })
+    }
+}
+
+/// Finishes or undoes a publication that a crash cut short.
+pub fn recover_publish(disk: &dyn Disk, session: &Session) -> Result<(), StorageError> {
     publish::recover(disk, &Session::dir(&session.id))
 }
 
@@ -299,11 +372,38 @@ pub fn read_receipt(
 }
 
 /// Surveys of all logs of a session, in order of the devices' names.
+///
+/// # Errors
+/// Also where a single block can't be read.
 pub(crate) fn survey_all(
     disk: &dyn Disk,
     session: &SessionId,
     options: &Options,
     progress: &dyn Fn(Progress),
+) -> Result<Vec<DeviceSurvey>, CompactError> {
+    each_log(disk, session, options, progress, |device| {
+        survey::survey(disk, session, device)
+    })
+}
+
+/// The same, of what can be read: each survey names what can't.
+pub(crate) fn survey_readable(
+    disk: &Tolerant<'_>,
+    session: &SessionId,
+    options: &Options,
+    progress: &dyn Fn(Progress),
+) -> Result<Vec<DeviceSurvey>, CompactError> {
+    each_log(disk, session, options, progress, |device| {
+        survey::survey_readable(disk, session, device)
+    })
+}
+
+fn each_log(
+    disk: &dyn Disk,
+    session: &SessionId,
+    options: &Options,
+    progress: &dyn Fn(Progress),
+    survey: impl Fn(&DeviceId) -> Result<DeviceSurvey, CompactError> + Sync,
 ) -> Result<Vec<DeviceSurvey>, CompactError> {
     let devices = crate::log::devices(disk, session)?;
     let of = devices.len();
@@ -314,37 +414,54 @@ pub(crate) fn survey_all(
             of,
         })
     };
-    parallel::map(
-        options.compaction_threads,
-        &devices,
-        |device| survey(disk, session, device),
-        done,
-    )
+    parallel::map(options.compaction_threads, &devices, survey, done)
 }
 
-/// Whether a generation was made of all device frames that there are.
+/// Whether a generation was made of all device frames that there are, and of all that can be read.
 fn covers(manifest: &Manifest, surveys: &[DeviceSurvey]) -> bool {
     surveys.iter().all(|survey| match manifest.log(&survey.device) {
-        Some(log) => [log.data_frames, log.live_frames] == survey.frames,
+        Some(log) => {
+            let left_out = LogFact::of(survey).left_out;
+            [log.data_frames, log.live_frames] == survey.frames
+                && log.left_out.iter().all(|place| left_out.contains(place))
+        }
         None => survey.frames == [0, 0],
     })
 }
 
-/// Logs only grow. One that shrank is damaged, and nothing that was published may be replaced by less.
-fn held_by(manifest: &Manifest, surveys: &[DeviceSurvey]) -> Result<(), CompactError> {
+/// Logs only grow. One that shrank is damaged, or can't be read, and nothing that was published may be replaced by less.
+fn held_by(
+    disk: &dyn Disk,
+    manifest: &Manifest,
+    session: &Session,
+    surveys: &[DeviceSurvey],
+) -> Result<(), CompactError> {
     for log in &manifest.logs {
         let survey = surveys.iter().find(|survey| survey.device == log.device);
         let found = survey.map_or(0, |survey| survey.frames.iter().sum());
         let expected = log.data_frames + log.live_frames;
-        if found < expected {
-            let (device, generation) = (log.device.clone(), manifest.generation);
-            return Err(CompactError::LogShrank {
+        if found >= expected {
+            continue;
+        }
+        let (device, generation) = (log.device.clone(), manifest.generation);
+        return Err(match survey.and_then(|survey| survey.unreadable.first()) {
+            Some(place) => {
+                let name = crate::log::segment_name(place.segment);
+                CompactError::Unreadable {
+                    path: disk.describe(&Session::log_dir(&session.id, &device).join(name)),
+                    offset: place.hole.offset,
+                    why: place.hole.why.clone(),
+                    device,
+                    generation,
+                }
+            }
+            None => CompactError::LogShrank {
                 device,
                 generation,
                 expected,
                 found,
-            });
-        }
+            },
+        });
     }
     Ok(())
 }

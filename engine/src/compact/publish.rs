@@ -89,21 +89,17 @@ pub fn publish(disk: &dyn Disk, session_dir: &Path, plan: &Plan) -> Result<(), C
     Ok(put_in_place(disk, session_dir, plan)?)
 }
 
-/// Finishes a publication that a crash cut short, and removes what one left behind that never came to a plan. Returns
-/// the generation that was finished, if any.
-pub fn recover(disk: &dyn Disk, session_dir: &Path) -> Result<Option<u32>, StorageError> {
+/// Finishes a publication that a crash cut short, and removes what one left behind that never came to a plan.
+pub fn recover(disk: &dyn Disk, session_dir: &Path) -> Result<(), StorageError> {
     let path = session_dir.join(PLAN);
     let io = |error| StorageError::io("reading", disk.describe(&path), error);
-    let mut finished = None;
     if disk.stat(&path).map_err(io)?.is_some() {
         let bytes = disk::read_all(disk, &path, PLAN_BYTES_MAX).map_err(io)?;
         let plan: Plan = serde_json::from_slice(&bytes)
             .map_err(|error| StorageError::damaged(disk.describe(&path), error))?;
         put_in_place(disk, session_dir, &plan)?;
-        finished = Some(plan.generation);
     }
-    discard(disk, session_dir)?;
-    Ok(finished)
+    discard(disk, session_dir)
 }
 
 /// Removes what was written aside and never planned.
@@ -162,8 +158,9 @@ fn put_in_place(disk: &dyn Disk, session_dir: &Path, plan: &Plan) -> Result<(), 
         } else {
             disk.rename(&new_streams, &streams).map_err(io)?;
         }
-        disk.sync_dir(session_dir).map_err(io)?;
     }
+    // Also where a run before this one did it: that its names can be read does not make them durable.
+    disk.sync_dir(session_dir).map_err(io)?;
     if disk.stat(&new_streams).map_err(io)?.is_some() {
         let old = session_dir.join(format!(".old-g{:04}-streams", plan.generation.saturating_sub(1)));
         if disk.stat(&old).map_err(io)?.is_some() {

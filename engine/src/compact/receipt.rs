@@ -10,12 +10,16 @@ use super::parquet::WrittenStream;
 use super::survey::{DeviceSurvey, StreamPlan};
 use crate::log::FaultKind;
 use crate::session::Session;
+use marey_format::frame::Lane;
 use marey_format::payload::WallReading;
 use marey_format::{DeviceId, DigestChain, SessionId, version};
 use serde::{Deserialize, Serialize};
 
 /// Gaps of one stream that a receipt lists; gaps.parquet has all of them.
 const GAPS_LISTED: usize = 100;
+
+/// Frames that a receipt lists of one place that can't be read.
+const FRAMES_LISTED: usize = 100;
 
 /// A receipt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +36,9 @@ pub struct Receipt {
     pub streams: Vec<StreamReceipt>,
     pub kept_out: Vec<KeptOutFact>,
     pub damage: Vec<DamageFact>,
+    /// What the disk could not read. It is in the logs, as far as anybody knows, and not in this generation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<UnreadableFact>,
     /// What the hub wrote into the logs, such as proven losses.
     pub notes: Vec<NoteFact>,
     pub time: TimeFact,
@@ -102,6 +109,57 @@ pub struct DamageFact {
     pub why: String,
 }
 
+/// A place of a log that the disk could not read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnreadableFact {
+    pub file: String,
+    #[serde(with = "text")]
+    pub offset: u64,
+    #[serde(with = "text")]
+    pub bytes: u64,
+    /// What the disk said.
+    pub why: String,
+    /// Frames that are not in Parquet because of it; null where the segment's list of frames can't be read either.
+    #[serde(with = "optional")]
+    pub frames: Option<u64>,
+    /// Samples in them; null likewise.
+    #[serde(with = "optional")]
+    pub samples: Option<u64>,
+    /// The first of the frames.
+    pub first_frames: Vec<LostFrame>,
+}
+
+/// A frame by its name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LostFrame {
+    #[serde(with = "text")]
+    pub offset: u64,
+    /// Null for frames of the hub.
+    pub epoch: Option<u32>,
+    pub lane: u8,
+    #[serde(with = "text")]
+    pub sequence: u64,
+    /// Number of the stream; 0 where the frame is of none.
+    pub stream: u32,
+    pub samples: u32,
+}
+
+impl std::fmt::Display for UnreadableFact {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            to,
+            "{} can't be read at offset {}, {} bytes ({}); ",
+            self.file, self.offset, self.bytes, self.why
+        )?;
+        match (self.frames, self.samples) {
+            (Some(frames), Some(samples)) => {
+                write!(to, "{frames} frames with {samples} samples are not in Parquet")
+            }
+            _ => to.write_str("how many frames are not in Parquet is unknown, see the gaps"),
+        }
+    }
+}
+
 /// A note of the hub.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NoteFact {
@@ -146,6 +204,7 @@ impl Receipt {
         let streams: Vec<StreamReceipt> = streams.iter().map(StreamReceipt::of).collect();
         let kept_out: Vec<KeptOutFact> = surveys.iter().flat_map(kept_out).collect();
         let damage: Vec<DamageFact> = surveys.iter().flat_map(damage).collect();
+        let unreadable: Vec<UnreadableFact> = surveys.iter().flat_map(unreadable).collect();
         let mut reasons = Vec::new();
         let mut reason = |count: usize, what: &str| {
             if count > 0 {
@@ -167,6 +226,7 @@ impl Receipt {
         );
         reason(kept_out.len(), "frames are kept out of Parquet");
         reason(damage.len(), "places in the logs are damaged");
+        reason(unreadable.len(), "places in the logs can't be read");
         let notes = surveys.iter().flat_map(|survey| {
             survey.notes.iter().map(|entry| NoteFact {
                 device: survey.device.clone(),
@@ -185,6 +245,7 @@ impl Receipt {
             streams,
             kept_out,
             damage,
+            unreadable,
             notes: notes.collect(),
             time: TimeFact {
                 anchor: rfc3339(anchor.utc_ns.div_euclid(1_000)),
@@ -269,6 +330,31 @@ fn damage(survey: &DeviceSurvey) -> impl Iterator<Item = DamageFact> {
             bytes: fault.bytes,
             why: fault.why.clone(),
         })
+}
+
+fn unreadable(survey: &DeviceSurvey) -> impl Iterator<Item = UnreadableFact> {
+    survey.unreadable.iter().map(|place| {
+        let lost = place.lost.as_deref();
+        let first = lost.unwrap_or_default().iter().take(FRAMES_LISTED);
+        UnreadableFact {
+            file: super::manifest::segment_path(&survey.device, place.segment),
+            offset: place.hole.offset,
+            bytes: place.hole.bytes,
+            why: place.hole.why.clone(),
+            frames: lost.map(|lost| lost.len() as u64),
+            samples: lost.map(|lost| lost.iter().map(|entry| u64::from(entry.count)).sum()),
+            first_frames: first
+                .map(|entry| LostFrame {
+                    offset: entry.offset.into(),
+                    epoch: (entry.lane != Lane::Hub).then_some(entry.epoch),
+                    lane: entry.lane as u8,
+                    sequence: entry.sequence,
+                    stream: entry.stream,
+                    samples: entry.count,
+                })
+                .collect(),
+        }
+    })
 }
 
 impl StreamReceipt {

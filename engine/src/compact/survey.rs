@@ -9,6 +9,9 @@
 
 use super::CompactError;
 use super::frames::{FrameEntry, KeptOut, Place, settle};
+use super::left_out::{self, Unreadable};
+use super::manifest::TakenFact;
+use super::unreadable::Tolerant;
 use crate::clock::Row;
 use crate::disk::{Disk, File, OpenMode};
 use crate::error::StorageError;
@@ -17,6 +20,7 @@ use crate::state::{LogState, Meaning, Violation};
 use marey_format::clock::{ProbeKind, ProbeRow};
 use marey_format::frame::{Frame, Kind, Lane};
 use marey_format::payload::{Arrival, EndOfStream, Event, StreamKey, WallReading};
+use marey_format::wire::Holes;
 use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, SessionId};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -37,13 +41,18 @@ pub struct DeviceSurvey {
     /// Lives of the hub's clock, in the log's order, each once.
     pub hub_epochs: Vec<HubEpoch>,
     pub segments: Vec<SegmentFact>,
+    /// What is damaged; not what can't be read, or can't be told from that.
     pub faults: Vec<Fault>,
+    /// What can't be read.
+    pub unreadable: Vec<Unreadable>,
     /// Frames that fit no stream, or break a rule that the hub holds devices to.
     pub misfits: Vec<Misfit>,
     /// Device frames that were taken, by lane.
     pub frames: [u64; 2],
     /// End of the last frame that was delivered.
     pub end: Place,
+    /// Which device frames were taken.
+    pub taken: Vec<TakenFact>,
 }
 
 /// One life of the device's clock and counters.
@@ -137,7 +146,36 @@ pub struct Misfit {
 
 /// Reads a log.
 pub fn survey(disk: &dyn Disk, session: &SessionId, device: &DeviceId) -> Result<DeviceSurvey, CompactError> {
+    read(disk, None, session, device)
+}
+
+/// Reads of a log what can be read.
+pub fn survey_readable(
+    disk: &Tolerant<'_>,
+    session: &SessionId,
+    device: &DeviceId,
+) -> Result<DeviceSurvey, CompactError> {
+    loop {
+        let failures = disk.count();
+        let survey = read(disk, Some(disk), session, device)?;
+        // A block may fail after frames were read from it. Each further reading needs a new failure, of which a segment
+        // can't have many.
+        if disk.count() == failures || !survey.rests_on_what_failed() {
+            return Ok(survey);
+        }
+    }
+}
+
+fn read(
+    disk: &dyn Disk,
+    tolerant: Option<&Tolerant<'_>>,
+    session: &SessionId,
+    device: &DeviceId,
+) -> Result<DeviceSurvey, CompactError> {
     let mut replay = Replay::open(disk, session, device)?;
+    if tolerant.is_some() {
+        replay = replay.with_stand_ins();
+    }
     let mut taking = Taking::default();
     let summaries: Vec<_> = replay
         .reader()
@@ -177,21 +215,31 @@ pub fn survey(disk: &dyn Disk, session: &SessionId, device: &DeviceId) -> Result
             Err(violation) => taking.refuse(place, replayed.at.epoch, &replayed.at.frame, &violation),
         }
     }
-    let (state, faults) = replay.into_state();
+    let (state, mut faults) = replay.into_state();
     let mut segments = Vec::with_capacity(summaries.len());
+    let mut unreadable = Vec::new();
     for (segment, path, bytes, fixed) in summaries {
-        let blake3 = if fixed {
-            Some(hash_file(disk, &path)?)
-        } else {
-            None
+        let mut blake3 = match fixed {
+            true => Some(hash_file(disk, &path)?),
+            false => None,
         };
+        if let Some(tolerant) = tolerant
+            && !tolerant.holes(&path).is_empty()
+        {
+            // Zeros were hashed for what can't be read.
+            blake3 = None;
+            let (file, log) = ((segment, &*path, bytes), (device, session));
+            unreadable.extend(left_out::of_segment(tolerant, file, log, &mut faults)?);
+        }
         segments.push(SegmentFact {
             segment,
             bytes,
             blake3,
         });
     }
-    Ok(taking.finish(device.clone(), &state, faults, segments))
+    let mut survey = taking.finish(device.clone(), &state, faults, segments);
+    survey.unreadable = unreadable;
+    Ok(survey)
 }
 
 /// BLAKE3 of a file, in large reads.
@@ -379,6 +427,16 @@ impl Taking {
         segments: Vec<SegmentFact>,
     ) -> DeviceSurvey {
         let known = state.epochs().iter().filter(|epoch| epoch.id != EpochId::HUB);
+        let taken = known.clone().map(|epoch| {
+            let [data, live] = epoch.holes.clone();
+            TakenFact {
+                epoch: epoch.ordinal,
+                data_next: epoch.next[0],
+                live_next: epoch.next[1],
+                holes: Holes { data, live },
+            }
+        });
+        let taken = taken.collect();
         let epochs = known
             .map(|e| {
                 (
@@ -436,9 +494,11 @@ impl Taking {
             hub_epochs: self.hub_epochs,
             segments,
             faults,
+            unreadable: Vec::new(),
             misfits: self.misfits,
             frames: self.frames,
             end: self.end,
+            taken,
         }
     }
 
@@ -516,16 +576,37 @@ fn probe(epoch: u32, row: &ProbeRow) -> Evidence {
 impl DeviceSurvey {
     /// Whether damage took bytes of the log between two places.
     pub fn damaged_between(&self, from: Place, to: Place) -> bool {
-        let (from, to) = (from.min(to), from.max(to));
-        self.faults
-            .iter()
-            .filter(|fault| fault.kind == FaultKind::Damage)
-            .any(|fault| {
-                let place = Place {
-                    segment: fault.segment,
-                    offset: fault.offset,
-                };
-                from <= place && place <= to
-            })
+        let damaged = |fault: &&Fault| fault.kind == FaultKind::Damage;
+        let mut places = self.faults.iter().filter(damaged).map(|fault| Place {
+            segment: fault.segment,
+            offset: fault.offset,
+        });
+        places.any(|place| between(from, to, place))
     }
+
+    /// Whether something between two places can't be read.
+    pub fn unreadable_between(&self, from: Place, to: Place) -> bool {
+        let mut places = self.unreadable.iter().map(|place| Place {
+            segment: place.segment,
+            offset: place.hole.offset,
+        });
+        places.any(|place| between(from, to, place))
+    }
+
+    /// Whether a frame was delivered from where the disk failed to read later.
+    fn rests_on_what_failed(&self) -> bool {
+        let frames = self.streams.values().flat_map(|plan| &plan.frames);
+        frames.into_iter().any(|frame| {
+            self.unreadable.iter().any(|place| {
+                let hole = &place.hole;
+                place.segment == frame.segment
+                    && u64::from(frame.offset) < hole.offset + hole.bytes
+                    && frame.end_offset() > hole.offset
+            })
+        })
+    }
+}
+
+fn between(from: Place, to: Place, place: Place) -> bool {
+    from.min(to) <= place && place <= from.max(to)
 }

@@ -3,4 +3,5 @@
 pub(crate) mod maker;
 
 mod crash;
+mod unreadable;
 mod whole;

@@ -2,55 +2,28 @@
 //!
 //! Two kinds of crash. After the *death of the process* everything that was written is still there to be read, but no
 //! more durable than before. After a *power cut* each write since the last sync is there, not there, or torn at a
-//! sector, and of the changes of names in each folder since its last sync some first ones are there. A sync that fails
-//! leaves its pages readable and clean: a later sync does not bring them to the disk (the fsync lesson).
+//! sector, and so are the changes of names in each folder since its last sync. A sync that fails leaves its pages
+//! readable and clean: a later sync does not bring them to the disk (the fsync lesson).
+//!
+//! Copies are cheap: a test keeps the disk as it was before each operation.
+
+mod content;
+mod cut;
+mod tree;
 
 use super::{DirEntry, Disk, File, LockGuard, OpenMode, Space, Stat};
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use content::Content;
+pub use cut::Cut;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Bytes that a disk writes as a whole or not at all.
-const SECTOR_BYTES: usize = 512;
+use tree::{Change, Dir, Durable, Node, Tree, set_names};
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug)]
 pub struct MemoryDisk {
     tree: Arc<Mutex<Tree>>,
 }
-
-#[derive(Debug)]
-struct Tree {
-    nodes: BTreeMap<u64, Node>,
-    next: u64,
-    locks: BTreeSet<PathBuf>,
-    space: Space,
-}
-
-#[derive(Debug)]
-enum Node {
-    Dir {
-        now: BTreeMap<String, u64>,
-        durable: BTreeMap<String, u64>,
-        changes: Vec<NameChange>,
-    },
-    File {
-        now: Vec<u8>,
-        durable: Vec<u8>,
-        changes: Vec<Change>,
-    },
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    Length(usize),
-}
-
-/// What a folder's names became: each name in it, and none for one that went.
-type NameChange = Vec<(String, Option<u64>)>;
 
 /// Random numbers from a seed (splitmix64): a crash that is found can be repeated.
 #[derive(Clone, Debug)]
@@ -72,8 +45,6 @@ impl Dice {
     }
 }
 
-const ROOT: u64 = 0;
-
 impl Default for MemoryDisk {
     fn default() -> Self {
         Self::new()
@@ -83,23 +54,12 @@ impl Default for MemoryDisk {
 impl MemoryDisk {
     /// An empty disk of a terabyte.
     pub fn new() -> Self {
-        let root = Node::Dir {
-            now: BTreeMap::new(),
-            durable: BTreeMap::new(),
-            changes: Vec::new(),
-        };
         let space = Space {
             free_bytes: 1 << 40,
             total_bytes: 1 << 40,
         };
-        let tree = Tree {
-            nodes: BTreeMap::from([(ROOT, root)]),
-            next: 1,
-            locks: BTreeSet::new(),
-            space,
-        };
         Self {
-            tree: Arc::new(Mutex::new(tree)),
+            tree: Arc::new(Mutex::new(Tree::new(space))),
         }
     }
 
@@ -110,77 +70,14 @@ impl MemoryDisk {
 
     /// The power is cut: what was not synced is there, not there, or torn, as the dice fall. With no dice, all of it is
     /// lost.
-    pub fn power_cut(&self, mut dice: Option<&mut Dice>) {
-        let mut tree = self.tree();
-        tree.locks.clear();
-        for node in tree.nodes.values_mut() {
-            match node {
-                Node::File {
-                    now,
-                    durable,
-                    changes,
-                } => {
-                    for change in changes.drain(..) {
-                        apply_maybe(durable, &change, dice.as_deref_mut());
-                    }
-                    now.clone_from(durable);
-                }
-                Node::Dir {
-                    now,
-                    durable,
-                    changes,
-                } => {
-                    let kept = dice
-                        .as_deref_mut()
-                        .map_or(0, |dice| dice.below(changes.len() as u64 + 1));
-                    for change in changes.drain(..).take(kept as usize) {
-                        change
-                            .into_iter()
-                            .for_each(|(name, node)| set_name(durable, name, node));
-                    }
-                    now.clone_from(durable);
-                }
-            }
-        }
-        tree.drop_unreachable();
+    pub fn power_cut(&self, dice: Option<&mut Dice>) -> Cut {
+        cut::cut(&mut self.tree(), dice)
     }
 
     /// A copy of the disk as it is, with all that is and is not durable.
     pub fn snapshot(&self) -> Self {
-        let tree = self.tree();
-        let nodes = tree
-            .nodes
-            .iter()
-            .map(|(&id, node)| {
-                let copy = match node {
-                    Node::Dir {
-                        now,
-                        durable,
-                        changes,
-                    } => Node::Dir {
-                        now: now.clone(),
-                        durable: durable.clone(),
-                        changes: changes.clone(),
-                    },
-                    Node::File {
-                        now,
-                        durable,
-                        changes,
-                    } => Node::File {
-                        now: now.clone(),
-                        durable: durable.clone(),
-                        changes: changes.clone(),
-                    },
-                };
-                (id, copy)
-            })
-            .collect();
-        let copy = Tree {
-            nodes,
-            next: tree.next,
-            locks: BTreeSet::new(),
-            space: tree.space,
-        };
+        let mut copy = self.tree().clone();
+        copy.locks.clear();
         Self {
             tree: Arc::new(Mutex::new(copy)),
         }
@@ -190,25 +87,22 @@ impl MemoryDisk {
     pub fn damage(&self, path: &Path, harm: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut tree = self.tree();
         let id = tree.find(path)?;
-        let Some(Node::File {
-            now,
-            durable,
-            changes,
-        }) = tree.nodes.get_mut(&id)
-        else {
-            return Err(is_a_folder());
-        };
-        harm(now);
-        durable.clone_from(now);
-        changes.clear();
+        let (now, durable) = tree.file(id)?;
+        let mut bytes = now.to_vec();
+        harm(&mut bytes);
+        *now = Content::from(&bytes[..]);
+        durable.content.clone_from(now);
+        durable.changes.clear();
         Ok(())
     }
 
-    /// The pages of a file count as written, though they were not: what a sync that failed leaves behind.
-    pub(super) fn forget_unsynced(&self, node: u64) {
-        let mut tree = self.tree();
-        if let Some(Node::File { changes, .. }) = tree.nodes.get_mut(&node) {
-            changes.clear();
+    /// The pages of a file count as written, though they were not, or only the first ones: what a sync that failed
+    /// leaves behind.
+    pub(super) fn forget_unsynced(&self, node: u64, reached: usize) {
+        if let Ok((_, durable)) = self.tree().file(node) {
+            for change in durable.changes.drain(..).take(reached) {
+                change.apply(&mut durable.content);
+            }
         }
     }
 
@@ -220,149 +114,15 @@ impl MemoryDisk {
         let mut tree = self.tree();
         match (tree.find(path), mode) {
             (Ok(_), OpenMode::CreateNew) => Err(io::ErrorKind::AlreadyExists.into()),
-            (Ok(id), _) => match tree.nodes.get(&id) {
-                Some(Node::File { .. }) => Ok(id),
-                _ => Err(is_a_folder()),
-            },
+            (Ok(id), _) => tree.file(id).map(|_| id),
             (Err(_), OpenMode::CreateNew) => {
-                let file = Node::File {
-                    now: Vec::new(),
-                    durable: Vec::new(),
-                    changes: Vec::new(),
-                };
-                let id = tree.add(file);
+                let id = tree.add(Node::File(Content::default(), Durable::default()));
                 tree.rename_in(path, Some(id))?;
                 Ok(id)
             }
             (Err(error), _) => Err(error),
         }
     }
-}
-
-fn apply_maybe(durable: &mut Vec<u8>, change: &Change, dice: Option<&mut Dice>) {
-    let Some(dice) = dice else { return };
-    match (dice.below(4), change) {
-        (0, _) => {}
-        (1, Change::Write { offset, bytes }) => {
-            // Torn: each sector by itself.
-            let mut at = 0;
-            while at < bytes.len() {
-                let sector_end = (offset + at + 1).next_multiple_of(SECTOR_BYTES) - offset;
-                let end = sector_end.min(bytes.len());
-                if dice.below(2) == 0 {
-                    write(durable, offset + at, &bytes[at..end]);
-                }
-                at = end;
-            }
-        }
-        (_, change) => apply(durable, change),
-    }
-}
-
-fn apply(content: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::Write { offset, bytes } => write(content, *offset, bytes),
-        Change::Length(length) => content.resize(*length, 0),
-    }
-}
-
-fn write(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if content.len() < offset + bytes.len() {
-        content.resize(offset + bytes.len(), 0);
-    }
-    content[offset..offset + bytes.len()].copy_from_slice(bytes);
-}
-
-fn set_name(names: &mut BTreeMap<String, u64>, name: String, node: Option<u64>) {
-    match node {
-        Some(node) => {
-            names.insert(name, node);
-        }
-        None => {
-            names.remove(&name);
-        }
-    }
-}
-
-fn is_a_folder() -> io::Error {
-    io::ErrorKind::IsADirectory.into()
-}
-
-impl Tree {
-    fn find(&self, path: &Path) -> io::Result<u64> {
-        let mut at = ROOT;
-        for part in path.components() {
-            let Component::Normal(name) = part else { continue };
-            let Some(Node::Dir { now, .. }) = self.nodes.get(&at) else {
-                return Err(io::ErrorKind::NotADirectory.into());
-            };
-            at = *now.get(text(name)?).ok_or(io::ErrorKind::NotFound)?;
-        }
-        Ok(at)
-    }
-
-    fn add(&mut self, node: Node) -> u64 {
-        let id = self.next;
-        self.next += 1;
-        self.nodes.insert(id, node);
-        id
-    }
-
-    /// One name of one folder changes.
-    fn rename_in(&mut self, path: &Path, node: Option<u64>) -> io::Result<()> {
-        let (dir, name) = self.split(path)?;
-        self.change(dir, vec![(name, node)])
-    }
-
-    fn split(&self, path: &Path) -> io::Result<(u64, String)> {
-        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        Ok((
-            self.find(path.parent().unwrap_or(Path::new("")))?,
-            text(name)?.to_owned(),
-        ))
-    }
-
-    fn change(&mut self, dir: u64, change: NameChange) -> io::Result<()> {
-        let Some(Node::Dir { now, changes, .. }) = self.nodes.get_mut(&dir) else {
-            return Err(io::ErrorKind::NotADirectory.into());
-        };
-        change
-            .iter()
-            .cloned()
-            .for_each(|(name, node)| set_name(now, name, node));
-        changes.push(change);
-        Ok(())
-    }
-
-    /// Names that change together: in one step where the folder is the same, the new name first where it is not.
-    fn change_both(&mut self, a: (&Path, Option<u64>), b: (&Path, Option<u64>)) -> io::Result<()> {
-        let (a_dir, a_name) = self.split(a.0)?;
-        let (b_dir, b_name) = self.split(b.0)?;
-        if a_dir == b_dir {
-            return self.change(a_dir, vec![(a_name, a.1), (b_name, b.1)]);
-        }
-        self.change(a_dir, vec![(a_name, a.1)])?;
-        self.change(b_dir, vec![(b_name, b.1)])
-    }
-
-    fn drop_unreachable(&mut self) {
-        let mut reached = BTreeSet::from([ROOT]);
-        let mut open = vec![ROOT];
-        while let Some(id) = open.pop() {
-            if let Some(Node::Dir { now, durable, .. }) = self.nodes.get(&id) {
-                for &child in now.values().chain(durable.values()) {
-                    if reached.insert(child) {
-                        open.push(child);
-                    }
-                }
-            }
-        }
-        self.nodes.retain(|id, _| reached.contains(id));
-    }
-}
-
-fn text(name: &OsStr) -> io::Result<&str> {
-    name.to_str().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 impl Disk for MemoryDisk {
@@ -375,23 +135,19 @@ impl Disk for MemoryDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        let tree = self.tree();
-        let Some(Node::Dir { now, .. }) = tree.nodes.get(&tree.find(dir)?) else {
-            return Err(io::ErrorKind::NotADirectory.into());
+        let mut tree = self.tree();
+        let names = tree.dir(dir)?.now.clone();
+        let entry = |(name, id)| DirEntry {
+            name,
+            stat: tree.stat(id),
         };
-        Ok(now
-            .iter()
-            .map(|(name, id)| DirEntry {
-                name: name.clone(),
-                stat: tree.stat_of(*id),
-            })
-            .collect())
+        Ok(names.into_iter().map(entry).collect())
     }
 
     fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
         let tree = self.tree();
         match tree.find(path) {
-            Ok(id) => Ok(Some(tree.stat_of(id))),
+            Ok(id) => Ok(Some(tree.stat(id))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -402,11 +158,7 @@ impl Disk for MemoryDisk {
         if tree.find(path).is_ok() {
             return Ok(());
         }
-        let dir = tree.add(Node::Dir {
-            now: BTreeMap::new(),
-            durable: BTreeMap::new(),
-            changes: Vec::new(),
-        });
+        let dir = tree.add(Node::Dir(Dir::default()));
         tree.rename_in(path, Some(dir))
     }
 
@@ -443,17 +195,10 @@ impl Disk for MemoryDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut tree = self.tree();
-        let id = tree.find(path)?;
-        let Some(Node::Dir {
-            now,
-            durable,
-            changes,
-        }) = tree.nodes.get_mut(&id)
-        else {
-            return Err(io::ErrorKind::NotADirectory.into());
-        };
-        durable.clone_from(now);
-        changes.clear();
+        let dir = tree.dir(path)?;
+        for change in dir.changes.drain(..) {
+            set_names(&mut dir.durable, &change);
+        }
         Ok(())
     }
 
@@ -476,21 +221,6 @@ impl Disk for MemoryDisk {
     }
 }
 
-impl Tree {
-    fn stat_of(&self, id: u64) -> Stat {
-        match self.nodes.get(&id) {
-            Some(Node::File { now, .. }) => Stat {
-                is_dir: false,
-                bytes: now.len() as u64,
-            },
-            _ => Stat {
-                is_dir: true,
-                bytes: 0,
-            },
-        }
-    }
-}
-
 #[derive(Debug)]
 struct MemoryFile {
     disk: MemoryDisk,
@@ -498,54 +228,44 @@ struct MemoryFile {
 }
 
 impl MemoryFile {
-    fn with<T>(&self, act: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>, &mut Vec<Change>) -> T) -> io::Result<T> {
-        match self.disk.tree().nodes.get_mut(&self.node) {
-            Some(Node::File {
-                now,
-                durable,
-                changes,
-            }) => Ok(act(now, durable, changes)),
-            _ => Err(io::Error::other("the file went with a power cut")),
-        }
+    fn change(&self, change: Change) -> io::Result<()> {
+        let mut tree = self.disk.tree();
+        let (now, durable) = tree.file(self.node)?;
+        change.apply(now);
+        durable.changes.push(change);
+        Ok(())
     }
 }
 
 impl File for MemoryFile {
     fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize> {
-        self.with(|now, _, _| {
-            let from = now.get(offset as usize..).unwrap_or_default();
-            let length = from.len().min(to.len());
-            to[..length].copy_from_slice(&from[..length]);
-            length
-        })
+        let mut tree = self.disk.tree();
+        Ok(tree.file(self.node)?.0.read(offset as usize, to))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.with(|now, _, changes| {
-            let change = Change::Write {
-                offset: offset as usize,
-                bytes: bytes.to_vec(),
-            };
-            apply(now, &change);
-            changes.push(change);
+        self.change(Change::Write {
+            offset: offset as usize,
+            bytes: bytes.into(),
         })
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.with(|now, _, changes| {
-            let change = Change::Length(bytes as usize);
-            apply(now, &change);
-            changes.push(change);
-        })
+        self.change(Change::Length(bytes as usize))
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.with(|now, _, _| now.len() as u64)
+        Ok(self.disk.tree().file(self.node)?.0.len() as u64)
     }
 
     fn sync(&self) -> io::Result<()> {
-        // What a failed sync dropped from `changes` stays dropped: only the listed changes reach the disk.
-        self.with(|_, durable, changes| changes.drain(..).for_each(|change| apply(durable, &change)))
+        // What a failed sync dropped from the changes stays dropped: only the listed ones reach the disk.
+        let mut tree = self.disk.tree();
+        let (_, durable) = tree.file(self.node)?;
+        for change in durable.changes.drain(..) {
+            change.apply(&mut durable.content);
+        }
+        Ok(())
     }
 }
 
@@ -566,6 +286,7 @@ impl Drop for MemoryLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn content(disk: &MemoryDisk, path: &str) -> Option<Vec<u8>> {
         super::super::read_all(disk, Path::new(path), 1 << 20).ok()
@@ -602,7 +323,7 @@ mod tests {
         disk.sync_dir(Path::new("")).unwrap();
         file.write_at(0, b"lost").unwrap();
         let node = disk.open_node(Path::new("a"), OpenMode::Read).unwrap();
-        disk.forget_unsynced(node);
+        disk.forget_unsynced(node, 0);
         file.sync().unwrap();
         assert_eq!(content(&disk, "a").unwrap(), b"lost");
         disk.power_cut(None);
@@ -612,7 +333,7 @@ mod tests {
     #[test]
     fn torn_writes_tear_at_sectors() {
         let mut seen = BTreeSet::new();
-        for seed in 0..64 {
+        for seed in 0..1000 {
             let disk = MemoryDisk::new();
             let file = disk.open(Path::new("a"), OpenMode::CreateNew).unwrap();
             disk.sync_dir(Path::new("")).unwrap();

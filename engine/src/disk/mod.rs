@@ -1,7 +1,7 @@
 //! The disk seam: the only place in the engine that opens a file.
 //!
-//! A [`Disk`] is rooted in a hub's folder; paths are relative to it. Three kinds: the operating system's
-//! ([`OsDisk`]), one in memory, and one that fails on purpose; the last two come with the feature `testing`.
+//! A [`Disk`] is rooted in a hub's folder; paths are relative to it. Kinds: the operating system's
+//! ([`OsDisk`]), one in memory, and two that fail on purpose; all but the first come with the feature `testing`.
 //! What is assumed of a disk stands in format-spec's `recovery.md`; [`Disk::sync_dir`] is what makes a name durable.
 
 mod os;
@@ -10,6 +10,8 @@ mod os;
 pub mod faulty;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
+#[cfg(any(test, feature = "testing"))]
+pub mod troubled;
 
 pub use os::OsDisk;
 

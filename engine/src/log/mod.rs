@@ -12,10 +12,10 @@ mod window;
 mod writer;
 
 pub use read::{LogFrame, LogReader, SegmentSummary, read_frame};
-pub(crate) use recover::{JournalFrames, recover};
+pub(crate) use recover::{JournalFound, JournalFrames, recover};
 pub use replay::{Replay, Replayed};
 pub use scan::{Fault, FaultKind};
-pub(crate) use writer::{FlushError, Flushing, Log, TakeError, backward, reused};
+pub(crate) use writer::{Before, FlushError, Flushing, Log, TakeError, backward, reused};
 
 use crate::disk::Disk;
 use crate::error::StorageError;

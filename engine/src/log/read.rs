@@ -120,24 +120,35 @@ impl SegmentSummary {
         })
     }
 
-    /// What the segment after this one says of it.
+    /// What a segment after this one says of it.
     fn followed_by(&mut self, next: &SegmentHeader) {
-        if next.predecessor == Predecessor::None || next.segment != self.segment + 1 {
+        let between = next.segment - self.segment - 1;
+        if between < next.superseded {
+            // A copy that was not finished, and was made again: nothing in it counts.
+            self.cut_at = Some(0);
+            self.troubles.clear();
+        }
+        if next.predecessor == Predecessor::None || between != next.superseded || self.cut_at.is_some() {
             return;
         }
         let end = next.predecessor_end;
         self.cut_at = Some(end);
-        if next.predecessor == Predecessor::Sealed && self.sealed_bytes.is_none() && self.file_bytes > end {
+        if next.predecessor != Predecessor::Sealed {
+            // What stands behind the cut was superseded, a footer as well.
+            self.troubles.retain(|&(offset, ..)| offset < end);
+        } else if self.sealed_bytes.is_none() && self.file_bytes > end {
             self.troubles
                 .push((end, self.file_bytes - end, "the footer does not hold".to_owned()));
         }
     }
 
-    /// Whether a broken header is a loss: it was on disk before, or frames follow it.
+    /// Whether a broken header is a loss: it was on disk before, or frames follow it. One whose successor says that
+    /// nothing behind it counts never was.
     fn header_was_synced(&self, file: &dyn File) -> std::io::Result<bool> {
         let mut mark = [0; 4];
         file.read_at(SEGMENT_HEADER_BYTES as u64, &mut mark)?;
-        Ok(self.cut_at.is_some() || self.sealed_bytes.is_some() || mark == marey_format::frame::MARK)
+        let counts = self.cut_at.is_some_and(|end| end > SEGMENT_HEADER_BYTES as u64);
+        Ok(counts || self.sealed_bytes.is_some() || mark == marey_format::frame::MARK)
     }
 
     /// What is wrong with header and footer.
@@ -178,6 +189,20 @@ impl SegmentSummary {
             },
         }
     }
+}
+
+/// How many of a log's segments were finished. A recovery copies what it can't prove to have been synced into a fresh
+/// segment, which says where its predecessor was cut, and seals that only when the copy is synced: before, the original
+/// counts.
+pub(crate) fn finished(segments: &[SegmentSummary]) -> usize {
+    let unfinished = |segment: &&SegmentSummary| {
+        let is_copy = segment
+            .header
+            .as_ref()
+            .is_none_or(|header| header.predecessor == Predecessor::Copied);
+        is_copy && segment.sealed_bytes.is_none()
+    };
+    segments.len() - segments.iter().rev().take_while(unfinished).count()
 }
 
 /// How a segment's file ends.
@@ -250,9 +275,16 @@ impl<'d> LogReader<'d> {
                 Err(error) => return Err(error),
             }
         }
-        for at in 1..segments.len() {
-            if let Some(header) = segments[at].header.clone() {
-                segments[at - 1].followed_by(&header);
+        // The later has the last word: it was made by somebody who saw the earlier.
+        for at in (1..finished(&segments)).rev() {
+            let (before, from) = segments.split_at_mut(at);
+            if let (Some(header), true) = (&from[0].header, from[0].cut_at != Some(0)) {
+                let reach = header.superseded as usize + 1;
+                before
+                    .iter_mut()
+                    .rev()
+                    .take(reach)
+                    .for_each(|segment| segment.followed_by(header));
             }
         }
         let so_far = Continuity::new(device, session);

@@ -3,11 +3,11 @@
 //! Sealed segments are taken from their indices. The unsealed one counts up to the point that is proven to have been
 //! synced; what is valid beyond it, and what the journal holds, goes into a fresh segment that is sealed at once.
 
-use super::read::{LogReader, SegmentSummary};
+use super::read::{LogReader, SegmentSummary, finished};
 use super::replay::Applier;
 use super::scan::{Continuity, Extent, Fault, FaultKind, Scanner, Step};
 use super::window::Window;
-use super::writer::{FlushError, Log};
+use super::writer::{Before, FlushError, Log};
 use crate::disk::{Disk, OpenMode};
 use crate::error::StorageError;
 use crate::options::Options;
@@ -36,13 +36,21 @@ pub(crate) struct Recovered {
     pub carried: u64,
 }
 
-/// Recovers one log. `journal` is empty after a close in good order; `journal_whole` says that no record of it is
-/// missing, so that the first frame it has for a log proves all before.
+/// What the journal was like when the hub was opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JournalFound {
+    /// No record is missing, so that the first frame it has for a log proves all before.
+    pub whole: bool,
+    /// It had records, so the hub did not close in good order: what was written last need not be durable.
+    pub crashed: bool,
+}
+
+/// Recovers one log. `journal` is empty after a close in good order.
 pub(crate) fn recover(
     disk: &dyn Disk,
     ids: (&DeviceId, &SessionId, [u8; 16]),
     journal: &[JournalFrames],
-    journal_whole: bool,
+    found: JournalFound,
     options: &Options,
     now: HubInstant,
     versions: &mut StreamVersions,
@@ -60,19 +68,23 @@ pub(crate) fn recover(
     let highest = super::segments(disk, &dir)?.last().map_or(0, |last| last.0);
     let mut applier = Applier::default();
     let mut carry = Vec::new();
-    let mut predecessor = (Predecessor::None, 0);
+    let mut predecessor = Before::NONE;
+    let tail = finished(&segments).saturating_sub(1);
     for (at, summary) in segments.iter().enumerate() {
-        let is_last = at + 1 == segments.len();
-        // Frames that the journal still has need not be synced here, whatever the file looks like: it may have been
-        // sealed by a write whose sync was never done.
+        // The last one that was finished, and behind it copies of its end that were not.
+        let (is_tail, is_copy) = (at >= tail, at > tail);
         let in_journal = journal
             .iter()
             .filter(|f| f.segment == summary.segment)
             .map(|f| f.offset)
             .min();
-        let is_sealed = summary.sealed_bytes.is_some();
-        let unproven =
-            is_last && summary.cut_at.is_none() && (!is_sealed || !journal_whole || in_journal.is_some());
+        let is_sealed = summary.index.is_some();
+        // While the journal has frames of this segment or of an earlier one, this one need not be synced, whatever it
+        // looks like: it may have been sealed by a write whose sync was never done, in a run of the hub, or in a recovery
+        // that put the journal's frames into it.
+        let not_released = journal.iter().any(|f| f.segment <= summary.segment);
+        let is_proven = is_sealed && found.whole && !not_released;
+        let unproven = is_copy || (is_tail && summary.cut_at.is_none() && !is_proven);
         faults.extend(summary.faults(disk)?.into_iter().map(|mut fault| {
             if unproven && fault.offset > 0 {
                 fault.kind = FaultKind::TornTail;
@@ -85,7 +97,11 @@ pub(crate) fn recover(
             && counts_whole
             && take_index(disk, summary, &mut applier.state)?
         {
-            predecessor = (Predecessor::Sealed, data_bytes);
+            predecessor = match is_tail && found.crashed {
+                // The footer proves the frames and not itself: the crash may have come between its write and its sync.
+                true => Before::cut(data_bytes),
+                false => Before::sealed(data_bytes),
+            };
             continue;
         }
         let mut scan = Scan {
@@ -94,15 +110,29 @@ pub(crate) fn recover(
             ids: (device, session),
             faults: &mut faults,
         };
+        if is_copy {
+            scan.copy(&mut applier, &mut carry)?;
+            predecessor.superseded += 1;
+            continue;
+        }
         let end = match unproven {
             true => scan.tail(
                 &mut applier,
-                in_journal.filter(|_| journal_whole).unwrap_or(0),
+                in_journal.filter(|_| found.whole).unwrap_or(0),
                 &mut carry,
             )?,
             false => scan.whole(&mut applier)?,
         };
-        predecessor = (Predecessor::Cut, end);
+        predecessor = Before::cut(end);
+    }
+    if let Some(last) = segments.last()
+        && tail < segments.len()
+    {
+        // Files that are no segments of this log may stand behind it.
+        predecessor.superseded += highest - last.segment;
+        if predecessor.superseded > 0 {
+            predecessor.why = Predecessor::Cut;
+        }
     }
     learn(&applier.state, versions);
     let segment_bytes = (options.segment_bytes_first, options.segment_bytes_max);
@@ -156,6 +186,12 @@ fn take_index(disk: &dyn Disk, summary: &SegmentSummary, state: &mut LogState) -
     Ok(true)
 }
 
+/// What stands in a segment: frames by offset with their epochs, and where faults are.
+struct Found {
+    frames: Vec<(u64, Option<u32>, Vec<u8>)>,
+    damage: Vec<u64>,
+}
+
 struct Scan<'a> {
     disk: &'a dyn Disk,
     summary: &'a SegmentSummary,
@@ -174,33 +210,19 @@ impl Scan<'_> {
         Ok(extent.limit)
     }
 
-    /// The segment that may not be on the disk to its end: frames below the proven point count, those beyond are to be carried over.
+    /// The segment that may not be on the disk to its end: frames below the proven point count, those beyond are to be
+    /// carried over.
     fn tail(
         &mut self,
         applier: &mut Applier,
         proven: u64,
         carry: &mut Vec<(Option<u32>, Vec<u8>)>,
     ) -> Result<u64, StorageError> {
-        let extent = Extent {
-            limit: self.summary.sealed_bytes.unwrap_or(self.summary.file_bytes),
-            proven: proven.max(SEGMENT_HEADER_BYTES as u64),
-        };
-        let mut point = extent.proven;
-        let mut found: Vec<(u64, Option<u32>, Vec<u8>)> = Vec::new();
-        let mut damaged_at = Vec::new();
-        let faults_before = self.faults.len();
-        self.run(extent, applier, |_, offset, epoch, frame| {
-            if frame.header().kind == Kind::CHECKPOINT
-                && let Some(checkpoint) = Checkpoint::parse(frame.payload())
-                && checkpoint.synced_through <= offset
-            {
-                point = point.max(checkpoint.synced_through);
-            }
-            found.push((offset, epoch, frame.bytes().to_vec()));
-        })?;
-        damaged_at.extend(self.faults[faults_before..].iter().map(|fault| fault.offset));
-        let mut damage = damaged_at.into_iter().peekable();
-        for (offset, epoch, bytes) in found {
+        let proven = proven.max(SEGMENT_HEADER_BYTES as u64);
+        let (found, synced_through) = self.found(applier, proven)?;
+        let point = proven.max(synced_through);
+        let mut damage = found.damage.into_iter().peekable();
+        for (offset, epoch, bytes) in found.frames {
             if damage.next_if(|&at| at < offset).is_some() {
                 applier.damaged();
             }
@@ -212,6 +234,48 @@ impl Scan<'_> {
             let _ = applier.apply(&frame, epoch, offset as u32);
         }
         Ok(point)
+    }
+
+    /// A copy that was not finished: all of it is to be carried over, behind what it is a copy of.
+    fn copy(
+        &mut self,
+        applier: &mut Applier,
+        carry: &mut Vec<(Option<u32>, Vec<u8>)>,
+    ) -> Result<(), StorageError> {
+        let (found, _) = self.found(applier, SEGMENT_HEADER_BYTES as u64)?;
+        carry.extend(found.frames.into_iter().map(|(_, epoch, bytes)| (epoch, bytes)));
+        Ok(())
+    }
+
+    /// Every valid frame of a segment that may not be on the disk to its end, and up to where its checkpoints say that
+    /// it had been synced.
+    fn found(&mut self, applier: &mut Applier, proven: u64) -> Result<(Found, u64), StorageError> {
+        let extent = Extent {
+            // A file that ends before what the journal proves has lost its end.
+            limit: self
+                .summary
+                .sealed_bytes
+                .unwrap_or(self.summary.file_bytes)
+                .max(proven),
+            proven,
+        };
+        let mut synced_through = 0;
+        let mut frames = Vec::new();
+        let faults_before = self.faults.len();
+        self.run(extent, applier, |_, offset, epoch, frame| {
+            if frame.header().kind == Kind::CHECKPOINT
+                && let Some(checkpoint) = Checkpoint::parse(frame.payload())
+                && checkpoint.synced_through <= offset
+            {
+                synced_through = synced_through.max(checkpoint.synced_through);
+            }
+            frames.push((offset, epoch, frame.bytes().to_vec()));
+        })?;
+        let damage = self.faults[faults_before..]
+            .iter()
+            .map(|fault| fault.offset)
+            .collect();
+        Ok((Found { frames, damage }, synced_through))
     }
 
     fn run(

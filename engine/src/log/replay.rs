@@ -6,8 +6,8 @@ use crate::error::StorageError;
 use crate::session::Session;
 use crate::state::{Judged, LogState, Violation};
 use marey_format::frame::{Frame, Lane};
-use marey_format::{DeviceId, SessionId};
-use std::collections::HashSet;
+use marey_format::{DeviceId, EpochId, SessionId};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 /// Reads a log from its beginning and applies every frame to a [`LogState`].
@@ -16,6 +16,8 @@ pub struct Replay<'d> {
     reader: LogReader<'d>,
     applier: Applier,
     faults_seen: usize,
+    /// Epochs that segments begin in, by their headers, where those are to stand in for epoch frames that can't be read.
+    stand_ins: BTreeMap<u32, (EpochId, u32)>,
 }
 
 /// A state, and which lanes damage may have cut.
@@ -72,7 +74,18 @@ impl<'d> Replay<'d> {
             reader,
             applier: Applier::default(),
             faults_seen: 0,
+            stand_ins: BTreeMap::new(),
         })
+    }
+
+    /// The same, where an epoch's frame may be unreadable for now: the headers of later segments stand in for it, but
+    /// for the boot, which they do not know.
+    pub(crate) fn with_stand_ins(mut self) -> Self {
+        let segments = self.reader.segments().iter();
+        self.stand_ins = segments
+            .filter_map(|segment| Some((segment.segment, segment.header.as_ref()?.epoch?)))
+            .collect();
+        self
     }
 
     /// What the frames so far add up to.
@@ -97,6 +110,9 @@ impl<'d> Replay<'d> {
         if at.faults_before > self.faults_seen {
             self.faults_seen = at.faults_before;
             self.applier.damaged();
+        }
+        if let Some((epoch, ordinal)) = self.stand_ins.remove(&at.segment) {
+            self.applier.state.stand_in(epoch, ordinal);
         }
         let judged = self.applier.apply(&at.frame, at.epoch, at.offset as u32);
         Ok(Some(Replayed { at, judged }))

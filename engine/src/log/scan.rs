@@ -6,7 +6,7 @@
 
 use super::window::Window;
 use crate::state::LogState;
-use marey_format::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, Lane};
+use marey_format::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, Lane, MARK};
 use marey_format::log::{INDEX_MAGIC, IndexEntry, SEGMENT_HEADER_BYTES};
 use marey_format::payload::{Checkpoint, EpochMark};
 use marey_format::{DeviceId, EpochId, Seed, SessionId, limits};
@@ -327,9 +327,13 @@ impl Scanner {
             });
         }
         self.after_damage = true;
+        let inside = self.believed_end(offset, so_far)?;
         let mut at = offset + 8;
         while at < self.extent.limit {
-            let start = self.start(at, &checkpoints);
+            let mut start = self.start(at, &checkpoints);
+            if start == Start::Unknown && at < inside {
+                start = Start::Inside;
+            }
             if start != Start::Inside
                 && let Ok(found) = self.frame_at(at, so_far)?
                 && (found.taken || start == Start::Listed)
@@ -346,6 +350,25 @@ impl Scanner {
             bytes: self.position - offset,
             why,
         })
+    }
+
+    /// Up to where the broken frame at an offset reaches by its own length, as far as that can be believed: what stands
+    /// inside of it is its payload's, whatever it looks like. Behind a whole mark the length counts; without one if the
+    /// next frame stands at its end, or if that is where the data end.
+    fn believed_end(&mut self, offset: u64, so_far: &Continuity) -> io::Result<u64> {
+        let left = self.extent.limit - offset;
+        let head = self.window.at(offset, HEADER_BYTES.min(left as usize))?;
+        let Some(length) = head.get(8..12).and_then(|length| length.try_into().ok()) else {
+            return Ok(offset);
+        };
+        let (length, has_mark) = (u32::from_le_bytes(length), head.starts_with(&MARK));
+        let end = offset + u64::from(length);
+        let is_one = length.is_multiple_of(8)
+            && (HEADER_BYTES..=limits::FRAME_BYTES_MAX).contains(&(length as usize))
+            && end <= self.extent.limit;
+        let believed =
+            is_one && (has_mark || end == self.extent.limit || self.frame_at(end, so_far)?.is_ok());
+        Ok(if believed { end } else { offset })
     }
 
     /// Whether a frame is known to begin here, as far as an index or a checkpoint says.

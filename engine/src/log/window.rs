@@ -10,6 +10,8 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Window {
     file: Arc<dyn File>,
+    /// How long the file is, once it was asked: beyond there is nothing to read, however often somebody looks.
+    file_bytes: Option<u64>,
     buffer: Vec<u8>,
     /// Where in the file the buffer begins.
     start: u64,
@@ -19,17 +21,31 @@ impl Window {
     pub fn new(file: Arc<dyn File>) -> Self {
         Self {
             file,
+            file_bytes: None,
             buffer: Vec::new(),
             start: 0,
         }
     }
 
+    /// The length of the file.
+    pub fn file_bytes(&mut self) -> io::Result<u64> {
+        match self.file_bytes {
+            Some(bytes) => Ok(bytes),
+            None => Ok(*self.file_bytes.insert(self.file.len()?)),
+        }
+    }
+
     /// `length` bytes at `offset`; fewer at the end of the file.
     pub fn at(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
+        let left = self.file_bytes()?.saturating_sub(offset);
+        let length = (length as u64).min(left) as usize;
+        if length == 0 {
+            return Ok(&[]);
+        }
         let holds = offset >= self.start && offset + length as u64 <= self.start + self.buffer.len() as u64;
         if !holds {
             let kept = self.keep_from(offset);
-            let wanted = length.max(READ_BYTES);
+            let wanted = (length.max(READ_BYTES) as u64).min(left) as usize;
             self.buffer.resize(wanted, 0);
             let read = self
                 .file

@@ -43,11 +43,45 @@ pub(crate) struct Log {
     held: HashMap<(u32, Lane), u64>,
 }
 
+/// What a segment's header says of those before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before {
+    pub why: Predecessor,
+    /// Up to where the predecessor counts.
+    pub end: u64,
+    /// Unfinished copies behind the predecessor.
+    pub superseded: u32,
+}
+
+impl Before {
+    pub const NONE: Self = Self {
+        why: Predecessor::None,
+        end: 0,
+        superseded: 0,
+    };
+
+    pub fn sealed(end: u64) -> Self {
+        Self {
+            why: Predecessor::Sealed,
+            end,
+            superseded: 0,
+        }
+    }
+
+    pub fn cut(end: u64) -> Self {
+        Self {
+            why: Predecessor::Cut,
+            end,
+            superseded: 0,
+        }
+    }
+}
+
 /// The segment that frames go into.
 #[derive(Debug)]
 struct Segment {
     number: u32,
-    predecessor: (Predecessor, u64),
+    predecessor: Before,
     /// Not made yet: the header goes with the first write.
     fresh: bool,
     index: Vec<IndexEntry>,
@@ -71,6 +105,9 @@ pub(crate) struct Flushing {
     bytes: Vec<u8>,
     /// Header and frames of a segment that is sealed by this flush.
     seal: Option<u64>,
+    /// Of a segment that is sealed: so many of the bytes are synced before the footer is written, which then proves them,
+    /// and in one that recovery makes, that what its predecessor had is safe here.
+    data_first: Option<usize>,
 }
 
 /// Why a frame was not taken.
@@ -91,7 +128,7 @@ impl Log {
         ids: (&DeviceId, &SessionId, [u8; 16]),
         state: LogState,
         number: u32,
-        predecessor: (Predecessor, u64),
+        predecessor: Before,
         segment_bytes: (u64, u64),
     ) -> Self {
         let (device, session, hub_id) = ids;
@@ -222,6 +259,9 @@ impl Log {
         let frame = Frame::parse(bytes).expect("recovery hands on frames whose checksums hold");
         match self.state.inspect(&frame, epoch, 0) {
             Ok(_) => {
+                if self.segment.predecessor.why == Predecessor::Cut {
+                    self.segment.predecessor.why = Predecessor::Copied;
+                }
                 self.begin_segment(now, false);
                 if let Some(epoch) = epoch
                     && self.state.current() != Some(epoch)
@@ -304,10 +344,13 @@ impl Log {
         self.segment.written += bytes.len() as u64;
         self.segment.fresh = false;
         let data_bytes = self.segment.written;
+        // A footer that can be read proves that what stands before it was synced: the journal need not have these frames,
+        // since a flush that makes room in it writes what it was to take next as well.
+        let data_first = seal.then_some(bytes.len());
         let sealed = seal.then(|| {
             let entries = std::mem::take(&mut self.segment.index);
             bytes.extend_from_slice(&Footer { data_bytes, entries }.to_bytes());
-            self.segment = Segment::new(self.segment.number + 1, (Predecessor::Sealed, data_bytes));
+            self.segment = Segment::new(self.segment.number + 1, Before::sealed(data_bytes));
             self.segment_bytes = (self.segment_bytes * 2).min(self.segment_bytes_max);
             data_bytes
         });
@@ -318,6 +361,7 @@ impl Log {
             offset,
             bytes,
             seal: sealed,
+            data_first,
         })
     }
 
@@ -344,8 +388,9 @@ impl Log {
             session: self.session.clone(),
             device: self.device.clone(),
             segment: self.segment.number,
-            predecessor: self.segment.predecessor.0,
-            predecessor_end: self.segment.predecessor.1,
+            predecessor: self.segment.predecessor.why,
+            predecessor_end: self.segment.predecessor.end,
+            superseded: self.segment.predecessor.superseded,
             epoch,
             hub_sequence: self.state.hub_next(),
             hub_epoch: now.epoch,
@@ -498,7 +543,7 @@ impl Log {
 }
 
 impl Segment {
-    fn new(number: u32, predecessor: (Predecessor, u64)) -> Self {
+    fn new(number: u32, predecessor: Before) -> Self {
         Self {
             number,
             predecessor,
@@ -538,9 +583,16 @@ impl Flushing {
             disk.open(&self.path, OpenMode::ReadWrite)
         };
         let file = file.map_err(io("opening")).map_err(FlushError::Write)?;
-        file.write_at(self.offset, &self.bytes)
+        let first = self.data_first.unwrap_or(self.bytes.len());
+        file.write_at(self.offset, &self.bytes[..first])
             .map_err(io("writing"))
             .map_err(FlushError::Write)?;
+        if self.data_first.is_some() {
+            file.sync().map_err(io("syncing")).map_err(FlushError::Sync)?;
+            file.write_at(self.offset + first as u64, &self.bytes[first..])
+                .map_err(io("sealing"))
+                .map_err(FlushError::Write)?;
+        }
         if self.seal.is_some() {
             let end = self.offset + self.bytes.len() as u64;
             file.set_len(end)

@@ -21,22 +21,17 @@ pub struct LogScan<'d> {
 
 impl<'d> LogScan<'d> {
     pub fn new(disk: &'d dyn Disk, session: &SessionId, later: Later) -> Result<Self, ReadError> {
-        let Later {
-            survey,
-            key,
-            timeline,
-            from,
-        } = later;
-        let plan = survey.streams[&key].clone();
+        let plan = later.survey.streams[&later.key].clone();
         let schema = stream_schema(&plan.declaration);
         let builder = BatchBuilder::new(schema.clone(), &plan.declaration);
-        let source = FrameSource::new(disk, session, &survey.device, &survey.epochs);
+        let source = FrameSource::new(disk, session, &later.survey.device, &later.survey.epochs);
         let frames = plan
             .frames
             .iter()
-            .filter(|frame| frame.place() >= from)
+            .filter(|frame| later.lacks(frame))
             .copied()
             .collect();
+        let Later { survey, timeline, .. } = later;
         let merge = RowMerge::of_frames(source, plan, frames, survey.device, timeline)?;
         Ok(Self {
             merge,

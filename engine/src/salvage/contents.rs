@@ -36,8 +36,12 @@ pub struct SessionContents {
     pub devices: Vec<DeviceContents>,
     /// What an operator should know of the clocks.
     pub warnings: Vec<String>,
-    /// Places in the logs that can't be read.
+    /// Places in the logs that are damaged.
     pub faults: usize,
+    /// Places that the disk can't read, now.
+    pub unreadable: Vec<String>,
+    /// Places that it could not read when the newest Parquet was made, and that are missing there.
+    pub left_out: Vec<String>,
 }
 
 /// One device of it.
@@ -158,6 +162,23 @@ pub fn contents(
         devices: devices?,
         warnings: warnings.collect(),
         faults: surveys.iter().map(|survey| survey.faults.len()).sum(),
+        unreadable: source
+            .view
+            .unreadable()
+            .into_iter()
+            .map(|hole| {
+                let path = hole.path.display();
+                format!(
+                    "{path}: {} bytes at offset {} can't be read ({})",
+                    hole.bytes, hole.offset, hole.why
+                )
+            })
+            .collect(),
+        left_out: manifest
+            .iter()
+            .flat_map(Manifest::left_out)
+            .map(ToString::to_string)
+            .collect(),
     })
 }
 

@@ -6,27 +6,33 @@
 
 use super::inventory::{Inventory, Item, Key, Position};
 use super::lost::{Lost, LostBytes, LostFrames, LostSamples};
+use super::rewrite::Written;
 use crate::log::Fault;
 use marey_format::frame::{Kind, Lane};
+use marey_format::payload::Assign;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What of a log is lost. `refused`: whole frames that nothing could be made of. `short`: files that end before
-/// where a manifest says that they did.
-pub(super) fn find(inventory: &Inventory, refused: &[(Item, String)], short: &[Fault]) -> Lost {
+/// What of a log is lost in its copy. `short`: files that end before where a manifest says that they did.
+pub(super) fn find(inventory: &Inventory, written: &Written, short: &[Fault]) -> Lost {
     let mut losses: Vec<Loss<'_>> = inventory
         .losses()
         .map(|fault| Loss::new(inventory, fault))
         .collect();
-    losses.extend(short.iter().map(|fault| Loss::new(inventory, fault)));
+    losses.extend(short.iter().map(|fault| Loss {
+        is_short: true,
+        ..Loss::new(inventory, fault)
+    }));
+    losses.extend(headers(inventory));
     losses.sort_by_key(|loss| loss.from);
     let mut finding = Finding {
         inventory,
+        assigns: &written.assigns,
         losses,
         lanes: lanes(inventory),
         lost: Lost::default(),
     };
-    let certain = finding.certain(refused);
+    let certain = finding.certain(&written.refused);
     let missing = finding.missing(&certain);
     finding.open_ends(&missing);
     finding.samples(&certain, &missing);
@@ -43,6 +49,22 @@ struct Loss<'a> {
     /// Sequences that are missing from the lanes here.
     missing: u64,
     indexed: bool,
+    /// No frame stands in a header; but what destroyed it may have moved frames over those behind it.
+    is_header: bool,
+    /// A manifest knows of more frames than there are, wherever they stood.
+    is_short: bool,
+}
+
+/// Headers that can't be read.
+fn headers(inventory: &Inventory) -> impl Iterator<Item = Loss<'_>> {
+    let broken = inventory.faults.iter().filter(|fault| {
+        let segment = inventory.segments.get(&fault.segment);
+        fault.offset == 0 && segment.is_some_and(|segment| segment.troubles.contains(&(0, fault.bytes)))
+    });
+    broken.map(|fault| Loss {
+        is_header: true,
+        ..Loss::new(inventory, fault)
+    })
 }
 
 impl<'a> Loss<'a> {
@@ -72,12 +94,14 @@ impl<'a> Loss<'a> {
             listed,
             missing: 0,
             indexed,
+            is_header: false,
+            is_short: false,
         }
     }
 
     /// Whether all that stood here is named.
     fn is_explained(&self) -> bool {
-        self.indexed || self.listed.is_some_and(|listed| listed == self.missing)
+        self.is_header || self.indexed || self.listed.is_some_and(|listed| listed == self.missing)
     }
 }
 
@@ -121,6 +145,8 @@ struct Missing {
 
 struct Finding<'a> {
     inventory: &'a Inventory,
+    /// The streams as the copy has them.
+    assigns: &'a BTreeMap<(u32, u32), Assign>,
     losses: Vec<Loss<'a>>,
     lanes: Lanes,
     lost: Lost,
@@ -223,7 +249,8 @@ impl Finding<'_> {
             let loss = self
                 .losses
                 .iter()
-                .position(|loss| from <= loss.from && loss.from <= to);
+                .position(|loss| from <= loss.from && loss.from <= to)
+                .or_else(|| self.losses.iter().position(|loss| loss.is_short));
             match loss {
                 Some(loss) => {
                     self.losses[loss].missing += end - first;
@@ -357,6 +384,7 @@ impl Finding<'_> {
             .inventory
             .assigns
             .keys()
+            .chain(self.inventory.declarations.keys())
             .filter(|(of, _)| *of == epoch)
             .map(|(_, stream)| *stream);
         let mut streams: Vec<u32> = data.chain(assigned).collect();
@@ -466,7 +494,6 @@ impl Finding<'_> {
         place: (PathBuf, u64, String),
     ) {
         let named = self
-            .inventory
             .assigns
             .get(&of)
             .map(|assign| assign.stream_key().to_string());

@@ -103,6 +103,8 @@ pub(super) struct Inventory {
     pub hub: Option<[u8; 16]>,
     pub segments: BTreeMap<u32, SegmentFound>,
     pub faults: Vec<Fault>,
+    /// Those of them that only the journal proves to be damage.
+    pub by_journal: Vec<Fault>,
     /// Rows of whole indices whose frame is gone.
     pub gone: Vec<(u32, IndexEntry)>,
     /// Bytes of the journal's frames, one behind the other.
@@ -159,8 +161,11 @@ impl Inventory {
             files: BTreeMap::new(),
             buffer: Vec::new(),
         };
+        taking.prove_by_journal(view);
+        let torn = taking.look_behind_torn(&mut again)?;
         taking.look_again(&mut again, indices)?;
         taking.look_where_listed(&mut again)?;
+        taking.judge_torn(torn);
         for (at, length, epoch) in journal {
             let bytes = std::mem::take(&mut taking.inventory.journal);
             if let Ok(frame) = Frame::parse(&bytes[at..at + length]) {
@@ -190,13 +195,15 @@ impl Inventory {
     }
 }
 
-struct Taking {
-    inventory: Inventory,
+pub(super) struct Taking {
+    pub(super) inventory: Inventory,
     keys: HashSet<Key>,
     hub_seed: Seed,
     seeds: BTreeMap<u32, Seed>,
     /// Places of checkpoints in segments without an index.
-    checkpoints: Vec<(u32, u64, Checkpoint)>,
+    pub(super) checkpoints: Vec<(u32, u64, Checkpoint)>,
+    /// Where the journal's frames belong: what is not there is not lost.
+    pub(super) homes: BTreeSet<Position>,
 }
 
 impl Taking {
@@ -218,6 +225,7 @@ impl Taking {
             hub: None,
             segments: BTreeMap::new(),
             faults: Vec::new(),
+            by_journal: Vec::new(),
             gone: Vec::new(),
             journal: Vec::new(),
             from_journal: 0,
@@ -228,6 +236,7 @@ impl Taking {
             hub_seed: Seed::new(device, session, &EpochId::HUB),
             seeds: BTreeMap::new(),
             checkpoints: Vec::new(),
+            homes: BTreeSet::new(),
         }
     }
 
@@ -350,7 +359,7 @@ impl Taking {
     }
 
     /// The epoch under whose seed the frame is whole: `Some(None)` for frames of the hub.
-    fn owner(&self, frame: &Frame<'_>, epoch: Option<u32>) -> Option<Option<u32>> {
+    pub(super) fn owner(&self, frame: &Frame<'_>, epoch: Option<u32>) -> Option<Option<u32>> {
         if frame.header().lane == Lane::Hub {
             return frame.verify(self.hub_seed).is_ok().then_some(None);
         }
@@ -390,6 +399,8 @@ impl Taking {
                             self.mark(mark);
                         }
                         frames.push((start + at, length, epoch));
+                        self.homes
+                            .insert((piece.segment, piece.offset.saturating_add(at as u64)));
                     }
                     None => self.journal_fault(
                         path,
@@ -496,6 +507,34 @@ impl Taking {
         Ok(())
     }
 
+    /// A frame that was taken stands here once more, where a frame of its own stood: a write that went astray. Which of
+    /// the two places it was meant for nothing tells.
+    fn stands_twice(&mut self, again: &Item) {
+        let taken = self.inventory.items.iter().find(|item| item.key() == again.key());
+        let places: Vec<Position> = taken
+            .map(|taken| taken.at)
+            .into_iter()
+            .chain([again.at])
+            .collect();
+        for (segment, offset) in places {
+            let Some(found) = self.inventory.segments.get(&segment) else {
+                continue;
+            };
+            let why = format!(
+                "frame {} of lane {:?} stands here and elsewhere: a write that went astray",
+                again.sequence, again.lane
+            );
+            self.inventory.faults.push(Fault {
+                kind: FaultKind::Damage,
+                path: found.path.clone(),
+                segment,
+                offset,
+                bytes: u64::from(again.length),
+                why,
+            });
+        }
+    }
+
     /// Every place that a checkpoint lists in a segment without an index, and where no frame was delivered.
     fn look_where_listed(&mut self, again: &mut Again<'_>) -> Result<(), StorageError> {
         let delivered: BTreeSet<Position> = self.inventory.items.iter().map(|item| item.at).collect();
@@ -518,8 +557,14 @@ impl Taking {
                     .and_then(|frame| Some((self.owner(&frame, None)?, frame)));
                 match whole {
                     Some((epoch, frame)) => {
-                        self.take(at, epoch, &frame);
+                        if !self.take(at, epoch, &frame) {
+                            let item = Item::of(at, epoch, &frame);
+                            self.stands_twice(&item);
+                            gone.push(offset);
+                        }
                     }
+                    // The journal has it, or what stands here is one that was taken elsewhere.
+                    None if self.homes.contains(&at) => {}
                     None => gone.push(offset),
                 }
             }
@@ -533,14 +578,19 @@ impl Taking {
 }
 
 /// Reads single frames, one segment after the other.
-struct Again<'v> {
+pub(super) struct Again<'v> {
     view: &'v View,
     files: BTreeMap<u32, Arc<dyn File>>,
     buffer: Vec<u8>,
 }
 
 impl Again<'_> {
-    fn read(&mut self, taking: &Taking, at: Position, length: usize) -> Result<Vec<u8>, StorageError> {
+    pub(super) fn read(
+        &mut self,
+        taking: &Taking,
+        at: Position,
+        length: usize,
+    ) -> Result<Vec<u8>, StorageError> {
         let (session, device) = (&taking.inventory.session, &taking.inventory.device);
         let read = |this: &mut Self| -> io::Result<usize> {
             let file = open_segment(this.view, &mut this.files, session, device, at.0)?;

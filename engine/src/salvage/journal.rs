@@ -47,6 +47,22 @@ pub(super) fn read(source: &Source, hub: [u8; 16]) -> Result<Option<Replayed>, S
     for number in 0..blocks.len() {
         let path = dir.join(format!("{number:06}.mjb"));
         let bytes = disk::read_all(&*view, &path, BLOCK_BYTES_MAX).map_err(io)?;
+        if let Some((offset, bytes, why)) = unfinished(&bytes, &hub, replayed.newest) {
+            let (kind, path, offset, bytes) = (
+                FaultKind::TornTail,
+                view.describe(&path),
+                offset as u64,
+                bytes as u64,
+            );
+            replayed.faults.push(Fault {
+                kind,
+                path,
+                segment: 0,
+                offset,
+                bytes,
+                why,
+            });
+        }
         if let Some((offset, commit)) = beyond(&bytes, &hub, replayed.newest) {
             let why = format!("its first record is damaged, and commit {commit} stands behind it");
             let (kind, path) = (FaultKind::Damage, view.describe(&path));
@@ -60,10 +76,79 @@ pub(super) fn read(source: &Source, hub: [u8; 16]) -> Result<Option<Replayed>, S
             });
         }
     }
+    replayed.faults.extend(cut_blocks(&view, blocks.len())?);
     let key = |fault: &Fault| (fault.path.clone(), fault.offset, fault.bytes, fault.why.clone());
     replayed.faults.sort_by_key(key);
     replayed.faults.dedup();
     Ok(Some(replayed))
+}
+
+/// Blocks are made of whole pages: one that is not was cut.
+fn cut_blocks(view: &View, blocks: usize) -> Result<Vec<Fault>, StorageError> {
+    let mut faults = Vec::new();
+    for number in 0..blocks {
+        let path = Path::new("journal").join(format!("{number:06}.mjb"));
+        let io = |error| StorageError::io("looking at", view.describe(&path), error);
+        let bytes = view.stat(&path).map_err(io)?.map_or(0, |stat| stat.bytes);
+        if bytes % PAGE_BYTES == 0 && bytes > 0 {
+            continue;
+        }
+        let (kind, path) = (FaultKind::Damage, view.describe(&path));
+        let why = "the block is cut, and what stood behind is lost".to_owned();
+        faults.push(Fault {
+            kind,
+            path,
+            segment: 0,
+            offset: bytes,
+            bytes: 0,
+            why,
+        });
+    }
+    Ok(faults)
+}
+
+/// A whole number of these is in every block.
+const PAGE_BYTES: u64 = 4096;
+
+/// A record behind the newest one that does not hold, with its place and length: an opening hub takes it for a commit
+/// that was under way. Mark, generation and commit number must agree but for one, so that one that is damaged is seen, and
+/// what an older filling left is not.
+fn unfinished(bytes: &[u8], hub: &[u8; 16], newest: u64) -> Option<(usize, usize, String)> {
+    let (mut at, mut generation, mut last) = (0, None, None);
+    while let Some(record) = bytes
+        .get(at..)
+        .and_then(|here| Record::parse(here, hub, generation).ok())
+        .filter(|record| last.is_none_or(|last| record.header.commit > last))
+    {
+        (generation, last) = (Some(record.header.generation), Some(record.header.commit));
+        at += record.header.length as usize;
+    }
+    let next = newest.saturating_add(1);
+    if last.is_some_and(|last| last != newest) {
+        return None;
+    }
+    let here = bytes.get(at..)?;
+    let u64_at = |at: usize| {
+        here.get(at..at + 8)
+            .map(|b| u64::from_le_bytes(b.try_into().expect("eight")))
+    };
+    let (of, commit) = (u64_at(8)?, u64_at(16)?);
+    let agree = [
+        here.starts_with(&RECORD_MARK),
+        of == generation.unwrap_or(next),
+        commit == next,
+    ];
+    if agree.iter().filter(|agrees| **agrees).count() < 2 {
+        return None;
+    }
+    let left = here.len();
+    let length = u64_at(32).map_or(left, |length| {
+        (length as usize).clamp(RECORD_HEADER_BYTES.min(left), left)
+    });
+    let why = format!(
+        "commit {next} does not hold: it was under way when the end came, and nobody has an ack for it, or it is damaged"
+    );
+    Some((at, length, why))
 }
 
 /// Longest block that is looked at, in bytes.

@@ -3,7 +3,7 @@
 //! ```text
 //! source     what a path is: hub, session, log, segment             -> view
 //! verify     reads everything, names every fault                    -> journal, rebuild
-//! recover    copies every whole frame into a new folder             -> inventory, rewrite, finding
+//! recover    copies every whole frame into a new folder             -> inventory, unsealed, rewrite, finding
 //! contents   what a session holds, in numbers
 //! ```
 //!
@@ -16,6 +16,7 @@ mod finding;
 mod inventory;
 mod journal;
 mod lost;
+mod progress;
 mod rebuild;
 mod recover;
 mod report;
@@ -23,6 +24,7 @@ mod rewrite;
 mod seeds;
 mod short;
 mod source;
+mod unsealed;
 mod verify;
 mod view;
 
@@ -33,6 +35,7 @@ pub use contents::{
     ClockContents, DeviceContents, EventContents, SessionContents, StreamContents, contents, events,
 };
 pub use lost::{Lost, LostBytes, LostFrames, LostSamples};
+pub use progress::{Progress, Step};
 pub use recover::{RecoverReport, SalvagedLog, recover};
 pub use report::{Checked, Fault, FaultKind, VerifyReport};
 pub use source::{SessionFound, Source, What};

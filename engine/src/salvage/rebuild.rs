@@ -42,7 +42,9 @@ pub(super) fn rebuild(
     disk::create_dirs(&**scratch, &dir).map_err(io)?;
     let logs = dir.join("logs");
     let real = source.view.real(&logs).unwrap_or_else(|| logs.clone());
-    let view = View::new(source.base.clone(), logs, real).with_scratch(scratch.clone());
+    let view = View::new(source.base.clone(), logs, real)
+        .with_scratch(scratch.clone())
+        .counted_by(&source.progress());
     // Its parts get the names that they have there.
     let mut again = session.clone();
     again.generation = manifest.generation.saturating_sub(1);

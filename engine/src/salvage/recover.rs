@@ -9,7 +9,7 @@ use super::SalvageError;
 use super::finding::find;
 use super::inventory::{Inventory, Item};
 use super::lost::{Lost, LostBytes};
-use super::report::{Fault, path};
+use super::report::{self, Fault, path};
 use super::rewrite::{Written, rewrite};
 use super::short::Short;
 use super::source::{SessionFound, Source, What};
@@ -122,15 +122,6 @@ impl Salvage<'_> {
         }
         let hub = self.hub_id(&sessions);
         let mut journal = self.journal(hub);
-        let mut stock = Vec::new();
-        for found in sessions {
-            stock.extend(self.take_stock(found, &mut journal)?);
-        }
-        for (session, device) in journal.keys() {
-            let what =
-                format!("the journal has frames of {device} for session {session}, whose folder is gone");
-            self.report.notes.push(format!("{what}; they are left out"));
-        }
         // The journal of the copy stays empty; it need not be large.
         let small = Options {
             journal_block_bytes: 64 << 10,
@@ -138,8 +129,16 @@ impl Salvage<'_> {
             ..self.options.clone()
         };
         Store::init(&self.out, hub, &small)?;
-        for session in stock {
-            self.write(session, hub)?;
+        // One after the other: what is known of all frames of a session is in memory while it is written.
+        for found in sessions {
+            if let Some(stock) = self.take_stock(found, &mut journal)? {
+                self.write(stock, hub)?;
+            }
+        }
+        for (session, device) in journal.keys() {
+            let what =
+                format!("the journal has frames of {device} for session {session}, whose folder is gone");
+            self.report.notes.push(format!("{what}; they are left out"));
         }
         for unreadable in self.source.view.unreadable() {
             let file = unreadable.path.display();
@@ -149,6 +148,13 @@ impl Salvage<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// A phase begins that reads about `bytes` bytes.
+    fn begin(&self, what: &str, session: &SessionId, device: &DeviceId, bytes: u64) {
+        let what = format!("{what} {session}, {device}");
+        self.source.progress().begin(&what, bytes);
+        (self.progress)(session, device);
     }
 
     /// The hub's id, which is in every segment as well.
@@ -195,9 +201,17 @@ impl Salvage<'_> {
         let dir = self.source.view.describe(Path::new("journal"));
         match super::journal::read(self.source, hub) {
             Ok(Some(Replayed { logs, faults, .. })) => {
-                faults
+                let (torn, damage): (Vec<_>, Vec<_>) = faults
+                    .into_iter()
+                    .partition(|fault| fault.kind == FaultKind::TornTail);
+                damage
                     .into_iter()
                     .for_each(|fault| lose(fault.path, fault.offset, fault.bytes, fault.why));
+                let torn = torn.into_iter().map(|fault| {
+                    Fault::of_file(report::FaultKind::TornTail, fault.path, fault.why)
+                        .at(fault.offset, fault.bytes)
+                });
+                self.report.torn_tails.extend(torn);
                 logs
             }
             Ok(None) => {
@@ -258,7 +272,8 @@ impl Salvage<'_> {
         }
         let mut logs = Vec::new();
         for device in devices {
-            (self.progress)(&found.id, &device);
+            let bytes = super::verify::log_bytes(&*source.view, &found.id, &device);
+            self.begin("reading", &found.id, &device, bytes);
             let frames = journal
                 .remove(&(found.id.clone(), device.clone()))
                 .unwrap_or_default();
@@ -312,13 +327,16 @@ impl Salvage<'_> {
         let io = |error| StorageError::io("making", self.out.describe(&dir), error);
         disk::create_dirs(&*self.out, &dir.join("logs")).map_err(io)?;
         for (view, inventory, short) in &stock.logs {
-            (self.progress)(&id, &inventory.device);
+            let bytes = inventory
+                .items
+                .iter()
+                .map(|item| u64::from(item.length))
+                .sum::<u64>();
+            self.begin("writing", &id, &inventory.device, 2 * bytes);
             let written = rewrite(view, &*self.out, inventory, &mut versions, hub, self.options)?;
             let salvaged = self.read_back(inventory, &written)?;
             self.report.logs.push(salvaged);
-            self.report
-                .lost
-                .extend(find(inventory, &written.refused, &short.lost));
+            self.report.lost.extend(find(inventory, &written, &short.lost));
             let torn = inventory
                 .faults
                 .iter()
@@ -387,9 +405,11 @@ impl Salvage<'_> {
         };
         let mut replay = Replay::open(&*self.out, session, device)?;
         let mut expected = written.items.iter();
+        let progress = self.source.progress();
         let mut samples = 0;
         while let Some(found) = replay.next()? {
             let header = *found.at.frame.header();
+            progress.count(u64::from(header.length));
             if let Err(violation) = &found.judged
                 && !matches!(violation, Violation::Below { .. })
             {

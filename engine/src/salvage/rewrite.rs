@@ -10,13 +10,12 @@ use super::inventory::{Inventory, Item, JOURNAL, Position, UNKNOWN_MOMENT, open_
 use super::view::View;
 use crate::disk::{Disk, File};
 use crate::error::StorageError;
-use crate::log::{FlushError, Log, read_frame, segment_name};
+use crate::log::{Before, FlushError, Log, read_frame, segment_name};
 use crate::options::Options;
 use crate::session::Session;
 use crate::state::StreamVersions;
 use crate::time::HubInstant;
 use marey_format::frame::{Frame, Kind, Lane, control_frame};
-use marey_format::log::Predecessor;
 use marey_format::payload::Assign;
 use marey_format::{EpochId, Seed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +30,8 @@ pub(super) struct Written {
     pub hub_frames: u64,
     /// Whole frames that nothing can be made of, and why.
     pub refused: Vec<(Item, String)>,
+    /// The streams, by epoch and number, those included whose assignment by the hub was lost.
+    pub assigns: BTreeMap<(u32, u32), Assign>,
 }
 
 /// Writes the log to the same place on another disk.
@@ -44,18 +45,20 @@ pub(super) fn rewrite(
 ) -> Result<Written, SalvageError> {
     let ids = (&inventory.device, &inventory.session, hub);
     let sizes = (options.segment_bytes_first, options.segment_bytes_max);
-    let log = Log::new(ids, Default::default(), 1, (Predecessor::None, 0), sizes);
+    let log = Log::new(ids, Default::default(), 1, Before::NONE, sizes);
     let mut writer = Writer {
         out,
         inventory,
         hub_seed: Seed::new(&inventory.device, &inventory.session, &EpochId::HUB),
-        assigns: assigns(inventory, versions),
         log,
         opened: BTreeSet::new(),
         stated: (0, None),
         now: inventory.begun.values().next().copied().unwrap_or(UNKNOWN_MOMENT),
         write_bytes: (options.segment_bytes_max / 16).max(1) as usize,
-        written: Written::default(),
+        written: Written {
+            assigns: assigns(inventory, versions),
+            ..Written::default()
+        },
     };
     let mut source = Reading {
         view,
@@ -93,7 +96,7 @@ fn in_order(items: &[Item]) -> Vec<Item> {
 }
 
 /// The streams of each epoch; where the hub's assignment is lost, the declaration has the version that it gives.
-fn assigns(inventory: &Inventory, versions: &mut StreamVersions) -> BTreeMap<u32, Vec<Assign>> {
+fn assigns(inventory: &Inventory, versions: &mut StreamVersions) -> BTreeMap<(u32, u32), Assign> {
     let mut all = inventory.assigns.clone();
     for (&(epoch, stream), declaration) in &inventory.declarations {
         if all.contains_key(&(epoch, stream)) {
@@ -112,10 +115,7 @@ fn assigns(inventory: &Inventory, versions: &mut StreamVersions) -> BTreeMap<u32
             );
         }
     }
-    let mut by_epoch: BTreeMap<u32, Vec<Assign>> = BTreeMap::new();
-    all.into_values()
-        .for_each(|assign| by_epoch.entry(assign.epoch).or_default().push(assign));
-    by_epoch
+    all
 }
 
 /// Reads items where they stand.
@@ -147,7 +147,6 @@ struct Writer<'a> {
     out: &'a dyn Disk,
     inventory: &'a Inventory,
     hub_seed: Seed,
-    assigns: BTreeMap<u32, Vec<Assign>>,
     log: Log,
     opened: BTreeSet<u32>,
     /// Segment and epoch whose streams stand in the segment.
@@ -234,7 +233,9 @@ impl Writer<'_> {
     }
 
     fn state(&mut self, epoch: u32) {
-        for assign in self.assigns.get(&epoch).cloned().unwrap_or_default() {
+        let assigns = self.written.assigns.range((epoch, 0)..=(epoch, u32::MAX));
+        let assigns: Vec<Assign> = assigns.map(|(_, assign)| assign.clone()).collect();
+        for assign in assigns {
             let json =
                 serde_json::to_vec(&assign).expect("an assignment has string keys and finite numbers only");
             // What the hub refuses of its own words, it never wrote: the frame was damaged and its checksum holds.

@@ -6,8 +6,9 @@ use crate::compact::Manifest;
 use crate::disk::Disk;
 use crate::log::{Fault, FaultKind, segment_number};
 use crate::session::Session;
-use marey_format::frame::Lane;
-use marey_format::log::SEGMENT_HEADER_BYTES;
+use marey_format::frame::{HEADER_BYTES, Kind, Lane};
+use marey_format::log::{INDEX_MAGIC, IndexEntry, SEGMENT_HEADER_BYTES, TRAILER_BYTES};
+use marey_format::payload::Checkpoint;
 
 /// Segments whose end is gone.
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ impl Short {
         let data = fact.data_frames.saturating_sub(held(Lane::Data));
         let live = fact.live_frames.saturating_sub(held(Lane::Live));
         let dir = Session::dir(&inventory.session);
-        let mut cut = Vec::new();
+        let mut short = Self::default();
         for segment in &fact.segments {
             let path = dir.join(&segment.path);
             let name = path.file_name().and_then(|name| name.to_str());
@@ -57,11 +58,19 @@ impl Short {
                 "it had {} bytes when generation {} was made",
                 segment.bytes, manifest.generation
             );
+            // The manifest counts the frames of the device alone; what the hub wrote shows in the length.
+            let is_whole = data + live == 0 && only_form(inventory, number, segment.bytes);
             let why = match data + live {
-                0 => format!("{so}; its index is gone, and no frame with it"),
+                0 if is_whole => format!("{so}; its index is gone, and no frame with it"),
+                0 => format!("{so}; frames that the hub wrote are gone"),
                 _ => format!("{so}; since then {data} data and {live} live frames are gone"),
             };
-            cut.push(Fault {
+            let to = if is_whole {
+                &mut short.whole
+            } else {
+                &mut short.lost
+            };
+            to.push(Fault {
                 kind: FaultKind::Damage,
                 path: view.describe(&path),
                 segment: number,
@@ -70,16 +79,7 @@ impl Short {
                 why,
             });
         }
-        match data + live {
-            0 => Self {
-                lost: Vec::new(),
-                whole: cut,
-            },
-            _ => Self {
-                lost: cut,
-                whole: Vec::new(),
-            },
-        }
+        short
     }
 
     /// All of them.
@@ -94,4 +94,24 @@ impl Short {
             format!("{file}: offset {}: {}", fault.offset, fault.why)
         })
     }
+}
+
+/// Whether a segment that had `bytes` bytes lacks nothing but form: its footer, or that and the checkpoint before it.
+fn only_form(inventory: &Inventory, segment: u32, bytes: u64) -> bool {
+    let items = &inventory.items;
+    let here = &items[items.partition_point(|item| item.at < (segment, 0))
+        ..items.partition_point(|item| item.at <= (segment, u64::MAX))];
+    let end = here.last().map_or(SEGMENT_HEADER_BYTES as u64, |last| {
+        last.at.1 + u64::from(last.length)
+    });
+    let footer = |frames: u64| (INDEX_MAGIC.len() + TRAILER_BYTES) as u64 + frames * IndexEntry::BYTES as u64;
+    let frames = here.len() as u64;
+    let unlisted = here
+        .iter()
+        .rev()
+        .take_while(|item| item.kind != Kind::CHECKPOINT)
+        .count();
+    let checkpoint = (HEADER_BYTES + Checkpoint::HEAD_BYTES + 4 * unlisted).next_multiple_of(8) as u64;
+    let left = bytes.saturating_sub(end);
+    left == footer(frames) || left == checkpoint + footer(frames + 1)
 }

@@ -3,13 +3,14 @@
 //! Names come from what is most certain: segment headers and session.json, then the names of the folders.
 
 use super::SalvageError;
+use super::progress::Progress;
 use super::view::View;
-use crate::disk::{self, Disk, OpenMode, OsDisk, Stat};
+use crate::disk::{Disk, OpenMode, OsDisk, Stat};
 use crate::error::StorageError;
+use crate::hub_file;
 use crate::log::{segment_name, segment_number};
 use crate::session::Session;
 use marey_format::log::{SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SegmentHeader};
-use marey_format::types::unhex;
 use marey_format::{DeviceId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -164,6 +165,11 @@ impl Source {
         }
     }
 
+    /// How far the work on it has come; may be asked from another thread.
+    pub fn progress(&self) -> Progress {
+        self.view.progress().clone()
+    }
+
     /// What it is.
     pub fn what(&self) -> &What {
         &self.what
@@ -238,18 +244,7 @@ impl Source {
 
     /// The hub's id, from hub.json.
     pub(super) fn hub_id(&self) -> Result<[u8; 16], StorageError> {
-        #[derive(serde::Deserialize)]
-        struct HubFile {
-            hub: String,
-        }
-        let path = Path::new("hub.json");
-        let shown = self.view.describe(path);
-        let bytes = disk::read_all(&*self.view, path, 4096)
-            .map_err(|error| StorageError::io("reading", &shown, error))?;
-        let file: HubFile =
-            serde_json::from_slice(&bytes).map_err(|error| StorageError::damaged(&shown, error))?;
-        unhex(&file.hub)
-            .ok_or_else(|| StorageError::damaged(&shown, "the hub's id is not 32 hexadecimal digits"))
+        hub_file::read(&*self.view)
     }
 
     /// A view in which segments that can't be opened are not there, and those that stand under the name of another

@@ -8,15 +8,18 @@ use super::report::{Checked, Fault, FaultKind, VerifyReport};
 use super::source::{SessionFound, Source, What};
 use super::{SalvageError, inventory};
 use crate::compact::{self, CompactError, check_session};
-use crate::disk::Disk;
+use crate::disk::{Disk, OpenMode};
 use crate::error::StorageError;
 use crate::log::{self, Replay, segments};
 use crate::options::Options;
 use crate::session::Session;
 use crate::state::Violation;
+use marey_format::checksum::crc32;
+use marey_format::frame::Kind;
 use marey_format::log::{IndexEntry, Predecessor};
+use marey_format::payload::Checkpoint;
 use marey_format::{DeviceId, SessionId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -97,6 +100,12 @@ impl Verifying<'_> {
         Ok(())
     }
 
+    /// A phase begins that reads about `bytes` bytes.
+    fn begin(&self, what: &str, bytes: u64) {
+        self.source.progress().begin(what, bytes);
+        (self.progress)(what);
+    }
+
     fn fault(&mut self, fault: Fault) {
         self.report.faults.push(fault);
     }
@@ -139,7 +148,7 @@ impl Verifying<'_> {
                 .push("a hub is running: what waits in its journal was not read".to_owned());
             return Ok(());
         }
-        (self.progress)("the commit journal");
+        self.begin("the commit journal", 0);
         let replayed = match journal::read(self.source, hub) {
             Ok(Some(replayed)) => replayed,
             Ok(None) => {
@@ -192,6 +201,9 @@ impl Verifying<'_> {
                     let of_file = Fault::of_file(FaultKind::Journal, fault.path.clone(), &fault.why);
                     self.fault(of_file.in_session(session).of_device(device));
                 }
+                for fault in &inventory.by_journal {
+                    self.fault(Fault::of_log(fault, session, device));
+                }
             }
             Err(error) => {
                 let fault = self.failed(FaultKind::Journal, error);
@@ -231,14 +243,20 @@ impl Verifying<'_> {
         };
         self.report.checked.sessions += 1;
         for device in &devices {
-            (self.progress)(&format!("{id}: the log of {device}"));
+            let bytes = log_bytes(self.disk, id, device);
+            self.begin(&format!("{id}: the log of {device}"), bytes);
             if let Err(error) = self.log(id, device) {
                 let fault = self.failed(FaultKind::Damage, error);
                 self.fault(fault.in_session(id).of_device(device));
             }
         }
         if matches!(self.source.what(), What::Hub | What::Session { .. }) {
-            (self.progress)(&format!("{id}: what is published"));
+            // Logs are read and hashed, and so is what was made of them.
+            let files = compact::Manifest::read(self.disk, &Session::dir(id))
+                .ok()
+                .flatten();
+            let bytes = files.map_or(0, |manifest| 2 * manifest_bytes(&manifest));
+            self.begin(&format!("{id}: what is published"), bytes);
             self.published(id, session.as_ref());
         }
         Ok(())
@@ -254,12 +272,33 @@ impl Verifying<'_> {
         let mut replay = Replay::open(self.disk, session, device)?;
         let mut indices = Indices::of(replay.reader().segments());
         let mut meanings = Meanings::default();
+        // Where no index vouches for what stands in a segment, the checkpoints' sums do.
+        let indexed: BTreeSet<u32> = replay
+            .reader()
+            .segments()
+            .iter()
+            .filter(|segment| segment.index.is_some())
+            .map(|segment| segment.segment)
+            .collect();
+        let mut covered: Vec<(u32, Checkpoint)> = Vec::new();
         while let Some(found) = replay.next()? {
             let (segment, offset) = (found.at.segment, found.at.offset);
             self.report.checked.frames += 1;
+            if found.at.frame.header().kind == Kind::CHECKPOINT && !indexed.contains(&segment) {
+                let point = Checkpoint::parse(found.at.frame.payload());
+                covered.extend(point.map(|point| {
+                    (
+                        segment,
+                        Checkpoint {
+                            frames: Vec::new(),
+                            ..point
+                        },
+                    )
+                }));
+            }
             match &found.judged {
                 Ok(judged) => {
-                    if judged.entry.kind == marey_format::frame::Kind::DATA {
+                    if judged.entry.kind == Kind::DATA {
                         self.report.checked.samples += u64::from(judged.entry.count);
                     }
                     indices.meet(segment, &judged.entry);
@@ -297,7 +336,13 @@ impl Verifying<'_> {
                 // The others were not asked for.
                 continue;
             }
-            faults.push(of_log);
+            // What the journal proves to be damage was said.
+            let is_said = |said: &Fault| {
+                (said.kind, &said.file, said.offset) == (FaultKind::Damage, &of_log.file, of_log.offset)
+            };
+            if !self.report.faults.iter().any(is_said) {
+                faults.push(of_log);
+            }
         }
         for (before, next) in replay
             .reader()
@@ -312,6 +357,20 @@ impl Verifying<'_> {
             if follows && before.index.is_none() && before.file_bytes == end {
                 let fault = Fault::of_file(FaultKind::Damage, path(before.segment), "the footer is gone");
                 faults.push(fault.at(end, 0).in_session(session).of_device(device));
+            }
+        }
+        for (segment, point) in covered {
+            let (offset, bytes) = (point.offset, point.length);
+            let is_said = replay.reader().faults().iter().any(|fault| {
+                fault.segment == segment
+                    && fault.offset < offset + bytes
+                    && offset < fault.offset + fault.bytes
+            });
+            let name = Session::log_dir(session, device).join(log::segment_name(segment));
+            if !is_said && self.sum(&name, offset, bytes)? != Some(point.crc) {
+                let cause = "what stands here is not what was written, as the checkpoint behind it says";
+                let fault = Fault::of_file(FaultKind::Damage, path(segment), cause).at(offset, bytes);
+                faults.push(fault.in_session(session).of_device(device));
             }
         }
         for run in meanings.runs {
@@ -331,29 +390,27 @@ impl Verifying<'_> {
         Ok(())
     }
 
+    /// The checksum of a range of a file; none where it ends before.
+    fn sum(&self, path: &Path, offset: u64, bytes: u64) -> Result<Option<u32>, StorageError> {
+        let io = |error| StorageError::io("reading", self.disk.describe(path), error);
+        let file = self.disk.open(path, OpenMode::Read).map_err(io)?;
+        if file.len().map_err(io)? < offset.saturating_add(bytes) {
+            return Ok(None);
+        }
+        let mut range = vec![0; bytes as usize];
+        let read = file.read_at(offset, &mut range).map_err(io)?;
+        Ok((read as u64 == bytes).then(|| crc32(&range)))
+    }
+
     /// Parquet, manifest, receipt, and the hashes of the segments that they were made from.
     fn published(&mut self, id: &SessionId, session: Option<&Session>) {
-        let checked = match check_session(self.disk, id, &self.options.options) {
-            Ok(checked) => checked,
-            Err(CompactError::Storage(error)) => {
+        match self.is_unpublished(id) {
+            Ok(true) => {}
+            Ok(false) => self.published_files(id),
+            Err(error) => {
                 let fault = self.failed(FaultKind::Published, error);
                 return self.fault(fault.in_session(id));
             }
-            Err(error) => {
-                let file = self.disk.describe(&Session::dir(id));
-                return self.fault(Fault::of_file(FaultKind::Published, file, error).in_session(id));
-            }
-        };
-        self.report.checked.parquet_rows += checked.samples_in_parquet;
-        for fault in checked.faults {
-            let of_file = Fault::of_file(FaultKind::Published, fault.file, fault.cause);
-            self.fault(
-                Fault {
-                    offset: fault.offset,
-                    ..of_file
-                }
-                .in_session(id),
-            );
         }
         let manifest = compact::Manifest::read(self.disk, &Session::dir(id))
             .ok()
@@ -379,7 +436,7 @@ impl Verifying<'_> {
         let (Some(scratch), Some(session)) = (&self.options.rebuild, session) else {
             return;
         };
-        (self.progress)(&format!("{id}: making Parquet again"));
+        self.begin(&format!("{id}: making Parquet again"), 0);
         match rebuild(self.source, scratch, session, &manifest, &self.options.options) {
             Ok(rebuilt) => {
                 self.report.checked.rebuilt_files += rebuilt.files;
@@ -395,10 +452,66 @@ impl Verifying<'_> {
         }
     }
 
+    /// Whether there is nothing to hold against the logs: they need not be read once more for that.
+    fn is_unpublished(&self, id: &SessionId) -> Result<bool, StorageError> {
+        let dir = Session::dir(id);
+        for name in ["manifest.json", "streams"] {
+            let path = dir.join(name);
+            let io = |error| StorageError::io("looking at", self.disk.describe(&path), error);
+            if self.disk.stat(&path).map_err(io)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Each published file against the manifest, each sample against the log.
+    fn published_files(&mut self, id: &SessionId) {
+        let checked = match check_session(self.disk, id, &self.options.options) {
+            Ok(checked) => checked,
+            Err(CompactError::Storage(error)) => {
+                let fault = self.failed(FaultKind::Published, error);
+                return self.fault(fault.in_session(id));
+            }
+            Err(error) => {
+                let file = self.disk.describe(&Session::dir(id));
+                return self.fault(Fault::of_file(FaultKind::Published, file, error).in_session(id));
+            }
+        };
+        self.report.checked.parquet_rows += checked.samples_in_parquet;
+        for fault in checked.faults {
+            let of_file = Fault::of_file(FaultKind::Published, fault.file, fault.cause);
+            self.fault(
+                Fault {
+                    offset: fault.offset,
+                    ..of_file
+                }
+                .in_session(id),
+            );
+        }
+    }
+
     /// A session that salvage made goes on counting generations from where they were, and has none of them.
     fn is_salvaged(&self, session: &Session, has_manifest: bool) -> bool {
         !has_manifest && session.state == crate::session::SessionState::Stopping
     }
+}
+
+/// Bytes of a log's segments, as far as they can be counted.
+pub(super) fn log_bytes(disk: &dyn Disk, session: &SessionId, device: &DeviceId) -> u64 {
+    let found = segments(disk, &Session::log_dir(session, device));
+    found.map_or(0, |found| found.iter().map(|(_, _, bytes)| bytes).sum())
+}
+
+/// Bytes of the files that a manifest names.
+fn manifest_bytes(manifest: &compact::Manifest) -> u64 {
+    let logs = manifest.logs.iter().flat_map(|log| &log.segments);
+    let parts = manifest.streams.iter().flat_map(|stream| &stream.parts);
+    let tables = manifest.tables.iter().map(|table| table.hashes.bytes);
+    logs.map(|segment| segment.bytes)
+        .chain(parts.map(|part| part.hashes.bytes))
+        .chain(tables)
+        .sum()
 }
 
 /// Frames without a meaning, those that follow each other for the same reason as one.

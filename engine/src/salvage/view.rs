@@ -5,6 +5,7 @@
 //! only, and writes never reach the mounted side. What the disk can't read is given as zeros and remembered: one bad
 //! sector must not hide the rest of a log.
 
+use super::progress::Progress;
 use crate::disk::{DirEntry, Disk, File, LockGuard, OpenMode, Space, Stat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,6 +24,7 @@ pub struct View {
     hidden: BTreeSet<PathBuf>,
     scratch: Option<Arc<dyn Disk>>,
     unreadable: Arc<Mutex<Vec<Unreadable>>>,
+    progress: Progress,
 }
 
 /// A range of a file that the disk could not read.
@@ -44,7 +46,19 @@ impl View {
             hidden: BTreeSet::new(),
             scratch: None,
             unreadable: Arc::default(),
+            progress: Progress::default(),
         }
+    }
+
+    /// The same, counting what it reads with others.
+    pub fn counted_by(mut self, progress: &Progress) -> Self {
+        self.progress = progress.clone();
+        self
+    }
+
+    /// What counts its reads.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// The same, with one more mount; it is seen even where something was hidden.
@@ -121,10 +135,12 @@ impl View {
     fn read_only(&self, real: &Path) -> io::Result<Arc<dyn File>> {
         let file = self.base.open(real, OpenMode::Read)?;
         let (path, unreadable) = (self.base.describe(real), self.unreadable.clone());
+        let progress = self.progress.clone();
         Ok(Arc::new(ReadOnly {
             file,
             path,
             unreadable,
+            progress,
         }))
     }
 }
@@ -274,6 +290,7 @@ struct ReadOnly {
     file: Arc<dyn File>,
     path: PathBuf,
     unreadable: Arc<Mutex<Vec<Unreadable>>>,
+    progress: Progress,
 }
 
 impl ReadOnly {
@@ -309,10 +326,12 @@ impl ReadOnly {
 
 impl File for ReadOnly {
     fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize> {
-        match self.file.read_at(offset, to) {
-            Err(error) if error.kind() != io::ErrorKind::IsADirectory => self.read_around(offset, to),
-            read => read,
-        }
+        let read = match self.file.read_at(offset, to) {
+            Err(error) if error.kind() != io::ErrorKind::IsADirectory => self.read_around(offset, to)?,
+            read => read?,
+        };
+        self.progress.count(read as u64);
+        Ok(read)
     }
 
     fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {

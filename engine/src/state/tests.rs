@@ -57,6 +57,16 @@ fn frames_are_counted_and_jumps_are_legal() {
 }
 
 #[test]
+fn the_last_number_is_never_taken_for_it_could_be_taken_for_ever() {
+    let mut state = begun();
+    let last = live(Kind::STATE, 0, u64::MAX, b"{}");
+    assert!(matches!(apply(&mut state, &last), Err(Violation::TooMany { .. })));
+    apply(&mut state, &live(Kind::STATE, 0, u64::MAX - 1, b"{}")).unwrap();
+    let again = apply(&mut state, &live(Kind::STATE, 0, u64::MAX - 1, b"{}"));
+    assert!(matches!(again, Err(Violation::Below { .. })));
+}
+
+#[test]
 fn what_was_passed_is_not_taken_again() {
     let mut state = begun();
     apply(&mut state, &data(3, 0, &[1])).unwrap();

@@ -126,7 +126,7 @@ impl Store {
         let outcome = match log.take(item, &mut slot.versions, now) {
             Ok(()) => {
                 touched.entry(handle.log).or_insert(before);
-                slot.late |= slot.session.state == SessionState::Sealed;
+                slot.late |= slot.session.state.takes_late_frames();
                 Outcome::Durable
             }
             Err(TakeError::Duplicate) => Outcome::Duplicate,

@@ -59,10 +59,12 @@ impl Store {
 
     pub(super) fn flush_all(&self, seal: bool) -> Result<(), StorageError> {
         let serial = self.flush.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.write_unwritten()?;
         let (work, through) = {
             let mut inner = self.inner();
             inner.check()?;
-            let through = self.last_staged(&inner);
+            // Not the record that is being staged: another log's frames may still join it, and they are not in `begin`.
+            let through = inner.staged - 1;
             (self.begin(&mut inner, None, seal), through)
         };
         self.finish(work)?;
@@ -78,10 +80,22 @@ impl Store {
     /// Flushes the logs of one session; sealed, if asked.
     pub(super) fn flush_session(&self, session: &SessionId, seal: bool) -> Result<(), StorageError> {
         let _serial = self.flush.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.write_unwritten()?;
         let work = {
             let mut inner = self.inner();
             inner.check()?;
             self.begin(&mut inner, Some(session), seal)
+        };
+        self.finish(work)
+    }
+
+    /// What found no room goes first: until it is there its log hands out nothing newer, and a flush would count as whole
+    /// that lacks it.
+    fn write_unwritten(&self) -> Result<(), StorageError> {
+        let work = {
+            let mut inner = self.inner();
+            inner.check()?;
+            std::mem::take(&mut inner.unwritten)
         };
         self.finish(work)
     }
@@ -97,7 +111,7 @@ impl Store {
 
     fn begin(&self, inner: &mut Inner, only: Option<&SessionId>, seal: bool) -> Vec<(u32, Flushing)> {
         let now = self.clock.now();
-        let mut work = std::mem::take(&mut inner.unwritten);
+        let mut work = Vec::new();
         for (number, log) in inner.logs.iter_mut().enumerate() {
             if only.is_some_and(|session| *session != log.session) {
                 continue;

@@ -3,11 +3,12 @@
 use super::{Inner, OpenedLog, Slot, Store};
 use crate::batch::LogHandle;
 use crate::catalog::{Catalog, Identity};
-use crate::compact::Manifest;
+use crate::compact::{Manifest, Place};
 use crate::disk::{self, Disk};
 use crate::error::{LogOpenError, OpenError, SessionError, StorageError};
+use crate::hub_file::{self, HUB_FILE};
 use crate::journal::{Journal, Replayed};
-use crate::log::{Fault, FaultKind, JournalFrames, SegmentSummary, devices, recover, segments};
+use crate::log::{Fault, FaultKind, JournalFound, JournalFrames, SegmentSummary, devices, recover, segments};
 use crate::options::Options;
 use crate::session::{Session, SessionState};
 use crate::state::StreamVersions;
@@ -18,7 +19,6 @@ use marey_format::log::IndexEntry;
 use marey_format::payload::{EpochMark, Event};
 use marey_format::wire::{Acked, Holes, Open};
 use marey_format::{DeviceId, Refusal, RefusalCode, Seed, SessionId, limits};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
@@ -47,14 +47,6 @@ impl RecoveryReport {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct HubFile {
-    v: u32,
-    hub: String,
-}
-
-const HUB_FILE: &str = "hub.json";
-
 impl Store {
     /// Makes a hub of an empty folder (configuration and keys may be there already). `hub_id` should be random.
     ///
@@ -74,12 +66,7 @@ impl Store {
         disk::create_dirs(&**disk, Path::new("sessions")).map_err(io)?;
         drop(Identity::create(disk, options.catalog_cache_bytes)?);
         // Last: a folder with hub.json is a whole hub.
-        let hub = HubFile {
-            v: 1,
-            hub: marey_format::types::hex(&hub_id),
-        };
-        let json = serde_json::to_vec(&hub).expect("two plain fields");
-        disk::replace(&**disk, Path::new(HUB_FILE), &json).map_err(io)?;
+        hub_file::write(&**disk, hub_id).map_err(io)?;
         Ok(())
     }
 
@@ -149,7 +136,10 @@ impl Store {
             inner: Mutex::new(inner),
             committed: Condvar::new(),
             journal: Mutex::new(journal),
-            journal_whole: replayed.faults.is_empty(),
+            journal_found: JournalFound {
+                whole: replayed.faults.is_empty(),
+                crashed: replayed.records > 0 || !replayed.faults.is_empty(),
+            },
             flush: Mutex::new(()),
             loading: Mutex::new(()),
             _lock: lock,
@@ -161,13 +151,26 @@ impl Store {
 
     /// Every log that the journal has frames for, that takes frames, or that was found unsealed.
     fn recover_logs(&self, mut replayed: Replayed, report: &mut RecoveryReport) -> Result<(), StorageError> {
-        let whole = self.journal_whole;
         let ids: Vec<SessionId> = self.inner().sessions.keys().cloned().collect();
         for id in ids {
             let session = self.inner().sessions[&id].session.clone();
             let state = session.state;
-            let finished = crate::compact::recover_publish(&*self.disk, &session)?;
-            if let Some(generation) = finished.filter(|&generation| generation > session.generation) {
+            if self.journal_found.crashed {
+                sync_names(&*self.disk, &[&Session::dir(&id)])?;
+            }
+            crate::compact::recover_publish(&*self.disk, &session)?;
+            let (manifest, is_readable) = match Manifest::read(&*self.disk, &Session::dir(&id)) {
+                Ok(manifest) => (manifest, true),
+                // Its own business to be mended; recording goes on without it.
+                Err(error @ StorageError::Damaged { .. }) => {
+                    report.unreadable.push(error.to_string());
+                    (None, false)
+                }
+                Err(error) => return Err(error),
+            };
+            // The hub ended between the publication and this.
+            let published = manifest.as_ref().map(|manifest| manifest.generation);
+            if let Some(generation) = published.filter(|&generation| generation > session.generation) {
                 self.sealed_as(&id, generation).map_err(|error| match error {
                     SessionError::Storage(error) => error,
                     other => StorageError::damaged(self.disk.describe(&Session::dir(&id)), other),
@@ -181,22 +184,60 @@ impl Store {
                 .collect();
             let active = matches!(state, SessionState::Recording | SessionState::Stopping);
             if active || !in_journal.is_empty() || self.has_unsealed(&id)? {
-                self.load_session(&id, &mut replayed.logs, whole, report)?;
+                self.load_session(&id, &mut replayed.logs, report)?;
             }
             let sealed = self
                 .session(&id)
                 .is_ok_and(|session| session.state == SessionState::Sealed);
             if sealed
-                && self.has_unpublished(&id, report)?
+                && is_readable
+                && self.has_unpublished(&id, manifest.as_ref())?
                 && let Some(slot) = self.inner().sessions.get_mut(&id)
             {
                 slot.late = true;
             }
         }
-        report.orphans = replayed.logs.into_keys().collect();
-        for (session, device) in &report.orphans {
-            tracing::warn!(%session, %device, "the journal has frames of a session whose folder is gone");
+        for ((session, device), frames) in replayed.logs {
+            let dir = Session::dir(&session);
+            let io = |error| StorageError::io("looking for", self.disk.describe(&dir), error);
+            if self.disk.stat(&dir).map_err(io)?.is_some() {
+                self.save_frames(&session, &device, &frames, report)?;
+            } else {
+                tracing::warn!(%session, %device, "the journal has frames of a session whose folder is gone");
+                report.orphans.push((session, device));
+            }
         }
+        Ok(())
+    }
+
+    /// Puts frames of the journal into the log of a session that can't be read, before the journal forgets them: whoever
+    /// mends its `session.json` finds them there.
+    fn save_frames(
+        &self,
+        session: &SessionId,
+        device: &DeviceId,
+        frames: &[JournalFrames],
+        report: &mut RecoveryReport,
+    ) -> Result<(), StorageError> {
+        let log_dir = Session::log_dir(session, device);
+        let io = |error| StorageError::io("making", self.disk.describe(&log_dir), error);
+        disk::create_dirs(&*self.disk, &log_dir).map_err(io)?;
+        sync_names(
+            &*self.disk,
+            &[&Session::dir(session), &Session::dir(session).join("logs")],
+        )?;
+        let recovered = recover(
+            &*self.disk,
+            (device, session, self.hub_id),
+            frames,
+            self.journal_found,
+            &self.options,
+            self.clock.now(),
+            &mut StreamVersions::default(),
+        )?;
+        report.faults.extend(recovered.faults);
+        report.frames_carried += recovered.carried;
+        report.logs += 1;
         Ok(())
     }
 
@@ -219,21 +260,12 @@ impl Store {
 
     /// Whether the logs of a sealed session hold frames of devices that its newest generation was not made of: they came
     /// late, and the hub ended before it made the next one.
-    fn has_unpublished(&self, id: &SessionId, report: &mut RecoveryReport) -> Result<bool, StorageError> {
-        let manifest = match Manifest::read(&*self.disk, &Session::dir(id)) {
-            Ok(manifest) => manifest,
-            // Its own business to be mended; recording goes on without it.
-            Err(error @ StorageError::Damaged { .. }) => {
-                report.unreadable.push(error.to_string());
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
-        };
+    fn has_unpublished(&self, id: &SessionId, manifest: Option<&Manifest>) -> Result<bool, StorageError> {
         for device in devices(&*self.disk, id)? {
-            let log = manifest.as_ref().and_then(|manifest| manifest.log(&device));
-            let from = log.map_or((0, 0), |log| (log.compacted.segment, log.compacted.offset));
+            let log = manifest.and_then(|manifest| manifest.log(&device));
+            let from = log.map_or(0, |log| log.compacted.segment);
             for (number, path, bytes) in segments(&*self.disk, &Session::log_dir(id, &device))? {
-                if number < from.0 {
+                if number < from {
                     continue;
                 }
                 let summary = match SegmentSummary::read(&*self.disk, number, &path, bytes, (&device, id)) {
@@ -241,9 +273,15 @@ impl Store {
                     Err(StorageError::Damaged { .. }) => continue,
                     Err(error) => return Err(error),
                 };
+                let is_late = |entry: &IndexEntry| {
+                    let place = Place {
+                        segment: number,
+                        offset: u64::from(entry.offset),
+                    };
+                    log.is_none_or(|log| log.lacks(place, entry.epoch, entry.lane, entry.sequence))
+                };
                 // Where there is no index only compaction can tell; it makes nothing of what is not new.
                 let late = summary.index.is_none_or(|entries| {
-                    let is_late = |entry: &IndexEntry| (number, u64::from(entry.offset)) >= from;
                     entries
                         .iter()
                         .any(|entry| entry.lane != Lane::Hub && is_late(entry))
@@ -266,12 +304,7 @@ impl Store {
         if self.inner().sessions.get(id).is_none_or(|slot| slot.loaded) {
             return Ok(());
         }
-        self.load_session(
-            id,
-            &mut BTreeMap::new(),
-            self.journal_whole,
-            &mut RecoveryReport::default(),
-        )
+        self.load_session(id, &mut BTreeMap::new(), &mut RecoveryReport::default())
     }
 
     /// Takes the logs of a session into memory, recovered.
@@ -279,7 +312,6 @@ impl Store {
         &self,
         id: &SessionId,
         journal: &mut BTreeMap<(SessionId, DeviceId), Vec<JournalFrames>>,
-        journal_whole: bool,
         report: &mut RecoveryReport,
     ) -> Result<(), StorageError> {
         let dir = Session::dir(id);
@@ -303,7 +335,7 @@ impl Store {
                 &*self.disk,
                 ids,
                 &frames,
-                journal_whole,
+                self.journal_found,
                 &self.options,
                 now,
                 &mut versions,
@@ -321,7 +353,7 @@ impl Store {
             if carried > 0
                 && let Some(slot) = inner.sessions.get_mut(id)
             {
-                slot.late |= slot.session.state == SessionState::Sealed;
+                slot.late |= slot.session.state.takes_late_frames();
             }
         }
         if let Some(slot) = inner.sessions.get_mut(id) {
@@ -355,14 +387,13 @@ impl Store {
             Some(&number) => number,
             None => {
                 let segment_bytes = (self.options.segment_bytes_first, self.options.segment_bytes_max);
-                let none = (marey_format::log::Predecessor::None, 0);
                 let ids = (device, &open.session, self.hub_id);
                 let number = guard.logs.len() as u32;
                 guard.logs.push(crate::log::Log::new(
                     ids,
                     Default::default(),
                     1,
-                    none,
+                    crate::log::Before::NONE,
                     segment_bytes,
                 ));
                 guard
@@ -500,27 +531,15 @@ impl Store {
 }
 
 fn read_hub_id(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
-    let path = Path::new(HUB_FILE);
-    let bytes = match disk::read_all(disk, path, 4096) {
-        Ok(bytes) => bytes,
-        Err(error)
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Err(OpenError::NotAHub {
-                path: disk.describe(Path::new("")),
-            });
+    match disk.stat(Path::new(HUB_FILE)) {
+        Ok(Some(_)) => Ok(hub_file::read(disk)?),
+        Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => {
+            Err(StorageError::io("looking for", disk.describe(Path::new(HUB_FILE)), error).into())
         }
-        Err(error) => return Err(StorageError::io("reading", disk.describe(path), error).into()),
-    };
-    let hub: HubFile =
-        serde_json::from_slice(&bytes).map_err(|error| StorageError::damaged(disk.describe(path), error))?;
-    let id = marey_format::types::unhex(&hub.hub);
-    Ok(id.ok_or_else(|| {
-        StorageError::damaged(disk.describe(path), "the hub's id is not 32 hexadecimal digits")
-    })?)
+        _ => Err(OpenError::NotAHub {
+            path: disk.describe(Path::new("")),
+        }),
+    }
 }
 
 /// Makes the names in these folders durable, where the folders are there.

@@ -47,7 +47,6 @@ impl Store {
         let dir = Session::dir(&session.id);
         crate::disk::create_dirs(&*self.disk, &dir.join("logs")).map_err(self.io("making", &dir))?;
         session.write(&*self.disk)?;
-        self.catalog.put(&session)?;
         let slot = Slot {
             session: session.clone(),
             versions: StreamVersions::default(),
@@ -55,6 +54,9 @@ impl Store {
             late: false,
         };
         inner.sessions.insert(session.id.clone(), slot);
+        self.catalog.put(&session, || {
+            inner.sessions.values().map(|slot| slot.session.clone()).collect()
+        });
         Ok(session)
     }
 
@@ -118,7 +120,7 @@ impl Store {
         if result.is_err()
             && let Some(slot) = self.inner().sessions.get_mut(id)
         {
-            slot.late = slot.session.state == SessionState::Sealed;
+            slot.late = slot.session.state.takes_late_frames();
         }
         result
     }
@@ -189,7 +191,9 @@ impl Store {
 
     /// Whether frames came since the newest generation was sealed.
     pub fn has_late_frames(&self, id: &SessionId) -> bool {
-        self.inner().sessions.get(id).is_some_and(|slot| slot.late)
+        let inner = self.inner();
+        let slot = inner.sessions.get(id);
+        slot.is_some_and(|slot| slot.late && slot.session.state == SessionState::Sealed)
     }
 
     /// The devices that are not known to have handed in everything: of the roster those without a log, and those with a
@@ -227,8 +231,10 @@ impl Store {
         let mut session = slot.session.clone();
         change(&mut session)?;
         session.write(&*self.disk)?;
-        self.catalog.put(&session)?;
         slot.session = session.clone();
+        self.catalog.put(&session, || {
+            inner.sessions.values().map(|slot| slot.session.clone()).collect()
+        });
         Ok(session)
     }
 }

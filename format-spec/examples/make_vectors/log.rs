@@ -98,6 +98,11 @@ impl LogBuilder {
 
     /// Begins the next segment.
     pub fn segment(&mut self, predecessor: Predecessor, predecessor_end: u64) {
+        self.segment_after(predecessor, predecessor_end, 0);
+    }
+
+    /// The same, where that many of the segments before it do not count.
+    pub fn segment_after(&mut self, predecessor: Predecessor, predecessor_end: u64, superseded: u32) {
         let number = self.segments.last().map_or(1, |last| last.number + 1);
         let header = SegmentHeader {
             hub: HUB,
@@ -106,6 +111,7 @@ impl LogBuilder {
             segment: number,
             predecessor,
             predecessor_end,
+            superseded,
             epoch: self
                 .current
                 .map(|ordinal| (self.epochs[ordinal as usize], ordinal)),

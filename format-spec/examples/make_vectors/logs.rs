@@ -25,6 +25,8 @@ pub fn vectors() -> Vec<Vector> {
         jumps(),
         quarantined(),
         cut_and_carried(),
+        copy_unfinished(),
+        copy_made_again(),
         twice(),
     ]
 }
@@ -319,6 +321,47 @@ fn cut_and_carried() -> Vector {
     log.seal();
     let about = "The first segment was found unsealed: it counts up to where its successor says, which carries the rest on.";
     log.vector(FOLDER, "cut-and-carried", about)
+}
+
+/// Two frames on from a checkpoint, and where they begin.
+fn unproven() -> (LogBuilder, u64, Vec<u8>) {
+    let mut log = started();
+    log.data(1, rows(0));
+    log.checkpoint(256);
+    let cut = log.last().bytes.len() as u64;
+    log.data(1, rows(1));
+    log.data(1, rows(2));
+    let bytes = log.last().bytes[cut as usize..].to_vec();
+    (log, cut, bytes)
+}
+
+fn copy_unfinished() -> Vector {
+    let (mut log, cut, bytes) = unproven();
+    log.segment(Predecessor::Copied, cut);
+    let half = bytes.len() / 4;
+    log.last().bytes.extend(&bytes[..half]);
+    log.fault("torn", 2, 256, half as u64);
+    let about = "The second segment copies what the first can't prove, and was not finished: the first counts to its end.";
+    log.vector(FOLDER, "copy-unfinished", about)
+}
+
+fn copy_made_again() -> Vector {
+    let (mut log, cut, bytes) = unproven();
+    log.segment(Predecessor::Copied, cut);
+    let half = bytes.len() / 4;
+    log.last().bytes.truncate(100);
+    log.last().bytes.extend(vec![0; half]);
+    log.segment_after(Predecessor::Copied, cut, 1);
+    let last = log.frames.len() - 2;
+    let frames: Vec<_> = log.frames.drain(last..).collect();
+    for (frame, bytes) in frames.iter().zip([&bytes[..half * 2], &bytes[half * 2..]]) {
+        log.put(bytes, frame.samples());
+    }
+    log.data(1, rows(3));
+    log.checkpoint(256);
+    log.seal();
+    let about = "The second segment was a copy that was not finished; the third is the copy made again, and supersedes it.";
+    log.vector(FOLDER, "copy-made-again", about)
 }
 
 fn twice() -> Vector {

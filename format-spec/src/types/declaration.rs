@@ -241,6 +241,15 @@ mod tests {
     }
 
     #[test]
+    fn numbers_survive_to_the_last_bit() {
+        let mut imu = Declaration::from_json(IMU.as_bytes()).unwrap();
+        for scale in [0.19844004278856286, 0.1, f64::MIN_POSITIVE, f64::MAX, -1.0 / 3.0] {
+            imu.fields[0].scale = Some(scale);
+            assert_eq!(Declaration::from_json(&imu.to_json()).unwrap(), imu);
+        }
+    }
+
+    #[test]
     fn what_breaks_the_rules_is_named() {
         let broken =
             |from: &str, to: &str| Declaration::from_json(IMU.replace(from, to).as_bytes()).unwrap_err();

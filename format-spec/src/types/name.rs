@@ -148,12 +148,7 @@ fn public_name(
             proposed,
         });
     }
-    let lower = name.to_ascii_lowercase();
-    let windows = ["con", "prn", "aux", "nul"].contains(&lower.as_str())
-        || (lower.len() == 4
-            && (lower.starts_with("com") || lower.starts_with("lpt"))
-            && lower.as_bytes()[3].is_ascii_digit());
-    if windows || RETYPED.contains(&lower.as_str()) {
+    if is_taken_for_another(&name) {
         return Err(NameError::Reserved {
             what,
             proposed: Some(format!("{prefix}{name}")),
@@ -180,7 +175,21 @@ fn proposed(name: &str, prefix: &str, longest: usize, fits: impl Fn(u8) -> bool)
         format!("{prefix}{body}")
     };
     whole.truncate(longest);
+    // A word that is refused itself helps nobody.
+    if is_taken_for_another(&whole) || StreamName::RESERVED.contains(&whole.as_str()) {
+        whole = format!("{prefix}{whole}");
+    }
     Some(whole)
+}
+
+/// Whether readers or file systems take a word for something else, whatever its case.
+fn is_taken_for_another(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let windows = ["con", "prn", "aux", "nul"].contains(&lower.as_str())
+        || (lower.len() == 4
+            && (lower.starts_with("com") || lower.starts_with("lpt"))
+            && lower.as_bytes()[3].is_ascii_digit());
+    windows || RETYPED.contains(&lower.as_str())
 }
 
 /// At most 64 characters of a refused name, so that an error stays a sentence.
@@ -249,6 +258,22 @@ mod tests {
         }
         assert!(SessionId::new("s".repeat(64)).is_ok());
         assert!(SessionId::new("s".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn what_is_proposed_is_taken() {
+        let NameError::Pattern { proposed, .. } = StreamName::new("NaN").unwrap_err() else {
+            panic!()
+        };
+        assert_eq!(proposed.as_deref(), Some("x_nan"));
+        let NameError::Pattern { proposed, .. } = SessionId::new(" con ").unwrap_err() else {
+            panic!()
+        };
+        assert_eq!(proposed.as_deref(), Some("s-con"));
+        let NameError::Pattern { proposed, .. } = StreamName::new("Seq").unwrap_err() else {
+            panic!()
+        };
+        assert!(StreamName::new(proposed.unwrap()).is_ok());
     }
 
     #[test]

@@ -7,13 +7,13 @@ use marey_format::frame::Lane;
 use marey_format::wire::{self, Ack, MessageType, Opened};
 use marey_format::{Refusal, RefusalCode, SessionId};
 
-use super::{Connection, Log};
+use super::{Connection, Log, Wire};
 use crate::ingest::{Frames, Room, Work};
 use crate::mailbox::RunResult;
 use crate::protocol::{Action, Run};
 use crate::tls::TlsError;
 
-impl Connection {
+impl<W: Wire> Connection<W> {
     /// Makes a batch of a run. The protocol has verified the frames under the seed of the same log.
     pub(super) fn stage(&mut self, run: Run, actions: &mut Vec<Action>) {
         let bytes: u64 = run.frames.iter().map(|f| u64::from(f.header.length)).sum();
@@ -75,7 +75,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn hand_in_with(&mut self, room: Option<Room>) -> Result<(), TlsError> {
+    pub(crate) fn hand_in_with(&mut self, room: Option<Room>) -> Result<(), TlsError> {
         match room {
             Some(room) => self.submit_first(room),
             None => {
@@ -94,7 +94,7 @@ impl Connection {
     }
 
     /// Takes what the rest of the hub has to say.
-    pub(super) fn collect(&mut self) -> Result<(), TlsError> {
+    pub(crate) fn collect(&mut self) -> Result<(), TlsError> {
         let mail = self.mailbox.take();
         for result in mail.results {
             self.settle(result)?;
@@ -125,6 +125,7 @@ impl Connection {
         self.protocol.resolved(result.bytes);
         if let Some(log) = self.logs.get_mut(&result.channel) {
             log.durable = result.durable.unwrap_or(log.durable);
+            self.protocol.durable(result.channel, log.durable);
             self.acks_due.insert(result.channel);
         }
         let mut actions = Vec::new();
@@ -222,7 +223,7 @@ impl Connection {
                 hub_send_ns: now.ns,
                 tag,
             };
-            self.tls
+            self.wire
                 .send(&wire::message(MessageType::Ack, channel, &ack.to_bytes()))?;
             self.credit_told = credit;
             self.state.metrics.acks.add(1);

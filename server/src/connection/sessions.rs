@@ -8,15 +8,19 @@ use std::collections::BTreeSet;
 use marey_engine::SessionState;
 use marey_format::{RefusalCode, SessionId};
 
-use super::{Connection, Told};
+use super::{Connection, Told, Wire};
 use crate::tls::TlsError;
 
-impl Connection {
+impl<W: Wire> Connection<W> {
     pub(super) fn attach(&mut self, agent: Option<String>) -> Result<(), TlsError> {
         let now_ns = self.now().ns;
-        self.state
-            .attached
-            .attach(self.protocol.device(), &self.mailbox, self.peer, agent, now_ns);
+        self.state.attached.attach(
+            self.protocol.device(),
+            &self.mailbox,
+            (self.turn, self.peer),
+            agent,
+            now_ns,
+        );
         self.look_at_sessions()
     }
 

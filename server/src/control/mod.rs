@@ -134,6 +134,9 @@ pub enum Response {
     Sealed {
         /// The generation that is published now.
         generation: u32,
+        /// Places of logs that the disk could not read, and that are not in it.
+        #[serde(default)]
+        unreadable: Vec<String>,
     },
     /// Of `Status`.
     Status(StatusView),

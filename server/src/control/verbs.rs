@@ -317,8 +317,10 @@ fn compact(desk: &Desk<'_>, id: &SessionId, progress: &mut dyn FnMut(String)) ->
     let sealed = desk
         .seal(id, &|step| (progress.borrow_mut())(words(step)))
         .map_err(text)?;
+    let unreadable = sealed.compacted.unreadable().iter();
     Ok(Response::Sealed {
         generation: sealed.session.generation,
+        unreadable: unreadable.map(ToString::to_string).collect(),
     })
 }
 

@@ -4,6 +4,9 @@
 //! Acks are cumulative and jumps in the sequence count as lost by the device. So after a frame was refused, the frames
 //! behind it in its lane must not be taken before it comes again, or the ack would pass over it and the device would
 //! discard it. They are dropped in silence: the device sends on from the refused one.
+//!
+//! A refusal may be overtaken: with two runs under way, both fail, and before the second failure is known the device has
+//! sent all of it again. What is durable by then the device has let go of, so nothing may wait for it.
 
 use marey_format::clock::ProbeRow;
 use marey_format::frame::{Flags, Frame, FrameError, Header, Kind, Lane};
@@ -135,6 +138,8 @@ pub(super) struct Channel {
     state: State,
     /// For each lane, the sequence that was refused and must come again before later ones are taken.
     refused: [Option<u64>; 2],
+    /// For each lane, the first sequence that is not durable.
+    durable: [u64; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +164,7 @@ impl Channel {
             seed,
             state: State::Opening,
             refused: [None; 2],
+            durable: [0; 2],
         }
     }
 
@@ -188,6 +194,14 @@ impl Channel {
         std::mem::replace(&mut self.state, State::Closed) != State::Closed
     }
 
+    /// All below these sequences is durable: nothing of it will come again.
+    pub(super) fn durable(&mut self, durable: [u64; 2]) {
+        for ((known, durable), refused) in self.durable.iter_mut().zip(durable).zip(&mut self.refused) {
+            *known = (*known).max(durable);
+            refused.take_if(|refused| *refused < *known);
+        }
+    }
+
     pub(super) fn refused(&mut self, lane: u8, sequence: u64, code: RefusalCode) {
         // Of a probe that proves nothing the registry says: drop it and go on. And what lies below the next sequence
         // anyway can't be passed over. So nothing waits for these.
@@ -196,10 +210,11 @@ impl Channel {
             RefusalCode::SequenceReused,
             RefusalCode::SequenceBackward,
         ];
-        if waits_for_nothing.contains(&code) {
+        let lane = usize::from(lane);
+        if waits_for_nothing.contains(&code) || self.durable.get(lane).is_some_and(|next| sequence < *next) {
             return;
         }
-        if let Some(refused) = self.refused.get_mut(usize::from(lane)) {
+        if let Some(refused) = self.refused.get_mut(lane) {
             *refused = Some(refused.map_or(sequence, |earlier| earlier.min(sequence)));
         }
     }

@@ -174,14 +174,23 @@ impl Protocol {
 
     /// The log that was asked for is open.
     pub fn opened(&mut self, channel: u16, opened: &Opened, actions: &mut Vec<Action>) {
-        if let Some(slot) = self.channels.get_mut(&channel)
+        if self.phase != Phase::Over
+            && let Some(slot) = self.channels.get_mut(&channel)
             && slot.open()
         {
+            slot.durable(opened.next.lanes());
             actions.push(Action::Send(wire::json_message(
                 MessageType::Opened,
                 channel,
                 opened,
             )));
+        }
+    }
+
+    /// For each lane of a channel, all below is durable.
+    pub fn durable(&mut self, channel: u16, durable: [u64; 2]) {
+        if let Some(slot) = self.channels.get_mut(&channel) {
+            slot.durable(durable);
         }
     }
 
@@ -225,6 +234,9 @@ impl Protocol {
 
     /// Closes the channels of a session that takes nothing more; what is under way on them is dropped.
     pub fn close_session(&mut self, session: &SessionId, reason: RefusalCode, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Over {
+            return;
+        }
         for (&channel, slot) in &mut self.channels {
             if slot.session() == session && slot.close() {
                 actions.push(Action::Send(wire::json_message(

@@ -2,6 +2,7 @@
 
 use marey_format::clock::{ProbeKind, ProbeRow};
 use marey_format::frame::{DataBuilder, Value, control_frame};
+use marey_format::registry::FrameName;
 use marey_format::wire::{Acked, Holes};
 use marey_format::{BootId, Declaration, EpochId, FieldType, Kind, Lane};
 
@@ -426,7 +427,7 @@ fn frames_refused_by_the_store_hold_their_lane() {
     assert_eq!(sequences(peer.read(&frame(&data(0)))), [0]);
     let mut actions = Vec::new();
     let mut refusal = Refusal::new(RefusalCode::UndeclaredStream, "declare stream 1 first");
-    refusal.frame = Some(marey_format::registry::FrameName { lane: 0, sequence: 0 });
+    refusal.frame = Some(FrameName { lane: 0, sequence: 0 });
     peer.protocol.frame_refused(1, refusal, &mut actions);
     assert_eq!(refusals(&actions), [RefusalCode::UndeclaredStream]);
     assert!(sequences(peer.read(&frame(&data(1)))).is_empty());
@@ -562,4 +563,43 @@ fn bye_and_the_hubs_own_end_flush_what_is_whole() {
         panic!("{actions:?}")
     };
     assert_eq!(closed[0], MessageType::Closed as u8);
+}
+
+#[test]
+fn nothing_is_said_after_the_end() {
+    let mut peer = Peer::open();
+    peer.read(&wire::message(MessageType::Bye, 0, b"{}"));
+    let mut actions = Vec::new();
+    peer.protocol
+        .close_session(&session(), RefusalCode::SessionClosed, &mut actions);
+    peer.protocol.opened(1, &opened(), &mut actions);
+    peer.protocol.join(&session(), None, &mut actions);
+    peer.protocol.close(RefusalCode::ShuttingDown, &mut actions);
+    assert_eq!(actions, []);
+}
+
+#[test]
+fn a_refusal_that_was_overtaken_by_an_ack_holds_nothing_up() {
+    let mut peer = Peer::open();
+    let all = [frame(&data(0)), frame(&data(1)), frame(&data(2))].concat();
+    assert_eq!(sequences(peer.read(&all)), [0, 1, 2]);
+    let refuse = |peer: &mut Peer, sequence| {
+        let mut refusal = Refusal::new(RefusalCode::DiskFloor, "no room");
+        refusal.frame = Some(FrameName { lane: 0, sequence });
+        peer.protocol.frame_refused(1, refusal, &mut Vec::new());
+    };
+    // The first run fails, and the device sends everything again; then the second one's failure is told, and then that all
+    // of it is durable: the device has nothing left to send below that.
+    refuse(&mut peer, 0);
+    assert_eq!(sequences(peer.read(&all)), [0, 1, 2]);
+    refuse(&mut peer, 1);
+    peer.protocol.durable(1, [3, 0]);
+    assert_eq!(sequences(peer.read(&frame(&data(3)))), [3]);
+    // Nor does one that comes after the ack.
+    peer.protocol.durable(1, [4, 0]);
+    refuse(&mut peer, 2);
+    assert_eq!(sequences(peer.read(&frame(&data(4)))), [4]);
+    // What is not durable is waited for as ever.
+    refuse(&mut peer, 4);
+    assert_eq!(sequences(peer.read(&frame(&data(5)))), [0u64; 0]);
 }

@@ -238,6 +238,13 @@ impl Log {
         wire::message(MessageType::Frame, 1, &frame)
     }
 
+    /// A frame that was made before, as a message: what [`Log::data`] gave under this sequence.
+    pub fn data_frame_again(&self, sequence: u64) -> Vec<u8> {
+        let mut then = self.clone();
+        then.samples = sequence * SAMPLES_PER_FRAME;
+        wire::message(MessageType::Frame, 1, &then.data_frame(1, sequence, 0))
+    }
+
     /// A frame of the present samples under any stream number and sequence; each value is `more` larger than it should
     /// be. The log forgets it.
     pub fn data_frame(&self, stream: u32, sequence: u64, more: i64) -> Vec<u8> {

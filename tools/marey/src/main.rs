@@ -6,6 +6,7 @@
     reason = "the command line stands outside of the hub's seams"
 )]
 
+mod bar;
 mod commands;
 mod hubdir;
 mod output;
@@ -62,6 +63,8 @@ enum Verb {
     Recover(commands::recover::Arguments),
     /// Publishes what came since the last seal.
     Compact(commands::compact::Arguments),
+    /// Whether a disk is one to record on.
+    Selftest(commands::selftest::Arguments),
     /// Completions for your shell.
     Completions(commands::completions::Arguments),
 }
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Verb::Verify(verb) => commands::verify::run(verb, dir, &output),
         Verb::Recover(verb) => commands::recover::run(verb, dir, &output),
         Verb::Compact(verb) => commands::compact::run(verb, dir, &output),
+        Verb::Selftest(verb) => commands::selftest::run(verb, &output),
         Verb::Completions(verb) => commands::completions::run(verb, &output),
     };
     match result {

@@ -65,6 +65,11 @@ impl Output {
         }
     }
 
+    /// Whether somebody sits before a terminal and watches.
+    pub fn is_watched(&self) -> bool {
+        self.progress
+    }
+
     /// Whether JSON was asked for.
     pub fn is_json(&self) -> bool {
         self.json

@@ -95,7 +95,7 @@ fn a_power_cut_at_any_operation_leaves_one_generation_or_the_other() {
             cut_at: Some(at),
             ..Plan::default()
         },
-        |disk, _| disk.power_cut(None),
+        |disk, _| _ = disk.power_cut(None),
     );
     for seed in 0..3 {
         disturbed(
@@ -103,7 +103,7 @@ fn a_power_cut_at_any_operation_leaves_one_generation_or_the_other() {
                 cut_at: Some(at),
                 ..Plan::default()
             },
-            |disk, at| disk.power_cut(Some(&mut Dice(1000 * seed + at))),
+            |disk, at| _ = disk.power_cut(Some(&mut Dice(1000 * seed + at))),
         );
     }
 }

@@ -82,6 +82,7 @@ impl LogMaker {
                 Predecessor::Sealed
             },
             predecessor_end,
+            superseded: 0,
             epoch: self.epoch,
             hub_sequence: self.hub_sequence,
             hub_epoch: HUB,
@@ -194,13 +195,17 @@ impl LogMaker {
         let declaration = Declaration::from_json(json.as_bytes()).unwrap();
         self.live(Kind::DECLARE, stream, 0, 0, &declaration.to_json());
         let epoch = self.epoch.unwrap().1;
+        self.declarations.insert((epoch, stream), declaration);
+        self.assign(stream, json, version)
+    }
+
+    pub fn assign(&mut self, stream: u32, json: &str, version: u32) -> &mut Self {
         let assign = Assign {
-            epoch,
+            epoch: self.epoch.unwrap().1,
             stream,
             version,
-            declaration: declaration.clone(),
+            declaration: Declaration::from_json(json.as_bytes()).unwrap(),
         };
-        self.declarations.insert((epoch, stream), declaration);
         self.hub(Kind::ASSIGN, 0, 0, &serde_json::to_vec(&assign).unwrap())
     }
 

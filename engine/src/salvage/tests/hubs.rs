@@ -45,6 +45,66 @@ fn damage_to_the_journal_is_named() {
 }
 
 #[test]
+fn a_newest_commit_that_does_not_hold_is_named() {
+    let disk = record(End::Killed, 9);
+    let truth = frames_of(&disk);
+    let files = content(&disk);
+    let blocks = files.iter().filter(|(path, _)| path.starts_with("journal"));
+    let mut named = 0;
+    for (path, bytes) in blocks {
+        let used = bytes
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        for at in (0..used).step_by(7) {
+            let damaged = disk.snapshot();
+            damaged.damage(path, |bytes| bytes[at] ^= 0x10).unwrap();
+            let came = frames_of(&recovered(&damaged).0);
+            if came.len() == truth.len() {
+                continue;
+            }
+            let (_, report) = recovered(&damaged);
+            let in_bytes = report
+                .lost
+                .bytes
+                .iter()
+                .any(|lost| lost.file.starts_with("journal"));
+            let torn = report.torn_tails.iter().any(|torn| torn.file == *path);
+            assert!(in_bytes || torn, "{} byte {at}: {report:#?}", path.display());
+            assert!(kinds(&verified(&damaged)).contains(&FaultKind::Journal));
+            named += 1;
+        }
+    }
+    assert!(named > 0);
+}
+
+#[test]
+fn a_log_that_ends_below_what_the_journal_proves_is_damaged() {
+    let disk = record(End::Killed, 9);
+    let truth = frames_of(&disk);
+    let (path, bytes) = log_files(&disk).pop().unwrap();
+    for length in (0..bytes.len()).step_by(3) {
+        let damaged = disk.snapshot();
+        damaged.damage(&path, |bytes| bytes.truncate(length)).unwrap();
+        judge_found(
+            &disk,
+            &damaged,
+            &truth,
+            &format!("{} cut to {length}", path.display()),
+        );
+    }
+    for at in (0..bytes.len()).step_by(3) {
+        let damaged = disk.snapshot();
+        damaged.damage(&path, |bytes| bytes[at] ^= 0x10).unwrap();
+        let lost = judge_found(&disk, &damaged, &truth, &format!("{} byte {at}", path.display()));
+        assert!(lost <= 1, "{} byte {at}", path.display());
+    }
+    let damaged = disk.snapshot();
+    damaged.remove_file(&path).unwrap();
+    judge_found(&disk, &damaged, &truth, &format!("{} removed", path.display()));
+}
+
+#[test]
 fn a_journal_with_one_block_left_is_read() {
     let disk = record(End::Killed, 3);
     let truth = frames_of(&disk);

@@ -97,3 +97,19 @@ fn nor_where_the_index_is_damaged_as_well() {
         assert_eq!(judge(&damaged, &truth, &format!("{known:?} and its index")), 1);
     }
 }
+
+#[test]
+fn nor_where_a_cut_took_every_list_of_frames() {
+    let (disk, truth) = lying();
+    let mut files = log_files(&disk);
+    // Nothing on the disk says how long the last one was.
+    files.pop();
+    assert!(!files.is_empty());
+    for (path, bytes) in files {
+        for length in 0..bytes.len() {
+            let damaged = disk.snapshot();
+            damaged.damage(&path, |bytes| bytes.truncate(length)).unwrap();
+            judge(&damaged, &truth, &format!("{} cut to {length}", path.display()));
+        }
+    }
+}

@@ -123,3 +123,76 @@ fn another_logs_segment_delivers_nothing() {
         ["other", "walk"]
     );
 }
+
+#[test]
+fn samples_are_listed_under_the_name_that_only_their_declaration_has() {
+    let disk = record(End::Closed, 9);
+    let truth = frames_of(&disk);
+    let declared = truth[&(0, 1, 0)];
+    let damaged = disk.snapshot();
+    let end = declared.offset as usize + declared.length as usize;
+    damaged
+        .damage(&segment(declared.segment), |bytes| bytes.truncate(end))
+        .unwrap();
+    for (path, _) in log_files(&disk) {
+        // With the frames of the first epoch all that the hub said of its streams.
+        let segments = truth
+            .iter()
+            .filter(|(key, _)| key.0 == 0)
+            .map(|(_, known)| known.segment);
+        let of_epoch: Vec<PathBuf> = segments
+            .filter(|of| *of != declared.segment)
+            .map(segment)
+            .collect();
+        if of_epoch.contains(&path) {
+            damaged.remove_file(&path).unwrap();
+        }
+    }
+    judge(&damaged, &truth, "cut behind the declaration");
+    let (_, report) = recovered(&damaged);
+    let lost = report.lost.samples.iter().find(|lost| lost.epoch == 0);
+    let lost = lost.unwrap_or_else(|| panic!("{:#?}", report.lost));
+    assert_eq!((lost.stream.as_str(), lost.first), ("imu@1", 0), "{lost:?}");
+}
+
+#[test]
+fn a_frame_written_over_another_one_of_its_length_is_found_without_an_index() {
+    let disk = record(End::Closed, 9);
+    let truth = frames_of(&disk);
+    let (path, bytes) = log_files(&disk).pop().unwrap();
+    let footer = bytes.windows(8).rposition(|w| w == b"MAREYIDX").unwrap();
+    let unsealed = disk.snapshot();
+    unsealed.damage(&path, |bytes| bytes.truncate(footer)).unwrap();
+    let here: Vec<&Known> = truth
+        .values()
+        .filter(|known| segment(known.segment) == path)
+        .collect();
+    let pairs = here
+        .iter()
+        .flat_map(|one| here.iter().map(move |other| (*one, *other)));
+    let pairs: Vec<_> = pairs
+        .filter(|(one, other)| one.offset < other.offset && one.length == other.length)
+        .collect();
+    assert!(!pairs.is_empty());
+    for (one, other) in pairs {
+        let length = one.length as usize;
+        for (from, to) in [(one, other), (other, one)] {
+            let damaged = unsealed.snapshot();
+            let from_bytes = from.offset as usize..from.offset as usize + length;
+            damaged
+                .damage(&path, |bytes| bytes.copy_within(from_bytes, to.offset as usize))
+                .unwrap();
+            let lost = judge_found(&disk, &damaged, &truth, &format!("{from:?} over {to:?}"));
+            assert_eq!(lost, 1, "{from:?} over {to:?}");
+        }
+        let swapped = unsealed.snapshot();
+        swapped
+            .damage(&path, |bytes| {
+                let (before, after) = bytes.split_at_mut(other.offset as usize);
+                before[one.offset as usize..][..length].swap_with_slice(&mut after[..length]);
+            })
+            .unwrap();
+        let lost = judge_found(&disk, &swapped, &truth, &format!("{one:?} and {other:?} swapped"));
+        assert_eq!(lost, 0, "{one:?} and {other:?} swapped");
+    }
+}

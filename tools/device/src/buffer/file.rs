@@ -378,7 +378,9 @@ fn apply(
             let Some(lane) = lanes.get_mut(header.lane as usize) else {
                 return false;
             };
-            if lane.last_sequence().is_some_and(|last| last >= header.sequence) {
+            // No frame could come after the last number that there is.
+            let falls = lane.last_sequence().is_some_and(|last| last >= header.sequence);
+            if falls || header.sequence == u64::MAX {
                 return false;
             }
             lane.push(Held {

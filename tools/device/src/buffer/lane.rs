@@ -23,6 +23,8 @@ pub(crate) struct LaneBuffer {
     cursor: u64,
     /// Half-open ranges below `durable` that the hub lost and has not been sent again.
     holes: Vec<(u64, u64)>,
+    /// The hub refused this one on this connection, and takes none behind it before it comes again.
+    refused: Option<u64>,
 }
 
 impl LaneBuffer {
@@ -48,6 +50,26 @@ impl LaneBuffer {
         self.cursor = self.cursor.min(sequence);
     }
 
+    /// The hub refused a frame, and waits for it.
+    pub(super) fn refused(&mut self, sequence: u64) {
+        self.rewind(sequence);
+        self.refused = Some(self.refused.map_or(sequence, |earlier| earlier.min(sequence)));
+    }
+
+    /// Whether the hub waits for a frame that is not here any more.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.refused.is_some_and(|refused| {
+            let held = self.from(refused).next();
+            refused >= self.durable && held.is_none_or(|held| held.header.sequence > refused)
+        })
+    }
+
+    /// A new connection, or the epoch opened anew: everything counts as not sent, and the hub waits for nothing.
+    pub(super) fn start_over(&mut self) {
+        self.cursor = 0;
+        self.refused = None;
+    }
+
     /// True if a mark moved.
     pub(super) fn acknowledge(&mut self, durable: u64, safe: u64, fresh: &mut Vec<Header>) -> bool {
         let moved = durable > self.durable || safe > self.safe;
@@ -61,13 +83,14 @@ impl LaneBuffer {
             self.highest_ack = self.highest_ack.max(durable);
         }
         self.safe = self.safe.max(safe);
+        self.refused.take_if(|refused| *refused < self.durable);
         moved
     }
 
     pub(super) fn opened(&mut self, next: u64, holes: Vec<(u64, u64)>, fresh: &mut Vec<Header>) {
         let was_durable = self.durable;
         self.holes = holes;
-        self.cursor = 0;
+        self.start_over();
         self.durable = next;
         self.highest_ack = self.highest_ack.max(next);
         let is_new = |header: &Header| header.sequence < next && !self.is_in_hole(header.sequence);

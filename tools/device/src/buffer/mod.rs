@@ -205,9 +205,19 @@ impl FrameBuffer {
         self.lanes[lane as usize].rewind(sequence);
     }
 
+    /// The hub refused a frame for now: sends again from there on.
+    pub(crate) fn refused(&mut self, lane: Lane, sequence: u64) {
+        self.lanes[lane as usize].refused(sequence);
+    }
+
+    /// Whether the hub waits for a frame that had to go to make room: only opening the epoch anew helps.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.lanes.iter().any(LaneBuffer::is_stuck)
+    }
+
     /// Nothing that is unacknowledged counts as sent any more.
     pub(crate) fn disconnected(&mut self) {
-        self.lanes.iter_mut().for_each(|lane| lane.rewind(0));
+        self.lanes.iter_mut().for_each(LaneBuffer::start_over);
     }
 
     /// Takes in an ack; returns the frames that it made durable.

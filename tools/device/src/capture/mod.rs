@@ -9,6 +9,7 @@
 
 mod batch;
 mod counters;
+mod reopen;
 mod stream;
 
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use marey_format::{BootId, Declaration, DeviceId, EpochId, FrameError, Kind, Lan
 
 pub use batch::{Batch, BatchTimes, ColumnSlice};
 pub use marey_format::frame::Value;
+pub use reopen::{Reopened, reopen};
 pub use stream::Timing;
 
 use crate::buffer::{

@@ -121,6 +121,7 @@ impl Conversation {
             self.next_heartbeat =
                 Some(now + Duration::from_millis(welcome.heartbeat_ms.clamp(100, HEARTBEAT_MS_MAX)));
         }
+        self.leave_stuck_channels(state);
         self.open_channels(state, now, to);
         if self.paused_until.is_some_and(|until| now < until) {
             return stamps;
@@ -223,6 +224,24 @@ impl Conversation {
             _ => return Err(malformed()),
         }
         Ok(None)
+    }
+
+    /// The hub waits for a frame that had to go to make room, and takes none behind it: the epoch is opened anew, on
+    /// another channel, and what is missing becomes a gap.
+    fn leave_stuck_channels(&mut self, state: &mut State) {
+        let stuck: Vec<CaptureId> = state
+            .entries
+            .iter()
+            .filter(|entry| entry.capture.buffer.is_stuck())
+            .map(|entry| entry.id)
+            .collect();
+        for id in stuck {
+            self.forget_channel(id);
+            if let Some(entry) = state.entry(id) {
+                entry.is_open = false;
+                entry.capture.buffer.disconnected();
+            }
+        }
     }
 
     /// Opens a channel for each capture that needs one, the current first.
@@ -441,16 +460,16 @@ impl Conversation {
             }
             RefusalCode::BadCrc if self.channels[at].bad_crcs < BAD_CRCS_MAX => {
                 self.channels[at].bad_crcs += 1;
-                buffer.rewind(lane, frame.sequence);
+                buffer.refused(lane, frame.sequence);
             }
             RefusalCode::UndeclaredStream if self.channels[at].bad_crcs < BAD_CRCS_MAX => {
                 self.channels[at].bad_crcs += 1;
                 buffer.rewind(Lane::Live, 0);
-                buffer.rewind(lane, frame.sequence);
+                buffer.refused(lane, frame.sequence);
                 self.paused_until = Some(now + wait);
             }
             code if code.is_passing() => {
-                buffer.rewind(lane, frame.sequence);
+                buffer.refused(lane, frame.sequence);
                 self.paused_until = Some(now + wait);
             }
             _ => {

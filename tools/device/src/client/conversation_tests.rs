@@ -5,7 +5,7 @@ use marey_format::wire::{Acked, Holes, MESSAGE_HEADER_BYTES, MessageHeader};
 use marey_format::{BootId, Declaration, DeviceId, HubEpoch, SessionId};
 
 use super::*;
-use crate::buffer::BufferOptions;
+use crate::buffer::{BufferOptions, WhenFull};
 use crate::capture::{FrameOptions, Timing};
 
 const BOOT: BootId = BootId([1; 16]);
@@ -276,4 +276,48 @@ fn a_hub_that_knows_more_than_was_counted_gets_a_new_epoch() {
             .epoch,
         after
     );
+}
+
+#[test]
+fn an_epoch_is_opened_anew_when_the_hub_waits_for_a_frame_that_had_to_go() {
+    use MessageType::{Frame, Heartbeat, Open, Sent};
+    // Room for three data frames of 64 bytes.
+    let options = BufferOptions {
+        bytes_max: 3 * 64,
+        when_full: WhenFull::DropOldest,
+        ..BufferOptions::default()
+    };
+    let mut state = State::open(DeviceId::new("belt").unwrap(), options, FrameOptions::default()).unwrap();
+    let now = Instant::now();
+    captured(&mut state, "walk");
+    let mut conversation = welcomed(&mut state, 1 << 20);
+    compose(&mut conversation, &mut state, now);
+    let open = |channel| incoming(MessageType::Opened, channel, &opened("walk", 0, 1));
+    say(&mut conversation, &mut state, open(1)).unwrap();
+    assert_eq!(
+        kinds(&compose(&mut conversation, &mut state, now)),
+        [Sent, Frame, Frame, Frame]
+    );
+    let mut refusal = Refusal::new(RefusalCode::DiskFloor, "no room");
+    refusal.frame = Some(marey_format::registry::FrameName { lane: 0, sequence: 0 });
+    say(
+        &mut conversation,
+        &mut state,
+        incoming(MessageType::Refused, 1, &refusal),
+    )
+    .unwrap();
+    // Meanwhile the buffer overflows, and the frame that the hub waits for is gone.
+    let capture = &mut state.current().unwrap().capture;
+    capture.push(1, 9, &[Value::F64(0.5)], now).unwrap();
+    capture.flush(1).unwrap();
+    let later = now + Duration::from_secs(2);
+    let messages = compose(&mut conversation, &mut state, later);
+    assert_eq!((kinds(&messages), messages[0].1), (vec![Open], 2));
+    say(&mut conversation, &mut state, open(2)).unwrap();
+    let mut messages = compose(&mut conversation, &mut state, later + Duration::from_secs(2));
+    messages.retain(|message| message.0 != Heartbeat);
+    assert_eq!(kinds(&messages), [Sent, Frame, Frame, Frame]);
+    assert!(messages.iter().all(|message| message.1 == 2));
+    let first = marey_format::frame::Header::parse(&messages[1].2).unwrap();
+    assert_eq!(first.sequence, 1, "what is gone becomes a gap");
 }

@@ -9,12 +9,17 @@
 
 mod backoff;
 mod conversation;
+mod entropy;
 mod link;
 mod options;
 mod prober;
 mod socket;
 mod state;
 mod status;
+#[cfg(any(test, feature = "testing"))]
+pub mod stepped;
+mod talk;
+mod timer;
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -33,9 +38,11 @@ use crate::buffer::{BufferError, KeepError};
 use crate::bundle::Bundle;
 use crate::capture::{Batch, DeclareError, PushError, Pushed, Timing, Value};
 use crate::clock::DeviceClock;
+use entropy::Entropy;
 use link::Link;
-use prober::Prober;
 use state::{CaptureId, Closing, Shared, State};
+use talk::Talk;
+use timer::Timer;
 
 /// A device that talks to its hub from a thread of its own.
 ///
@@ -111,17 +118,10 @@ impl Device {
         waker.set_nonblocking(true)?;
         let name = bundle.device().clone();
         let state = State::open(name.clone(), options.buffer.clone(), options.frames)?;
-        let shared = Arc::new(Shared::new(state, waker));
+        let shared = Arc::new(Shared::new(state, waker, Timer::System));
         let clock = Arc::clone(&options.clock);
-        let prober = Prober::new(options.probes);
-        let link = Link {
-            shared: Arc::clone(&shared),
-            bundle,
-            options,
-            wake,
-            prober,
-            synced: Instant::now(),
-        };
+        let talk = Talk::new(Arc::clone(&shared), options, Entropy::System);
+        let link = Link { talk, bundle, wake };
         let thread = std::thread::Builder::new()
             .name("marey-device".to_owned())
             .spawn(move || link.run())?;
@@ -418,26 +418,26 @@ impl StreamHandle {
 
     /// Takes one sample: its device time in nanoseconds, and a value for each field. Never waits for the network.
     pub fn push(&self, time_ns: i64, values: &[Value]) -> Result<Pushed, PushError> {
-        self.with(|capture, stream| capture.push(stream, time_ns, values, Instant::now()))
+        self.with(|capture, stream, now| capture.push(stream, time_ns, values, now))
     }
 
     /// Takes many samples at once, column by column, as frames of their own: cheaper than one by one, and at once
     /// in the buffer.
     pub fn push_batch(&self, batch: &Batch<'_>) -> Result<Pushed, PushError> {
-        self.with(|capture, stream| capture.push_batch(stream, batch, Instant::now()))
+        self.with(|capture, stream, now| capture.push_batch(stream, batch, now))
     }
 
     /// As [`StreamHandle::push_batch`], and tells the epoch that the samples went into.
     pub fn push_batch_in_epoch(&self, batch: &Batch<'_>) -> Result<(EpochId, Pushed), PushError> {
-        self.with(|capture, stream| {
-            let pushed = capture.push_batch(stream, batch, Instant::now())?;
+        self.with(|capture, stream, now| {
+            let pushed = capture.push_batch(stream, batch, now)?;
             Ok((capture.epoch(), pushed))
         })
     }
 
     /// Makes a frame of the samples that are none yet.
     pub fn flush(&self) -> Result<(), PushError> {
-        self.with(|capture, stream| capture.flush(stream))
+        self.with(|capture, stream, _| capture.flush(stream))
     }
 
     /// Records something that happened to this stream: a label, a lead that fell off.
@@ -462,13 +462,14 @@ impl StreamHandle {
 
     fn with<T>(
         &self,
-        push: impl FnOnce(&mut crate::capture::Capture, u32) -> Result<T, PushError>,
+        push: impl FnOnce(&mut crate::capture::Capture, u32, Instant) -> Result<T, PushError>,
     ) -> Result<T, PushError> {
+        let now = self.shared.now();
         let (result, made_frames) = {
             let mut state = self.shared.lock();
             let capture = &mut state.entry(self.capture).ok_or(PushError::Over)?.capture;
             let before = capture.next_sequence(Lane::Data);
-            let result = push(capture, self.stream);
+            let result = push(capture, self.stream, now);
             (result, capture.next_sequence(Lane::Data) != before)
         };
         if made_frames {

@@ -16,6 +16,7 @@ use marey_format::clock::{Direction, PACKET_BYTES, PacketKey, ProbeKind, ProbeRo
 use marey_format::types::unhex;
 use marey_format::wire::{Ack, TimeService};
 
+use super::entropy::Entropy;
 use super::options::ProbeOptions;
 use super::status::ProbeCounts;
 use crate::clock::DeviceClock;
@@ -34,6 +35,7 @@ pub(super) struct Prober {
     burst_left: u32,
     udp_unanswered: u32,
     counts: ProbeCounts,
+    entropy: Entropy,
 }
 
 #[derive(Debug)]
@@ -52,9 +54,9 @@ struct Waiting {
 }
 
 impl Prober {
-    pub(super) fn new(options: ProbeOptions) -> Self {
-        let now = Instant::now();
+    pub(super) fn new(options: ProbeOptions, entropy: Entropy, now: Instant) -> Self {
         Self {
+            entropy,
             options,
             service: None,
             waiting: VecDeque::new(),
@@ -155,7 +157,7 @@ impl Prober {
 
     /// Sends a request over UDP. What can't be sent counts as lost.
     pub(super) fn ask_over_udp(&mut self, clock: &dyn DeviceClock, now: Instant) {
-        let nonce = random_nonce();
+        let nonce = self.entropy.nonce();
         let Some(Service {
             key_id,
             key,
@@ -176,7 +178,7 @@ impl Prober {
         clock: &dyn DeviceClock,
         now: Instant,
     ) -> Option<[u8; PACKET_BYTES]> {
-        let nonce = random_nonce();
+        let nonce = self.entropy.nonce();
         let service = self.service.as_ref()?;
         let dev_send_ns = clock.now_ns();
         let request = request(service.key_id, nonce, dev_send_ns).to_bytes(&service.key);
@@ -352,12 +354,6 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.connect(address)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
-}
-
-fn random_nonce() -> u64 {
-    let mut nonce = [0; 8];
-    aws_lc_rs::rand::fill(&mut nonce).expect("the system's random source works");
-    u64::from_le_bytes(nonce)
 }
 
 const WAITING_MAX: usize = 64;

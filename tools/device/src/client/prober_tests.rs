@@ -31,10 +31,11 @@ fn answer(request: &[u8]) -> Vec<u8> {
 }
 
 fn connected(server: &UdpSocket) -> Prober {
-    let mut prober = Prober::new(ProbeOptions {
+    let options = ProbeOptions {
         answer_max: Duration::from_millis(50),
         ..ProbeOptions::default()
-    });
+    };
+    let mut prober = Prober::new(options, Entropy::System, Instant::now());
     let address = server.local_addr().unwrap();
     let time = TimeService {
         udp_port: address.port(),
@@ -103,7 +104,7 @@ fn silence_over_udp_is_answered_in_band() {
 
 #[test]
 fn the_quickest_acks_are_kept() {
-    let mut prober = Prober::new(ProbeOptions::default());
+    let mut prober = Prober::new(ProbeOptions::default(), Entropy::System, Instant::now());
     let now = Instant::now();
     for late in [50, 10, 90, 20, 70, 30, 40i64] {
         let ack = Ack {

@@ -127,7 +127,7 @@ impl Socket {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(error) => return Err(error.into()),
             }
-            self.cut(dev_recv_ns, to)?;
+            cut(&mut self.plain, dev_recv_ns, to)?;
             processed?;
         }
         Ok(())
@@ -139,43 +139,43 @@ impl Socket {
         let _rest = self.flush();
         let _closed = self.tcp.shutdown(std::net::Shutdown::Write);
     }
-
-    /// Cuts whole messages off the front. Types that a later hub may send are passed over.
-    fn cut(&mut self, dev_recv_ns: i64, to: &mut Vec<Incoming>) -> Result<(), SocketError> {
-        let mut at = 0;
-        while let Some(header) = self.plain[at..].first_chunk::<MESSAGE_HEADER_BYTES>() {
-            let channel = u16::from_le_bytes([header[2], header[3]]);
-            let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
-            let kind = MessageType::from_byte(header[0]);
-            if length as usize > kind.map_or(limits::CONTROL_BYTES_MAX, MessageType::body_bytes_max) {
-                return Err(SocketError::TooLong {
-                    kind: header[0],
-                    length,
-                });
-            }
-            let body = at + MESSAGE_HEADER_BYTES;
-            let Some(bytes) = self.plain.get(body..body + length as usize) else {
-                break;
-            };
-            if let Some(kind) = kind {
-                to.push(Incoming {
-                    kind,
-                    channel,
-                    body: bytes.to_vec(),
-                    dev_recv_ns,
-                });
-            }
-            at = body + length as usize;
-        }
-        self.plain.drain(..at);
-        Ok(())
-    }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.tcp.as_fd()
     }
+}
+
+/// Cuts whole messages off the front. Types that a later hub may send are passed over.
+pub(super) fn cut(plain: &mut Vec<u8>, dev_recv_ns: i64, to: &mut Vec<Incoming>) -> Result<(), SocketError> {
+    let mut at = 0;
+    while let Some(header) = plain[at..].first_chunk::<MESSAGE_HEADER_BYTES>() {
+        let channel = u16::from_le_bytes([header[2], header[3]]);
+        let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        let kind = MessageType::from_byte(header[0]);
+        if length as usize > kind.map_or(limits::CONTROL_BYTES_MAX, MessageType::body_bytes_max) {
+            return Err(SocketError::TooLong {
+                kind: header[0],
+                length,
+            });
+        }
+        let body = at + MESSAGE_HEADER_BYTES;
+        let Some(bytes) = plain.get(body..body + length as usize) else {
+            break;
+        };
+        if let Some(kind) = kind {
+            to.push(Incoming {
+                kind,
+                channel,
+                body: bytes.to_vec(),
+                dev_recv_ns,
+            });
+        }
+        at = body + length as usize;
+    }
+    plain.drain(..at);
+    Ok(())
 }
 
 /// rustls wraps its own errors in those of I/O.

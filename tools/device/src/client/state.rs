@@ -14,14 +14,17 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use marey_format::wire::Stop;
-use marey_format::{BootId, DeviceId, EpochId, Refusal, SessionId};
+use marey_format::{BootId, DeviceId, Refusal, SessionId};
 use serde_json::{Map, Value};
 
+use super::entropy::Entropy;
 use super::status::{FinishReport, ProbeCounts, SessionStatus, Status};
+use super::timer::Timer;
 use crate::buffer::{BufferError, BufferOptions, Identity, restore_all};
 use crate::capture::{Capture, FrameOptions};
 
 pub(super) struct Shared {
+    timer: Timer,
     state: Mutex<State>,
     changed: Condvar,
     /// A byte into it wakes the client's thread out of its poll.
@@ -29,8 +32,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(state: State, waker: UnixStream) -> Self {
+    pub(super) fn new(state: State, waker: UnixStream, timer: Timer) -> Self {
         Self {
+            timer,
             state: Mutex::new(state),
             changed: Condvar::new(),
             waker,
@@ -39,6 +43,11 @@ impl Shared {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Now, for ages and waits.
+    pub(super) fn now(&self) -> Instant {
+        self.timer.now()
     }
 
     /// The client's thread is to look at the state anew.
@@ -123,6 +132,7 @@ pub(super) struct State {
     pub(super) probe_soon: bool,
     pub(super) device_info: Map<String, Value>,
     pub(super) closing: Option<Closing>,
+    pub(super) entropy: Entropy,
     /// Held while the folder is used.
     folder_lock: Option<File>,
 }
@@ -162,6 +172,7 @@ impl State {
             probe_soon: false,
             device_info: Map::new(),
             closing: None,
+            entropy: Entropy::System,
             folder_lock: None,
             buffer_options,
         };
@@ -233,7 +244,7 @@ impl State {
         let identity = Identity {
             device: self.device.clone(),
             session: session.clone(),
-            epoch: new_epoch(),
+            epoch: self.entropy.epoch(),
             boot,
         };
         let begun = Capture::begin(identity, &self.buffer_options, self.frame_options);
@@ -254,6 +265,7 @@ impl State {
     pub(super) fn begin_epoch_anew(&mut self, id: CaptureId, why: Refusal, now_ns: i64) {
         let may_go_on = self.current == Some(id) && self.epochs_begun_anew < EPOCHS_ANEW_MAX;
         let options = self.buffer_options.clone();
+        let epoch = self.entropy.epoch();
         let Some(at) = self.entries.iter().position(|entry| entry.id == id) else {
             return;
         };
@@ -264,7 +276,7 @@ impl State {
             entry.blocked = Some(why);
             return;
         }
-        match entry.capture.begin_again(new_epoch(), &options, now_ns) {
+        match entry.capture.begin_again(epoch, &options, now_ns) {
             Ok(next) => {
                 self.epochs_begun_anew += 1;
                 let old = std::mem::replace(&mut entry.capture, next);
@@ -385,10 +397,6 @@ impl State {
         });
         id
     }
-}
-
-fn new_epoch() -> EpochId {
-    EpochId(crate::clock::random_boot_id())
 }
 
 const REFUSALS_KEPT: usize = 32;

@@ -146,7 +146,12 @@ impl<R: BufRead> Records<R> {
             }
         }
         record.ends.push(self.field.len());
-        let text = std::str::from_utf8(&self.field).map_err(|_| RecordError::NotUtf8 { line })?;
+        // Two halves of a character with a separator between them would become one without it.
+        let is_text = std::str::from_utf8(&self.raw).is_ok();
+        let text = std::str::from_utf8(&self.field)
+            .ok()
+            .filter(|_| is_text)
+            .ok_or(RecordError::NotUtf8 { line })?;
         // A separator is ASCII, so a field never ends within a character.
         record.text.clear();
         record.text.push_str(text);
@@ -211,6 +216,10 @@ mod tests {
         ));
         assert!(matches!(
             read(b"a,b\n\xff,2\n"),
+            Err(RecordError::NotUtf8 { line: 2 })
+        ));
+        assert!(matches!(
+            read(b"a,b\n\xef,\xbb\xbf\n"),
             Err(RecordError::NotUtf8 { line: 2 })
         ));
         let mut long = b"a\n".to_vec();

@@ -42,7 +42,13 @@ fn by_hub(dir: &Path, session: &SessionId, output: &Output) -> Result<u32> {
         session: session.clone(),
     };
     match ask(dir, &request, output)? {
-        Response::Sealed { generation } => Ok(generation),
+        Response::Sealed {
+            generation,
+            unreadable,
+        } => {
+            unreadable.iter().for_each(|place| output.warn(place));
+            Ok(generation)
+        }
         _ => Err(other_answer()),
     }
 }
@@ -62,7 +68,12 @@ fn here(dir: &Path, session: &SessionId, output: &Output) -> Result<u32> {
         output.progress(format!("{:?}: {} of {}", step.phase, step.done, step.of));
     });
     output.progress_done();
-    let generation = sealed?.session.generation;
+    let sealed = sealed?;
     store.close()?;
-    Ok(generation)
+    sealed
+        .compacted
+        .unreadable()
+        .iter()
+        .for_each(|place| output.warn(place));
+    Ok(sealed.session.generation)
 }

@@ -206,6 +206,7 @@ fn header(disk: &dyn Disk, session: &SessionId, device: &DeviceId, segment: u32)
             Predecessor::None => "none",
             Predecessor::Sealed => "sealed",
             Predecessor::Cut => "cut",
+            Predecessor::Copied => "copied",
         },
         predecessor_end: header.predecessor_end,
         epoch: header.epoch.map(|(epoch, _)| epoch),
@@ -303,6 +304,12 @@ fn show_session(info: &SessionContents) -> String {
     }
     if info.late_frames {
         text.push_str("\nframes came since the newest generation; `marey compact` publishes them");
+    }
+    for place in &info.unreadable {
+        text.push_str(&format!("\nunreadable: {}", plain(place)));
+    }
+    for place in &info.left_out {
+        text.push_str(&format!("\nnot in Parquet: {}", plain(place)));
     }
     if info.faults > 0 {
         text.push_str(&format!(

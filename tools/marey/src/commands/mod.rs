@@ -9,6 +9,7 @@ pub mod hub;
 pub mod info;
 pub mod init;
 pub mod recover;
+pub mod selftest;
 pub mod session;
 pub mod simulate;
 pub mod verify;

@@ -1,11 +1,13 @@
 //! `marey recover [PATH] --out DIR`: salvages every whole frame into a new folder, and lists what is lost; exit 1 if
 //! anything is. The source is only read.
 
+use crate::bar::watch;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use marey_engine::Options;
 use marey_engine::disk::OsDisk;
 use marey_engine::salvage::{RecoverReport, recover};
+use marey_format::{DeviceId, SessionId};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,9 +32,16 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
             "{path} lies inside of what is to be salvaged; name a folder elsewhere"
         )));
     }
-    let tell = |session: &_, device: &_| output.progress(format!("salvaging {session}, {device}"));
-    let report = recover(&source, Arc::new(OsDisk::new(out)), &Options::default(), &tell)?;
-    output.progress_done();
+    // Where nobody watches, a line says what is being saved.
+    let tell = |session: &SessionId, device: &DeviceId| {
+        if !output.is_watched() {
+            output.progress(format!("salvaging {session}, {device}"));
+        }
+    };
+    let to = Arc::new(OsDisk::new(out));
+    let report = watch(output, &source.progress(), || {
+        recover(&source, to, &Options::default(), &tell)
+    })?;
     output.result(&report, show)?;
     match report.lost.is_nothing() {
         true => Ok(()),

@@ -1,5 +1,6 @@
 //! `marey verify [PATH]`: reads everything, changes nothing, names every fault; exit 1 if there is one.
 
+use crate::bar::watch;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use marey_engine::disk::{Disk, OsDisk};
@@ -32,8 +33,13 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         rebuild,
         ..VerifyOptions::default()
     };
-    let report = verify(&source, &options, &|what| output.progress(what))?;
-    output.progress_done();
+    // Where nobody watches, a line says what is being read.
+    let tell = |what: &str| {
+        if !output.is_watched() {
+            output.progress(what);
+        }
+    };
+    let report = watch(output, &source.progress(), || verify(&source, &options, &tell))?;
     output.result(&report, show)?;
     match report.faults.len() {
         0 => Ok(()),

@@ -1,0 +1,143 @@
+//! A list of operations on a hub, held against a plain model of it.
+//!
+//! The bytes are a list of commands of three bytes each (`command`). The `world` carries each out on a hub on a faulty
+//! disk, and on the `model`, which is a map of what was acknowledged and a few lines of rules; they must agree on every
+//! answer. After each death of the process and each cut of the power the logs are read back: what was acknowledged is
+//! there, once, whole and in order; what is there besides was under way at that moment. At the end the session is
+//! sealed, and every row that the model knows stands in Parquet.
+
+mod command;
+mod content;
+mod model;
+mod published;
+mod world;
+
+use command::Command;
+use marey_engine::disk::memory::Dice;
+use world::World;
+
+/// Commands of one list, at most: a longer one says no more, and takes longer.
+const COMMANDS_MAX: usize = 96;
+
+/// Runs a list of operations.
+pub fn store_ops(bytes: &[u8]) {
+    let mut world = World::new();
+    for (at, bytes) in bytes.chunks_exact(Command::BYTES).take(COMMANDS_MAX).enumerate() {
+        world.carry_out(Command::from_bytes([bytes[0], bytes[1], bytes[2]]), at as u64);
+    }
+    world.finish();
+}
+
+/// Lists that somebody might write by hand: a recording, with each kind of trouble in it.
+pub fn seeds() -> Vec<Vec<u8>> {
+    use command::Command::*;
+    use command::Sequence;
+    let push = |device, lane, variant| Push {
+        device,
+        older_epoch: false,
+        lane,
+        variant,
+        sequence: Sequence::Next,
+        amount: 0,
+    };
+    let like = |sequence, amount| Push {
+        device: 0,
+        older_epoch: false,
+        lane: 0,
+        variant: 0,
+        sequence,
+        amount,
+    };
+    let declare = [push(0, 1, 0), push(1, 1, 2), Commit];
+    let data = [push(0, 0, 0), push(0, 0, 3), push(1, 0, 1), push(0, 0, 2), Commit];
+    let rounds = |between: &[Command]| {
+        let mut list = declare.to_vec();
+        for command in between {
+            list.extend(data);
+            list.push(*command);
+        }
+        list
+    };
+    let lists = [
+        rounds(&[Flush, Maintain, Stop, Seal, Seal, CloseSession]),
+        rounds(&[
+            Kill,
+            Reopen,
+            Cut { dice: 7 },
+            Cut { dice: 0 },
+            Stop,
+            Cut { dice: 9 },
+            Seal,
+        ]),
+        rounds(&[
+            like(Sequence::Duplicate, 1),
+            like(Sequence::Duplicate, 6),
+            Flush,
+            like(Sequence::Reused, 2),
+            like(Sequence::Gap, 2),
+            like(Sequence::Skewed, 1),
+        ]),
+        rounds(&[
+            ArmCut { after: 3 },
+            ArmCut { after: 9 },
+            CutTwice { dice: 3, after: 12 },
+            ArmCut { after: 30 },
+        ]),
+        rounds(&[
+            NewEpoch { device: 0 },
+            Open { device: 1 },
+            Kill,
+            NewEpoch { device: 1 },
+            Roll,
+            Stop,
+            Seal,
+        ]),
+        rounds(&[
+            Room,
+            Flush,
+            Room,
+            Fail {
+                after: 2,
+                full: true,
+                forever: false,
+            },
+            Kill,
+        ]),
+        rounds(&[
+            Fail {
+                after: 1,
+                full: false,
+                forever: true,
+            },
+            Fail {
+                after: 5,
+                full: false,
+                forever: false,
+            },
+            Seal,
+        ]),
+        // Data before its declaration, and a declaration that differs.
+        vec![
+            push(0, 0, 0),
+            Commit,
+            push(0, 1, 0),
+            push(0, 0, 0),
+            Commit,
+            push(0, 1, 2),
+            push(0, 1, 1),
+            CommitInTwo,
+        ],
+    ];
+    let by_hand = lists
+        .iter()
+        .map(|list| list.iter().flat_map(|command| command.to_bytes()).collect());
+    // And some that nobody would.
+    let by_dice = (0..24).map(|seed| {
+        let mut dice = Dice(seed);
+        let declared = declare.iter().flat_map(|command| command.to_bytes());
+        declared
+            .chain((0..40 * Command::BYTES).map(|_| dice.roll() as u8))
+            .collect()
+    });
+    by_hand.chain(by_dice).collect()
+}

@@ -1,0 +1,162 @@
+//! A connection on a TLS socket: one task, one loop, one place where it waits.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use marey_format::DeviceId;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::{Caller, Connection, Wire};
+use crate::attached::Turn;
+use crate::ingest::{Room, RoomFuture};
+use crate::listener::Admission;
+use crate::pki::device_of_certificate;
+use crate::state::HubState;
+use crate::tls::{Alpn, Received, TlsError, TlsStream};
+use crate::web;
+
+/// Takes a fresh socket through the handshake and serves it to its end.
+pub(crate) async fn serve(
+    state: Arc<HubState>,
+    socket: TcpStream,
+    (turn, peer): (Turn, SocketAddr),
+    mut admission: Admission,
+) {
+    state.metrics.connections.add(1);
+    let deadline = Duration::from_millis(state.config.limits.handshake_timeout_ms);
+    let handshake = TlsStream::accept(socket, &state.tls, &state.buffers, state.stamp.clone(), deadline);
+    let mut stopping = state.stopping.subscribe();
+    let tls = tokio::select! {
+        tls = handshake => tls,
+        _ = stopping.wait_for(|stop| *stop) => return,
+    };
+    admission.established();
+    match tls {
+        Ok(tls) if tls.alpn() == Alpn::Web => web::serve(&state, tls).await,
+        Ok(tls) => match caller(&state, &tls, (turn, peer)) {
+            Ok(caller) => {
+                let connection = Connection::new(state.reception.clone(), tls, caller);
+                connection.run(state.stopping.subscribe()).await;
+            }
+            Err(why) => tracing::error!(%peer, why, "a connection could not be served"),
+        },
+        Err(error) => {
+            state.metrics.handshakes_failed.add(1);
+            match error {
+                TlsError::Certificate(_) => {
+                    tracing::warn!(target: "audit", %peer, %error, "connection refused")
+                }
+                _ => tracing::debug!(%peer, %error, "no handshake"),
+            }
+        }
+    }
+}
+
+/// The device that the certificate names, with a fresh key for its time packets.
+fn caller(
+    state: &HubState,
+    tls: &TlsStream,
+    (turn, peer): (Turn, SocketAddr),
+) -> Result<Caller, &'static str> {
+    let name = tls.peer_certificate().and_then(device_of_certificate);
+    let device = name.and_then(|name| DeviceId::new(name).ok());
+    let Some(device) = device else {
+        return Err("its certificate names no device that could be one");
+    };
+    let time_key = state
+        .time_keys
+        .issue(device.clone())
+        .map_err(|_| "no random bytes for its time key")?;
+    Ok(Caller {
+        device,
+        turn,
+        peer,
+        time_key,
+        udp_port: state.bound.time.port(),
+    })
+}
+
+impl Connection<TlsStream> {
+    async fn run(mut self, stopping: watch::Receiver<bool>) {
+        let result = self.pump(stopping).await;
+        self.detach();
+        let device = self.protocol.device();
+        match &result {
+            Ok(()) => tracing::debug!(%device, end = ?self.ending, "connection ended"),
+            Err(error) => tracing::debug!(%device, %error, "connection broke"),
+        }
+        // A peer that takes nothing any more is not waited for. The time key dies before the goodbye.
+        let Self {
+            wire: tls,
+            time_key,
+            unsent_since_ns,
+            ..
+        } = self;
+        drop(time_key);
+        if unsent_since_ns.is_none() {
+            tls.close(LINGER).await;
+        }
+    }
+
+    async fn pump(&mut self, mut stopping: watch::Receiver<bool>) -> Result<(), TlsError> {
+        let mut timer = pin!(tokio::time::sleep(self.until_deadline()));
+        loop {
+            if self.turn()? {
+                return Ok(());
+            }
+            let reading = self.may_read();
+            tokio::select! {
+                ready = self.wire.ready(reading) => {
+                    let ready = ready?;
+                    if ready.readable {
+                        self.read()?;
+                    }
+                }
+                () = self.mailbox.posted() => self.collect()?,
+                room = for_room(&mut self.room) => {
+                    self.room = None;
+                    self.hand_in_with(room)?;
+                }
+                () = timer.as_mut() => {
+                    self.expire()?;
+                    timer.set(tokio::time::sleep(self.until_deadline()));
+                }
+                _ = stopping.wait_for(|stop| *stop), if !self.draining => {
+                    self.drain();
+                    timer.set(tokio::time::sleep(self.until_deadline()));
+                }
+            }
+        }
+    }
+}
+
+impl Wire for TlsStream {
+    fn receive(&mut self, sink: &mut dyn FnMut(i64, &[u8])) -> Result<Received, TlsError> {
+        TlsStream::receive(self, sink)
+    }
+
+    fn send(&mut self, plaintext: &[u8]) -> Result<(), TlsError> {
+        TlsStream::send(self, plaintext)
+    }
+
+    fn flush(&mut self) -> Result<bool, TlsError> {
+        TlsStream::flush(self)
+    }
+
+    fn unsent_bytes(&self) -> usize {
+        TlsStream::unsent_bytes(self)
+    }
+}
+
+async fn for_room(room: &mut Option<RoomFuture>) -> Option<Room> {
+    match room {
+        Some(room) => room.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long a goodbye may take.
+const LINGER: Duration = Duration::from_secs(1);

@@ -1,0 +1,128 @@
+//! What takes frames in: the store, the queue to it, who is attached, and the sessions as connections see them.
+//!
+//! No socket, no key of TLS, no thread: a hub in simulated time has the very same. Owns nothing that lasts: the store does.
+//! The list of sessions here is a copy for connections to look at, renewed at each change.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use marey_engine::compact::Progress;
+use marey_engine::time::HubClock;
+use marey_engine::{SealError, Sealed, Session, SessionError, SessionState, Store};
+use marey_format::SessionId;
+use marey_format::clock::StampKey;
+
+use crate::attached::Attached;
+use crate::config::HubConfig;
+use crate::ingest::Ingest;
+use crate::metrics::Metrics;
+use crate::quarantine::Quarantine;
+use crate::time_service::TimeKeys;
+
+/// The part of a hub that connections talk to.
+pub(crate) struct Reception {
+    pub config: HubConfig,
+    pub store: Arc<Store>,
+    pub clock: Arc<dyn HubClock>,
+    pub stamp_key: Arc<StampKey>,
+    pub time_keys: Arc<TimeKeys>,
+    pub attached: Attached,
+    pub ingest: Ingest,
+    pub metrics: Arc<Metrics>,
+    pub quarantine: Quarantine,
+    sessions: RwLock<Arc<Vec<Session>>>,
+    sealing: Mutex<()>,
+}
+
+impl Reception {
+    pub(crate) fn new(
+        config: HubConfig,
+        store: Arc<Store>,
+        stamp_key: Arc<StampKey>,
+        ingest: Ingest,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let clock = store.clock().clone();
+        let reception = Self {
+            config,
+            quarantine: Quarantine::of(&store, clock.now()),
+            store,
+            time_keys: TimeKeys::new(stamp_key.clone(), clock.clone()),
+            clock,
+            stamp_key,
+            attached: Attached::default(),
+            ingest,
+            metrics,
+            sessions: RwLock::default(),
+            sealing: Mutex::default(),
+        };
+        reception.refresh_sessions();
+        reception
+    }
+
+    /// The sessions that are not closed, in the order in which they were started; those that were not come last.
+    pub(crate) fn sessions(&self) -> Arc<Vec<Session>> {
+        self.sessions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Call after every change of a session: connections are told.
+    pub(crate) fn refresh_sessions(&self) {
+        let mut sessions = self.store.sessions();
+        sessions.retain(|session| session.state != SessionState::Closed);
+        sessions.sort_by_key(|session| session.started.map_or(i64::MAX, |at| at.hub_ns));
+        *self.sessions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sessions);
+        self.attached.sessions_changed();
+    }
+
+    /// Changes sessions, and tells everybody whether or not it worked.
+    pub(crate) fn change_session(
+        &self,
+        change: impl FnOnce(&Store) -> Result<Session, SessionError>,
+    ) -> Result<Session, SessionError> {
+        let changed = change(&self.store);
+        self.refresh_sessions();
+        changed
+    }
+
+    /// Seals a session, one at a time. Long: call it from a plain thread. What was
+    /// durable before is safe after it.
+    pub(crate) fn seal(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
+        let _one_at_a_time = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+        let logs: Vec<_> = self
+            .attached
+            .logs_of(id)
+            .into_iter()
+            .filter_map(|(mailbox, handle)| Some((mailbox, handle, self.store.durable(handle).ok()?)))
+            .collect();
+        let from = self.clock.now();
+        let sealed = self.store.seal_session(id, progress);
+        self.quarantine.sealed(id, &sealed, from, self.clock.now());
+        // What the disk could not read is not safe: a device that still has it keeps it.
+        if sealed
+            .as_ref()
+            .is_ok_and(|sealed| sealed.compacted.unreadable().is_empty())
+        {
+            for (mailbox, handle, durable) in logs {
+                mailbox.post(|mail| mail.safe.push((handle, durable)));
+            }
+        }
+        self.refresh_sessions();
+        sealed
+    }
+
+    /// Writes the rolling parts of a session that is being recorded. Long: call it from a plain thread.
+    pub(crate) fn roll(&self, id: &SessionId) -> Result<(), SealError> {
+        let _one_at_a_time = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store.roll_session(id, &|_| ())
+    }
+}
+
+impl std::fmt::Debug for Reception {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reception")
+            .field("sessions", &self.sessions().len())
+            .finish_non_exhaustive()
+    }
+}

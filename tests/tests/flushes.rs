@@ -1,0 +1,245 @@
+//! A flush frees the journal of what device logs hold, and of nothing else: two ways in which it once freed more, so that
+//! a kill right after it lost frames that were acknowledged.
+
+use marey_engine::disk::memory::MemoryDisk;
+use marey_engine::disk::{DirEntry, Disk, File, LockGuard, OpenMode, Space, Stat};
+use marey_engine::time::HubClock;
+use marey_engine::time::simulated::SimulatedKernel;
+use marey_engine::{LogHandle, Session, Store};
+use marey_tests::recording::{Sender, judge, open, prepare, session};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+/// Found by power cuts of a real block device: a flush ran while a commit was being staged behind one that was under way.
+/// It wrote what one device had in that commit, and freed the commit; then another device's frames joined it.
+#[test]
+fn a_commit_that_others_may_still_join_is_not_freed() {
+    let (disk, kernel) = (SlowDisk::default(), SimulatedKernel::new(1, 0));
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    let store = prepare(&as_disk, &clock).expect("a store");
+    let [mut phone, mut strap, mut watch] = senders();
+    let handles = [&mut phone, &mut strap, &mut watch].map(|sender| join(sender, &store));
+
+    disk.hold_journal_syncs(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| send(&mut phone, &store, handles[0]));
+        wait_until(|| disk.is_held());
+        scope.spawn(|| send(&mut strap, &store, handles[1]));
+        wait_until(|| taken(&store) == 2);
+        scope.spawn(|| store.flush().expect("flushed"));
+        wait_until(|| disk.has_log("strap"));
+        scope.spawn(|| send(&mut watch, &store, handles[2]));
+        wait_until(|| taken(&store) == 3);
+        disk.hold_journal_syncs(false);
+    });
+    // As a kill: nothing is closed.
+    drop(store);
+    let store = open(as_disk.clone(), &clock).expect("a store");
+    for sender in [&mut phone, &mut strap, &mut watch] {
+        assert_eq!(sender.acked, [1, 1], "{}", sender.device);
+        join(sender, &store);
+        judge(&*as_disk, sender).expect("all that was acknowledged");
+    }
+}
+
+/// Logs that had found no room for what they handed out had nothing to say in the flush that brought it to the disk, and
+/// what they had taken since was freed with the rest.
+#[test]
+fn what_a_log_took_while_it_had_no_room_is_not_freed_before_it_is_written() {
+    let (disk, kernel) = (SlowDisk::default(), SimulatedKernel::new(1, 0));
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    let store = prepare(&as_disk, &clock).expect("a store");
+    let [mut phone, ..] = senders();
+    let handle = join(&mut phone, &store);
+    send(&mut phone, &store, handle);
+    disk.fill_logs(true);
+    assert!(store.flush().expect_err("no room").is_full());
+    send(&mut phone, &store, handle);
+    disk.fill_logs(false);
+    store.flush().expect("there is room again");
+    // Says in the journal how far the logs are.
+    store.roll_session(&session(), &|_| {}).expect("rolled");
+    let [_, mut strap, _] = senders();
+    let other = join(&mut strap, &store);
+    send(&mut strap, &store, other);
+    drop(store);
+    let store = open(as_disk.clone(), &clock).expect("a store");
+    for sender in [&mut phone, &mut strap] {
+        join(sender, &store);
+        judge(&*as_disk, sender).expect("all that was acknowledged");
+    }
+    assert_eq!(phone.acked, [2, 1]);
+}
+
+fn senders() -> [Sender; 3] {
+    [("phone", 1), ("strap", 2), ("watch", 3)].map(|(name, epoch)| Sender::new(name, epoch))
+}
+
+fn join(sender: &mut Sender, store: &Store) -> LogHandle {
+    sender.join(store).expect("nothing that was acknowledged is lost")
+}
+
+fn send(sender: &mut Sender, store: &Store, handle: LogHandle) {
+    sender.capture();
+    sender.send(store, handle, 100).expect("durable");
+}
+
+/// Logs that took a data frame, durable or not.
+fn taken(store: &Store) -> usize {
+    store.log_status().iter().filter(|log| log.samples > 0).count()
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    panic!("it never came to that");
+}
+
+/// A disk in memory on which syncs of the journal can be held up, and logs can be without room.
+#[derive(Clone, Debug, Default)]
+struct SlowDisk {
+    disk: MemoryDisk,
+    gate: Arc<Gate>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    /// Whether it is closed, and how many wait.
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+    logs_are_full: AtomicBool,
+}
+
+impl SlowDisk {
+    fn hold_journal_syncs(&self, hold: bool) {
+        self.gate.state.lock().expect("whole").0 = hold;
+        self.gate.changed.notify_all();
+    }
+
+    fn is_held(&self) -> bool {
+        self.gate.state.lock().expect("whole").1 > 0
+    }
+
+    fn fill_logs(&self, full: bool) {
+        self.gate.logs_are_full.store(full, Ordering::SeqCst);
+    }
+
+    fn has_log(&self, device: &str) -> bool {
+        let device = marey_format::DeviceId::new(device).expect("a name");
+        let path = Session::log_dir(&session(), &device).join("000001.mlog");
+        self.disk
+            .stat(&path)
+            .expect("readable")
+            .is_some_and(|stat| stat.bytes > 0)
+    }
+}
+
+impl Disk for SlowDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(SlowFile {
+            file: self.disk.open(path, mode)?,
+            is_journal: path.starts_with("journal"),
+            is_log: path.extension().is_some_and(|extension| extension == "mlog"),
+            gate: self.gate.clone(),
+        }))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.disk.list(dir)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
+        self.disk.stat(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
+        self.disk.exchange(a, b)
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.hard_link(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.disk.space()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
+        self.disk.lock(path)
+    }
+
+    fn describe(&self, path: &Path) -> PathBuf {
+        self.disk.describe(path)
+    }
+}
+
+#[derive(Debug)]
+struct SlowFile {
+    file: Arc<dyn File>,
+    is_journal: bool,
+    is_log: bool,
+    gate: Arc<Gate>,
+}
+
+impl File for SlowFile {
+    fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(offset, to)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match self.is_log && self.gate.logs_are_full.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.file.write_at(offset, bytes),
+        }
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.is_journal {
+            let mut state = self.gate.state.lock().expect("whole");
+            state.1 += 1;
+            let mut state = self
+                .gate
+                .changed
+                .wait_while(state, |state| state.0)
+                .expect("whole");
+            state.1 -= 1;
+        }
+        self.file.sync()
+    }
+}
