@@ -171,7 +171,7 @@ impl Trace {
             };
             let traced = |task: std::fs::DirEntry| {
                 std::fs::read_to_string(task.path().join("status"))
-                    .is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+                    .is_ok_and(|status| !status.contains("TracerPid:\t0\n") || status.contains("State:\tZ"))
             };
             tasks.flatten().all(traced).then_some(())
         });

@@ -4,7 +4,7 @@ use super::replay::{self, Replayed};
 use crate::disk::{Disk, File, OpenMode};
 use crate::error::StorageError;
 use crate::options::Options;
-use marey_format::journal::RecordBuilder;
+use marey_format::journal::{RECORD_HEADER_BYTES, RecordBuilder};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,6 +39,9 @@ pub(crate) enum AppendError {
 }
 
 pub(super) const DIR: &str = "journal";
+
+/// A record without entries, for which every block keeps room at its end.
+const CLOSING_BYTES: u64 = RECORD_HEADER_BYTES as u64;
 
 impl Journal {
     /// Makes the blocks of a new journal.
@@ -97,6 +100,7 @@ impl Journal {
             hub,
             block_bytes: options.journal_block_bytes,
             blocks,
+            // Not behind what was found: that can be read, and need not be durable.
             current: None,
         };
         Ok((journal, replayed))
@@ -114,7 +118,7 @@ impl Journal {
             return Err(AppendError::TooLong { bytes: record.len() });
         }
         let (at, position, generation) = match self.current {
-            Some((at, position, generation)) if position + bytes <= self.block_bytes => {
+            Some((at, position, generation)) if position + bytes + CLOSING_BYTES <= self.block_bytes => {
                 (at, position, generation)
             }
             _ => {
@@ -122,20 +126,42 @@ impl Journal {
                 let in_use = self.current.map(|current| current.0);
                 let free =
                     (0..self.blocks.len()).find(|&at| Some(at) != in_use && self.blocks[at].newest == 0);
-                (free.ok_or(AppendError::NoRoom)?, 0, commit)
+                let free = free.ok_or(AppendError::NoRoom)?;
+                self.end_block(commit, oldest)?;
+                (free, 0, commit)
             }
         };
-        let record = record.finish(&self.hub, generation, commit, oldest);
-        let block = &mut self.blocks[at];
-        let io = |action| {
-            let path = self.disk.describe(&block.path);
-            move |error| AppendError::Failed(StorageError::io(action, path, error))
-        };
-        block.file.write_at(position, record).map_err(io("writing"))?;
-        block.file.sync().map_err(io("syncing"))?;
-        block.newest = commit;
+        self.write(at, position, record.finish(&self.hub, generation, commit, oldest))?;
+        self.blocks[at].newest = commit;
         self.current = Some((at, position + bytes, generation));
         Ok(())
+    }
+
+    /// Says in the block at hand that the one which is used next is not needed any more, before its first record is
+    /// overwritten: one that is torn would else look like commits that are missing.
+    fn end_block(&self, commit: u64, oldest: u64) -> Result<(), AppendError> {
+        match self.current {
+            Some((at, position, generation)) if position + CLOSING_BYTES <= self.block_bytes => {
+                let mut closing = RecordBuilder::default();
+                closing.start();
+                self.write(
+                    at,
+                    position,
+                    closing.finish(&self.hub, generation, commit, oldest),
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, at: usize, position: u64, record: &[u8]) -> Result<(), AppendError> {
+        let Block { path, file, .. } = &self.blocks[at];
+        let io = |action| {
+            let path = self.disk.describe(path);
+            move |error| AppendError::Failed(StorageError::io(action, path, error))
+        };
+        file.write_at(position, record).map_err(io("writing"))?;
+        file.sync().map_err(io("syncing"))
     }
 
     /// Frees the blocks whose commits are all below `oldest`.
@@ -179,4 +205,65 @@ fn fill(file: &dyn File, bytes: u64) -> std::io::Result<()> {
         at += length as u64;
     }
     file.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::memory::MemoryDisk;
+
+    const HUB: [u8; 16] = [3; 16];
+
+    fn options() -> Options {
+        Options {
+            journal_blocks: 2,
+            journal_block_bytes: 4096,
+            ..Options::default()
+        }
+    }
+
+    fn record(bytes: usize, commit: u64) -> RecordBuilder {
+        let mut record = RecordBuilder::default();
+        record.start();
+        record.name(0, &"s".parse().unwrap(), &"d".parse().unwrap());
+        record.frames(0, 1, 256, &vec![commit as u8; bytes]);
+        record
+    }
+
+    /// The first record of a block that is used again, torn in every way that sectors can tear.
+    #[test]
+    fn a_torn_first_record_of_a_used_block_is_no_damage() {
+        for kept in 0..16_u32 {
+            let memory = MemoryDisk::new();
+            let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+            Journal::create(&disk, &options()).unwrap();
+            let (mut journal, _) = Journal::open(disk.clone(), HUB, &options()).unwrap();
+            let mut commit = 0;
+            let mut append = |journal: &mut Journal, oldest| {
+                let appended = journal.append(&mut record(1600, commit + 1), commit + 1, oldest);
+                commit += u64::from(appended.is_ok());
+                appended.map(|()| commit)
+            };
+            // Two to a block.
+            for _ in 0..4 {
+                append(&mut journal, 1).unwrap();
+            }
+            let path = block_path(0);
+            let before = crate::disk::read_all(&*disk, &path, 1 << 20).unwrap();
+            assert!(matches!(append(&mut journal, 1), Err(AppendError::NoRoom)));
+            let torn = append(&mut journal, 5).unwrap();
+            memory
+                .damage(&path, |content| {
+                    for sector in (0..4).filter(|sector| kept & (1 << sector) == 0) {
+                        let range = 512 * sector..512 * (sector + 1);
+                        content[range.clone()].copy_from_slice(&before[range]);
+                    }
+                })
+                .unwrap();
+            let (_, replayed) = Journal::open(disk, HUB, &options()).unwrap();
+            assert!(replayed.faults.is_empty(), "{kept:04b}: {:?}", replayed.faults);
+            assert_eq!(replayed.newest, torn);
+            assert_eq!(replayed.records, u64::from(kept == 15), "{kept:04b}");
+        }
+    }
 }

@@ -110,16 +110,17 @@ fn scan_block(
                 next = Some(header.commit.saturating_add(1));
                 let length = header.length as usize;
                 let (offset, oldest) = (at, header.oldest);
-                found.insert(
-                    header.commit,
-                    Found {
-                        block,
-                        offset,
-                        length,
-                        generation: header.generation,
-                        oldest,
-                    },
-                );
+                let record = Found {
+                    block,
+                    offset,
+                    length,
+                    generation: header.generation,
+                    oldest,
+                };
+                // The closing record of a block has the number of the one that the next block begins with.
+                if header.generation == header.commit || !found.contains_key(&header.commit) {
+                    found.insert(header.commit, record);
+                }
                 at += length;
             }
             // The first record of a block names the filling: without it none of the block can be told apart.

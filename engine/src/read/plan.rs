@@ -62,7 +62,9 @@ pub fn plan(
     let manifest = snapshot.manifest.as_ref();
     let parts = manifest.map_or(&[][..], |manifest| manifest.parts(key, device));
     let parts: Vec<PathBuf> = parts.iter().map(|part| snapshot.dir.join(&part.path)).collect();
+    // A stream that was declared and never sampled has no part: its columns are in the log.
     if let Some(manifest) = manifest
+        && !parts.is_empty()
         && all_in(disk, &session.id, manifest, device)?
     {
         return Ok(ReadPlan { parts, later: None });

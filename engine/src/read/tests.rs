@@ -120,3 +120,31 @@ fn a_stream_that_is_not_there_is_named() {
     );
     assert!(error.to_string().contains("x@1"), "{error}");
 }
+
+#[test]
+fn a_stream_that_was_never_sampled_has_columns_and_no_rows() {
+    let disk = MemoryDisk::new();
+    let session = session(&disk, "s");
+    let mut log = LogMaker::new(&session, "d");
+    log.wall(&ANCHOR).epoch(0, None, false);
+    log.declare(1, r#"{"name":"x","fields":[{"name":"v","type":"i64"}]}"#, 1)
+        .probe(0, 0);
+    log.seal(&disk);
+    let options = Options::default();
+    let look = || {
+        let (key, device) = super::streams(&disk, &session, &options)
+            .unwrap()
+            .pop()
+            .expect("it is listed");
+        let reader = super::Reader::open(&disk, &session, &key, &device, &options).unwrap();
+        let schema = reader.schema();
+        (
+            schema,
+            reader.map(|batch| batch.unwrap().num_rows()).sum::<usize>(),
+        )
+    };
+    let (from_log, rows) = look();
+    assert_eq!((from_log.index_of("v").is_ok(), rows), (true, 0));
+    compact_session(&disk, &session, &options, Generation::IfNew, &|_| {}).unwrap();
+    assert_eq!(look(), (from_log, 0));
+}

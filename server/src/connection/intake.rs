@@ -123,12 +123,12 @@ impl<W: Wire> Connection<W> {
     pub(super) fn settle(&mut self, result: RunResult) -> Result<(), TlsError> {
         self.outstanding -= 1;
         self.protocol.resolved(result.bytes);
+        let mut actions = Vec::new();
         if let Some(log) = self.logs.get_mut(&result.channel) {
             log.durable = result.durable.unwrap_or(log.durable);
-            self.protocol.durable(result.channel, log.durable);
+            self.protocol.durable(result.channel, log.durable, &mut actions);
             self.acks_due.insert(result.channel);
         }
-        let mut actions = Vec::new();
         for refusal in result.refusals {
             self.protocol.frame_refused(result.channel, refusal, &mut actions);
         }

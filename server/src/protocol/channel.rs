@@ -138,6 +138,8 @@ pub(super) struct Channel {
     state: State,
     /// For each lane, the sequence that was refused and must come again before later ones are taken.
     refused: [Option<u64>; 2],
+    /// For each lane, the first that was dropped while the refused one was waited for.
+    dropped: [Option<u64>; 2],
     /// For each lane, the first sequence that is not durable.
     durable: [u64; 2],
 }
@@ -164,6 +166,7 @@ impl Channel {
             seed,
             state: State::Opening,
             refused: [None; 2],
+            dropped: [None; 2],
             durable: [0; 2],
         }
     }
@@ -194,12 +197,26 @@ impl Channel {
         std::mem::replace(&mut self.state, State::Closed) != State::Closed
     }
 
-    /// All below these sequences is durable: nothing of it will come again.
-    pub(super) fn durable(&mut self, durable: [u64; 2]) {
-        for ((known, durable), refused) in self.durable.iter_mut().zip(durable).zip(&mut self.refused) {
-            *known = (*known).max(durable);
-            refused.take_if(|refused| *refused < *known);
+    /// All below these sequences is durable: nothing of it will come again. Where one that was waited for is among it,
+    /// what was dropped behind it is waited for now: gives the frames to refuse, or an ack would pass over them.
+    pub(super) fn durable(&mut self, durable: [u64; 2]) -> Vec<FrameName> {
+        let mut waited = Vec::new();
+        for (lane, durable) in durable.into_iter().enumerate() {
+            let known = self.durable[lane].max(durable);
+            self.durable[lane] = known;
+            if self.refused[lane].take_if(|refused| *refused < known).is_none() {
+                continue;
+            }
+            if let Some(dropped) = self.dropped[lane].take() {
+                let sequence = dropped.max(known);
+                self.refused[lane] = Some(sequence);
+                waited.push(FrameName {
+                    lane: lane as u8,
+                    sequence,
+                });
+            }
         }
+        waited
     }
 
     pub(super) fn refused(&mut self, lane: u8, sequence: u64, code: RefusalCode) {
@@ -237,9 +254,12 @@ impl Channel {
         let lane = usize::from(header.lane as u8);
         if let Some(Some(refused)) = self.refused.get(lane) {
             if header.sequence > *refused {
+                let dropped = self.dropped[lane].get_or_insert(header.sequence);
+                *dropped = header.sequence.min(*dropped);
                 return Verdict::Drop;
             }
             self.refused[lane] = None;
+            self.dropped[lane] = None;
         }
         match check(&frame, self.seed, settings) {
             Ok(()) => Verdict::Take(header),

@@ -188,9 +188,16 @@ impl Protocol {
     }
 
     /// For each lane of a channel, all below is durable.
-    pub fn durable(&mut self, channel: u16, durable: [u64; 2]) {
-        if let Some(slot) = self.channels.get_mut(&channel) {
-            slot.durable(durable);
+    pub fn durable(&mut self, channel: u16, durable: [u64; 2], actions: &mut Vec<Action>) {
+        let Some(slot) = self.channels.get_mut(&channel) else {
+            return;
+        };
+        for frame in slot.durable(durable) {
+            let message = "it came while an earlier one was waited for; send on from it";
+            let mut refusal = Refusal::new(RefusalCode::SlowDown, message);
+            refusal.channel = Some(channel);
+            refusal.frame = Some(frame);
+            actions.push(Action::Refuse(refusal));
         }
     }
 

@@ -593,13 +593,37 @@ fn a_refusal_that_was_overtaken_by_an_ack_holds_nothing_up() {
     refuse(&mut peer, 0);
     assert_eq!(sequences(peer.read(&all)), [0, 1, 2]);
     refuse(&mut peer, 1);
-    peer.protocol.durable(1, [3, 0]);
+    peer.protocol.durable(1, [3, 0], &mut Vec::new());
     assert_eq!(sequences(peer.read(&frame(&data(3)))), [3]);
     // Nor does one that comes after the ack.
-    peer.protocol.durable(1, [4, 0]);
+    peer.protocol.durable(1, [4, 0], &mut Vec::new());
     refuse(&mut peer, 2);
     assert_eq!(sequences(peer.read(&frame(&data(4)))), [4]);
     // What is not durable is waited for as ever.
     refuse(&mut peer, 4);
     assert_eq!(sequences(peer.read(&frame(&data(5)))), [0u64; 0]);
+}
+
+#[test]
+fn what_was_dropped_behind_a_frame_that_is_durable_after_all_must_come_again() {
+    let mut peer = Peer::open();
+    assert_eq!(sequences(peer.read(&frame(&data(0)))), [0]);
+    let mut refusal = Refusal::new(RefusalCode::StorageFailed, "no room");
+    refusal.frame = Some(FrameName { lane: 0, sequence: 0 });
+    peer.protocol.frame_refused(1, refusal, &mut Vec::new());
+    // These were under way before the device had the refusal.
+    let behind = [frame(&data(1)), frame(&data(2))].concat();
+    assert_eq!(sequences(peer.read(&behind)), [0u64; 0]);
+    // The record of 0 waited for room, and got it.
+    let mut actions = Vec::new();
+    peer.protocol.durable(1, [1, 0], &mut actions);
+    let [Action::Refuse(refusal)] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(refusal.frame, Some(FrameName { lane: 0, sequence: 1 }));
+    assert!(refusal.code.is_passing());
+    let last = sequences(peer.read(&frame(&data(3))));
+    assert_eq!(last, [0u64; 0], "an ack may not pass over 1 and 2");
+    let again = [frame(&data(1)), frame(&data(2)), frame(&data(3))].concat();
+    assert_eq!(sequences(peer.read(&again)), [1, 2, 3]);
 }

@@ -26,7 +26,7 @@ struct Arguments {
     /// The same seed repeats the same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Build this bug in: the proof must find it, and the exit is 0 if it does.
+    /// Build this bug in: the proof must find it, and the exit is 0 if it does. A fiftieth of what is usual is done.
     #[arg(long, value_parser = planted)]
     planted: Option<Planted>,
     /// Only one state of power-cuts, as a failure named it: SCRIPT,OPERATION,SUBSET.
@@ -95,6 +95,11 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     let (body, usual) = arguments.proof.body();
+    // A planted bug shows soon or not at all.
+    let usual = match arguments.planted {
+        Some(_) => usual.min(1_000_000) / 50,
+        None => usual,
+    };
     let run = Run {
         count: arguments.count.unwrap_or(usual),
         seed: arguments.seed,

@@ -62,11 +62,12 @@ fn record_and_cut(count: u64, seed: u64, planted: Option<Planted>, tally: &mut T
         tally.fault("writes torn", harm.torn);
         let sure = if harmed { log.flushed(cut) } else { cut };
         let finish = dice.below(6) == 0;
-        judge(&recording, &image, sure, finish, &mut dice)
+        let mended = judge(&recording, &image, sure, finish, &mut dice)
             .map_err(|why| format!("the cut before entry {cut}, harmed {harmed}: {why}"))?;
         tally.done += 1;
         tally.fault("reordered and torn", u64::from(harmed));
         tally.fault("in order", u64::from(!harmed));
+        tally.fault("file systems that e2fsck had to mend", u64::from(mended));
         tally.fault("recorded to the end after the cut", u64::from(finish));
     }
     Ok(())
@@ -145,10 +146,10 @@ fn judge(
     sure: usize,
     finish: bool,
     dice: &mut Dice,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let mut volume = Volume::empty(Kind::Ext4, "")?;
     write_sparse(volume.image(), image).map_err(|error| error.to_string())?;
-    volume.mount()?;
+    let mended = volume.mount_or_mend()?;
     let mut oracle = Oracle::default();
     let promised = recording.told.iter().filter(|told| told.entries <= sure as u64);
     promised.for_each(|told| oracle.expect(&told.what));
@@ -182,7 +183,7 @@ fn judge(
     };
     let judged = judged();
     match judged {
-        Ok(()) => volume.unmount(),
+        Ok(()) => volume.unmount().map(|()| mended),
         Err(why) if recording.planted.is_some() => Err(why),
         Err(why) => {
             volume.unmount()?;

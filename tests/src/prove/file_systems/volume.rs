@@ -121,6 +121,18 @@ impl Volume {
         Ok(())
     }
 
+    /// Mounts what a harmed device left, after `e2fsck` where the kernel does not take it as it is: a torn superblock is
+    /// for that to mend. Whether it was needed.
+    pub fn mount_or_mend(&mut self) -> Result<bool, String> {
+        let Err(why) = self.mount() else { return Ok(false) };
+        let ran = Command::new("e2fsck").arg("-fy").arg(&self.image).output();
+        // 1: errors were corrected.
+        match ran.map(|ran| ran.status.code()) {
+            Ok(Some(0 | 1)) => self.mount().map(|()| true),
+            other => Err(format!("{why}; e2fsck: {other:?}")),
+        }
+    }
+
     /// Makes a folder at its top, which a cut does not take again.
     pub fn make_folder(&self, folder: &Path) -> Result<(), String> {
         let made = std::fs::create_dir(folder).and_then(|()| File::open(&self.point)?.sync_all());
