@@ -151,11 +151,40 @@ pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Makes a folder and those above it, and makes their names durable.
 pub fn create_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    if path.as_os_str().is_empty() || disk.stat(path)?.is_some_and(|stat| stat.is_dir) {
+    let Some(parent) = path.parent() else {
         return Ok(());
+    };
+    if disk.stat(path)?.is_none_or(|stat| !stat.is_dir) {
+        create_dirs(disk, parent)?;
+        disk.create_dir(path)?;
     }
-    let parent = path.parent().unwrap_or(Path::new(""));
-    create_dirs(disk, parent)?;
-    disk.create_dir(path)?;
+    // Of one that is there as well: a try before may have made it, and failed to sync its name.
     disk.sync_dir(parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::faulty::{Duration, FaultyDisk, Plan};
+    use super::memory::MemoryDisk;
+    use super::*;
+
+    #[test]
+    fn folders_made_at_the_second_try_are_durable() {
+        for fail_at in 0..6 {
+            let memory = MemoryDisk::new();
+            let fault = (fail_at, io::ErrorKind::StorageFull, Duration::Once);
+            let faulty = FaultyDisk::new(
+                memory.clone(),
+                Plan {
+                    fail_at: Some(fault),
+                    ..Plan::default()
+                },
+            );
+            let path = Path::new("a/b/c");
+            assert!(create_dirs(&faulty, path).is_err());
+            create_dirs(&faulty, path).unwrap();
+            memory.power_cut(None);
+            assert!(memory.stat(path).unwrap().is_some(), "operation {fail_at} failed");
+        }
+    }
 }

@@ -214,8 +214,9 @@ impl World {
     }
 }
 
-/// So long after the last fault everything is at rest: backoff and time-outs are shorter.
-const PATIENCE_NS: u64 = 60 * SECOND;
+/// So long after the last fault everything is at rest: time-outs are shorter, and so are tries half a minute apart at
+/// sealing a session, of which the first may meet a death that was planned long ago.
+const PATIENCE_NS: u64 = 180 * SECOND;
 
 /// A folder that no two seeds share, in memory where there is such a place.
 pub fn scratch() -> std::io::Result<Arc<tempfile::TempDir>> {
