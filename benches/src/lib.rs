@@ -56,8 +56,16 @@ pub struct Source {
 
 impl Source {
     pub fn new(number: usize) -> Self {
-        let device = DeviceId::new(format!("imu-{number:02}")).expect("it is a name");
-        let epoch = EpochId([number as u8 + 1; 16]);
+        Self {
+            noise: number as u64 + 1,
+            ..Self::named(format!("imu-{number:02}"))
+        }
+    }
+
+    /// A device of any name.
+    pub fn named(name: String) -> Self {
+        let device = DeviceId::new(name).expect("it is a name");
+        let epoch = EpochId([7; 16]);
         let seed = Seed::new(&device, &session(), &epoch);
         Self {
             device,
@@ -65,7 +73,7 @@ impl Source {
             seed,
             declaration: declaration(),
             frames: 0,
-            noise: number as u64 + 1,
+            noise: 1,
         }
     }
 
@@ -161,7 +169,11 @@ impl Recording {
     }
 
     pub fn on(disk: Arc<dyn Disk>) -> Self {
-        let options = options();
+        Self::of(disk, options(), DEVICES)
+    }
+
+    /// With these options and so many devices.
+    pub fn of(disk: Arc<dyn Disk>, options: Options, devices: usize) -> Self {
         Store::init(&disk, [7; 16], &options).expect("the folder is empty");
         let clock = Arc::new(OsClocks::hub_clock().expect("the kernel tells its boot id"));
         let (store, _) = Store::open(disk, clock, options).expect("it was just made");
@@ -185,7 +197,7 @@ impl Recording {
             store.commit(&batch).expect("the disk takes it");
             (source, handle)
         };
-        let sources = Source::all().into_iter().map(open).collect();
+        let sources = (0..devices).map(Source::new).map(open).collect();
         Self {
             store: Arc::new(store),
             sources,

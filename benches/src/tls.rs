@@ -1,7 +1,7 @@
 //! A hub in this process, and devices that send it frames over mutual TLS: as small as the protocol allows, so that what
 //! is measured is the hub.
 
-use crate::Source;
+use crate::{FRAME_BYTES, Source};
 use bytes::Bytes;
 use marey_engine::time::{HubClock, OsClocks};
 use marey_format::wire::{self, Ack, MESSAGE_HEADER_BYTES, MessageHeader, MessageType, Opened, Welcome};
@@ -16,6 +16,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
+/// Bytes of frames that go into one write, about.
+const WRITE_BYTES: usize = 64 << 10;
+
 /// A running hub with the session started.
 #[derive(Debug)]
 pub struct LocalHub {
@@ -26,6 +29,11 @@ pub struct LocalHub {
 impl LocalHub {
     /// Makes a hub in an empty folder and starts it on free ports.
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, |_| ())
+    }
+
+    /// The same with something configured.
+    pub fn start_with(dir: &Path, configure: impl FnOnce(&mut HubConfig)) -> Self {
         let clock: Arc<dyn HubClock> = Arc::new(OsClocks::hub_clock().expect("the kernel tells its boot id"));
         marey_server::init(dir, clock.as_ref()).expect("the folder is empty");
         let mut config = HubConfig::default();
@@ -36,6 +44,7 @@ impl LocalHub {
             config.disk.floor_min_mib,
             config.disk.floor_max_mib,
         ) = (0.0, 0, 0);
+        configure(&mut config);
         let hub = Hub::start(dir, config, clock).expect("it was just made");
         let local = Self {
             hub,
@@ -57,14 +66,17 @@ impl LocalHub {
 
     /// Enrols a device and connects it, with its log open and its stream declared.
     pub fn device(&self, source: Source) -> Sender {
-        let request = Request::DeviceEnroll {
-            device: source.device.clone(),
-            addresses: Vec::new(),
-        };
-        match self.ask(request) {
-            Response::Bundle(bundle) => Sender::connect(&bundle, self.hub.bound().devices, source),
-            other => panic!("{other:?}"),
-        }
+        Sender::connect(&self.enrol(&source), self.address(), source)
+    }
+
+    /// What a device needs to connect.
+    pub fn enrol(&self, source: &Source) -> DeviceBundle {
+        enrol(&self.dir, source)
+    }
+
+    /// Where devices connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.hub.bound().devices
     }
 
     pub fn shutdown(self) {
@@ -72,9 +84,43 @@ impl LocalHub {
     }
 
     fn ask(&self, request: Request) -> Response {
-        let mut client = ControlClient::connect(&self.dir).expect("the hub listens");
-        client.call(&request, |_| ()).expect("the hub agrees")
+        ask(&self.dir, &request)
     }
+}
+
+fn ask(dir: &Path, request: &Request) -> Response {
+    let mut client = ControlClient::connect(dir).expect("the hub listens");
+    client.call(request, |_| ()).expect("the hub agrees")
+}
+
+/// Enrols a device at the hub of a folder.
+pub fn enrol(dir: &Path, source: &Source) -> DeviceBundle {
+    let request = Request::DeviceEnroll {
+        device: source.device.clone(),
+        addresses: Vec::new(),
+    };
+    match ask(dir, &request) {
+        Response::Bundle(bundle) => bundle,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A device that is connected and welcome and says no more. Only its socket is kept.
+pub fn idle(bundle: &DeviceBundle, address: SocketAddr) -> TcpStream {
+    let mut tls = connect(bundle, address);
+    tls.write_all(&wire::message(MessageType::Hello, 0, br#"{"v":1}"#))
+        .expect("the hub listens");
+    let mut header = [0; MESSAGE_HEADER_BYTES];
+    tls.read_exact(&mut header).expect("the hub answers");
+    tls.sock
+}
+
+fn connect(bundle: &DeviceBundle, address: SocketAddr) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from(bundle.hub.hub_name.clone()).expect("it is a name");
+    let socket = TcpStream::connect(address).expect("the hub listens");
+    socket.set_nodelay(true).expect("it is a socket");
+    let connection = ClientConnection::new(client_config(bundle), name).expect("it is a configuration");
+    StreamOwned::new(connection, socket)
 }
 
 /// One connected device.
@@ -88,12 +134,9 @@ pub struct Sender {
 }
 
 impl Sender {
-    fn connect(bundle: &DeviceBundle, address: SocketAddr, source: Source) -> Self {
-        let name = ServerName::try_from(bundle.hub.hub_name.clone()).expect("it is a name");
-        let socket = TcpStream::connect(address).expect("the hub listens");
-        socket.set_nodelay(true).expect("it is a socket");
-        let connection = ClientConnection::new(client_config(bundle), name).expect("it is a configuration");
-        let tls = StreamOwned::new(connection, socket);
+    /// Connects, opens the log and declares the stream.
+    pub fn connect(bundle: &DeviceBundle, address: SocketAddr, source: Source) -> Self {
+        let tls = connect(bundle, address);
         let mut sender = Self {
             tls,
             source,
@@ -123,15 +166,22 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends frames and returns when the hub has acknowledged them all.
+    /// Sends frames, as many in one write as fit into 64 KiB, and returns when the hub has acknowledged them all.
     pub fn record(&mut self, frames: &[Bytes]) -> io::Result<()> {
         let goal = self.durable + frames.len() as u64;
+        let mut write = Vec::with_capacity(WRITE_BYTES + 2 * FRAME_BYTES as usize);
         for frame in frames {
+            if self.sent_bytes + frame.len() as u64 > self.credit || write.len() >= WRITE_BYTES {
+                self.tls.write_all(&write)?;
+                write.clear();
+            }
             while self.sent_bytes + frame.len() as u64 > self.credit {
                 self.ack()?;
             }
-            self.send(frame)?;
+            self.sent_bytes += frame.len() as u64;
+            write.extend_from_slice(&wire::message(MessageType::Frame, 1, frame));
         }
+        self.tls.write_all(&write)?;
         self.tls.flush()?;
         while self.durable < goal {
             self.ack()?;

@@ -25,6 +25,6 @@ pub mod salvage;
 pub use batch::{Batch, Committed, LogHandle, Outcome, Stamp};
 pub use catalog::Identity;
 pub use error::{LogOpenError, OpenError, SessionError, StorageError};
-pub use options::Options;
+pub use options::{Durability, Options};
 pub use session::{Moment, NewSession, Session, SessionState};
 pub use store::{Health, LogStatus, OpenedLog, RecoveryReport, SealError, Sealed, Store, StreamStatus};

@@ -1,8 +1,21 @@
 //! How an engine is set up. Every number has its unit in its name and a default that suits a laboratory's hub.
 
+/// What the return of a commit means, and so an ack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The frames were synced: they survive a power cut.
+    #[default]
+    Synced,
+    /// The frames were handed to the operating system, each log's in one write and nothing synced: they survive the death
+    /// of the process, and a power cut may take them. What it took is told as damage when the hub is opened.
+    Written,
+}
+
 /// Options of a [`crate::Store`].
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What a commit waits for.
+    pub durability: Durability,
     /// Size of one journal block, in bytes.
     pub journal_block_bytes: u64,
     /// Journal blocks to begin with; more are made when all wait for slow logs.
@@ -30,6 +43,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            durability: Durability::default(),
             journal_block_bytes: 16 << 20,
             journal_blocks: 4,
             pending_bytes_max: 64 << 20,

@@ -74,6 +74,7 @@ struct Inner {
     pending_bytes: usize,
     /// Flushes that found no room, to be tried again at the same place.
     unwritten: Vec<(u32, Flushing)>,
+    buffers: flush::Buffers,
     /// The first failure: nothing is acknowledged after it.
     poisoned: Option<String>,
 }

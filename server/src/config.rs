@@ -75,10 +75,23 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Commit {
+    /// What an ack means: `synced`, that a power cut can't take the frames; `written`, that the death of the hub can't.
+    pub ack: Ack,
     /// Frames that arrive while a sync is under way join the next one; a batch holds at most so many bytes.
     pub batch_bytes_max: u32,
     /// Staged bytes go to the device logs at least so often.
     pub flush_interval_ms: u64,
+}
+
+/// What an ack means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// The frames were synced.
+    #[default]
+    Synced,
+    /// The frames were handed to the operating system: a power cut may take what was acknowledged.
+    Written,
 }
 
 /// Disk floor: the larger of the minimum and the share, but never above the maximum.
@@ -137,6 +150,7 @@ impl Default for Limits {
 impl Default for Commit {
     fn default() -> Self {
         Self {
+            ack: Ack::default(),
             batch_bytes_max: 4 << 20,
             flush_interval_ms: 1_000,
         }

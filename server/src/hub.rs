@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use marey_engine::disk::{self, Disk, OsDisk};
 use marey_engine::time::HubClock;
-use marey_engine::{Options, RecoveryReport, StorageError, Store};
+use marey_engine::{Durability, Options, RecoveryReport, StorageError, Store};
 use tokio::net::UdpSocket;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{CONFIG_FILE, Disk as DiskConfig, HubConfig};
+use crate::config::{Ack, CONFIG_FILE, Disk as DiskConfig, HubConfig};
 use crate::connection;
 use crate::control::ControlServer;
 use crate::error::StartError;
@@ -313,7 +313,13 @@ impl Sockets {
 
 /// The store's options as the configuration has them.
 pub(crate) fn store_options(config: &HubConfig, disk: &dyn Disk, dir: &Path) -> Result<Options, StartError> {
-    let mut options = Options::default();
+    let mut options = Options {
+        durability: match config.commit.ack {
+            Ack::Synced => Durability::Synced,
+            Ack::Written => Durability::Written,
+        },
+        ..Options::default()
+    };
     if config.disk != DiskConfig::default() {
         let space = disk
             .space()

@@ -5,8 +5,8 @@ use marey_engine::disk::memory::MemoryDisk;
 use marey_engine::disk::{DirEntry, Disk, File, LockGuard, OpenMode, Space, Stat};
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
-use marey_engine::{LogHandle, Session, Store};
-use marey_tests::recording::{Sender, judge, open, prepare, session};
+use marey_engine::{Durability, LogHandle, Options, Session, Store};
+use marey_tests::recording::{Sender, judge, open, prepare, session, small_options};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,6 +73,66 @@ fn what_a_log_took_while_it_had_no_room_is_not_freed_before_it_is_written() {
         judge(&*as_disk, sender).expect("all that was acknowledged");
     }
     assert_eq!(phone.acked, [2, 1]);
+}
+
+/// The weaker setting: what was acknowledged was written, and no sync was waited for. A kill takes none of it, neither what
+/// was sent while the logs had no room and again afterwards; a power cut may, and the device is told so.
+#[test]
+fn what_was_acknowledged_when_it_was_written_survives_a_kill() {
+    let (disk, kernel) = (SlowDisk::default(), SimulatedKernel::new(1, 0));
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    drop(prepare(&as_disk, &clock).expect("a store"));
+    let options = || Options {
+        durability: Durability::Written,
+        ..small_options()
+    };
+    let (store, _) = Store::open(as_disk.clone(), clock.clone(), options()).expect("a store");
+    let [mut phone, mut strap, mut watch] = senders();
+    let handles = [&mut phone, &mut strap].map(|sender| join(sender, &store));
+    // The journal's syncs are held: nobody waits for one.
+    disk.hold_journal_syncs(true);
+    for _ in 0..200 {
+        send(&mut phone, &store, handles[0]);
+        send(&mut strap, &store, handles[1]);
+    }
+    disk.hold_journal_syncs(false);
+    disk.fill_logs(true);
+    phone.capture();
+    assert!(
+        phone
+            .send(&store, handles[0], 100)
+            .expect_err("no room")
+            .is_full()
+    );
+    assert!(
+        phone
+            .send(&store, handles[0], 100)
+            .expect_err("no room")
+            .is_full()
+    );
+    assert_eq!(phone.acked, [200, 1]);
+    disk.fill_logs(false);
+    send(&mut phone, &store, handles[0]);
+    assert_eq!((phone.acked, strap.acked), ([202, 1], [200, 1]));
+    drop(store);
+
+    let (store, report) = Store::open(as_disk.clone(), clock.clone(), options()).expect("a store");
+    assert!(!report.found_damage(), "{report:?}");
+    for sender in [&mut phone, &mut strap] {
+        join(sender, &store);
+        judge(&*as_disk, sender).expect("all that was acknowledged");
+    }
+    let handle = join(&mut watch, &store);
+    send(&mut watch, &store, handle);
+    drop(store);
+    disk.disk.power_cut(None);
+    let (store, _) = Store::open(as_disk, clock, options()).expect("a store");
+    let lost = store
+        .open_log(&watch.device, &watch.open())
+        .expect("open")
+        .proven_loss;
+    assert_eq!(lost, [1, 1], "what this setting does not promise, and says");
 }
 
 fn senders() -> [Sender; 3] {

@@ -147,7 +147,7 @@ pub(crate) fn recover(
         &mut faults,
     )?;
     learn(&log.state, versions);
-    if let Some(flushing) = log.begin_flush(true, now) {
+    if let Some(flushing) = log.begin_flush(true, now, Vec::new) {
         flushing
             .write(disk)
             .map_err(|(FlushError::Write(error) | FlushError::Sync(error))| error)?;

@@ -108,6 +108,8 @@ pub(crate) struct Flushing {
     /// Of a segment that is sealed: so many of the bytes are synced before the footer is written, which then proves them,
     /// and in one that recovery makes, that what its predecessor had is safe here.
     data_first: Option<usize>,
+    /// False where nobody counts on it: a seal and a new name are synced all the same.
+    sync: bool,
 }
 
 /// Why a frame was not taken.
@@ -328,8 +330,18 @@ impl Log {
 
     /// Hands out what is to be written, with a checkpoint behind it; sealed as well if asked, or if the segment is
     /// long enough. None if there is nothing to do.
-    pub fn begin_flush(&mut self, seal: bool, now: HubInstant) -> Option<Flushing> {
+    /// `spare` gives an empty buffer to go on with: memory that was touched before.
+    pub fn begin_flush(
+        &mut self,
+        seal: bool,
+        now: HubInstant,
+        spare: impl FnOnce() -> Vec<u8>,
+    ) -> Option<Flushing> {
         let seal = seal || self.segment.end() >= self.segment_bytes;
+        if self.segment.pending.is_empty() {
+            // Of a log that rests nothing is kept.
+            self.segment.pending = Vec::new();
+        }
         if self.flushing || self.segment.index.is_empty() || (self.segment.pending.is_empty() && !seal) {
             return None;
         }
@@ -338,7 +350,7 @@ impl Log {
         self.checkpoint();
         let dir = Session::log_dir(&self.session, &self.device);
         let path = dir.join(super::segment_name(self.segment.number));
-        let mut bytes = std::mem::take(&mut self.segment.pending);
+        let mut bytes = std::mem::replace(&mut self.segment.pending, spare());
         let offset = self.segment.written;
         let fresh = self.segment.fresh;
         self.segment.written += bytes.len() as u64;
@@ -350,7 +362,9 @@ impl Log {
         let sealed = seal.then(|| {
             let entries = std::mem::take(&mut self.segment.index);
             bytes.extend_from_slice(&Footer { data_bytes, entries }.to_bytes());
+            let pending = std::mem::take(&mut self.segment.pending);
             self.segment = Segment::new(self.segment.number + 1, Before::sealed(data_bytes));
+            self.segment.pending = pending;
             self.segment_bytes = (self.segment_bytes * 2).min(self.segment_bytes_max);
             data_bytes
         });
@@ -362,6 +376,7 @@ impl Log {
             bytes,
             seal: sealed,
             data_first,
+            sync: true,
         })
     }
 
@@ -369,7 +384,7 @@ impl Log {
     /// stay with the caller.
     pub fn end_flush(&mut self, flushed: &Flushing) {
         self.flushing = false;
-        if flushed.seal.is_none() {
+        if flushed.seal.is_none() && flushed.sync {
             self.segment.synced = flushed.offset + flushed.bytes.len() as u64;
         }
     }
@@ -562,6 +577,17 @@ impl Segment {
 }
 
 impl Flushing {
+    /// The same without a sync of what is not sealed.
+    pub fn unsynced(self) -> Self {
+        Self { sync: false, ..self }
+    }
+
+    /// The buffer, to be used again.
+    pub fn into_buffer(mut self) -> Vec<u8> {
+        self.bytes.clear();
+        self.bytes
+    }
+
     /// Writes and syncs. A file that is new gets its name synced as well.
     ///
     /// # Errors
@@ -599,7 +625,9 @@ impl Flushing {
                 .map_err(io("cutting"))
                 .map_err(FlushError::Write)?;
         }
-        file.sync().map_err(io("syncing")).map_err(FlushError::Sync)?;
+        if self.sync || self.seal.is_some() {
+            file.sync().map_err(io("syncing")).map_err(FlushError::Sync)?;
+        }
         if self.fresh {
             disk.sync_dir(&self.dir)
                 .map_err(io("syncing the folder of"))

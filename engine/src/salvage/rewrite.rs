@@ -270,7 +270,7 @@ impl Writer<'_> {
     }
 
     fn flush(&mut self, seal: bool) -> Result<(), StorageError> {
-        let Some(flushing) = self.log.begin_flush(seal, self.now) else {
+        let Some(flushing) = self.log.begin_flush(seal, self.now, Vec::new) else {
             return Ok(());
         };
         flushing

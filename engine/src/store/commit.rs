@@ -9,12 +9,13 @@ use crate::batch::{Batch, Committed, Item, LogHandle, Outcome};
 use crate::error::StorageError;
 use crate::journal::AppendError;
 use crate::log::{LogReader, TakeError, backward, reused};
+use crate::options::Durability;
 use crate::session::SessionState;
 use crate::time::HubInstant;
 use marey_format::frame::Frame;
 use marey_format::journal::RecordBuilder;
 use marey_format::{Refusal, RefusalCode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::MutexGuard;
 
 /// Where the logs stood before a round of staging: segment and offset.
@@ -60,7 +61,7 @@ impl Store {
         for batch in batches {
             let mut outcomes = Vec::with_capacity(batch.len());
             for item in &batch.items {
-                if staged_bytes + item.frame.len() > room {
+                if staged_bytes + item.frame.len() > room && self.is_synced() {
                     // More than one record holds: what there is goes first.
                     let commit = self.stage(&mut inner, std::mem::take(&mut touched));
                     inner = self.drive(inner, commit)?;
@@ -80,6 +81,17 @@ impl Store {
                 durable,
             });
         }
+        if !self.is_synced() {
+            // All that are named, or a frame whose first commit failed would count as a duplicate that is written.
+            let items = batches.iter().flat_map(|batch| &batch.items);
+            let logs: BTreeSet<u32> = items.map(|item| item.handle.log).collect();
+            for &log in &logs {
+                inner.logs[log as usize].end_staging();
+            }
+            drop(inner);
+            self.write_out(logs)?;
+            return Ok(committed);
+        }
         let commit = self.stage(&mut inner, touched);
         drop(self.drive(inner, commit)?);
         committed
@@ -95,7 +107,20 @@ impl Store {
         let next = next_of(&inner, handle);
         let commit = self.last_staged(&inner);
         drop(self.drive(inner, commit)?);
+        self.settle(handle.log)?;
         Ok(next)
+    }
+
+    fn is_synced(&self) -> bool {
+        self.options.durability == Durability::Synced
+    }
+
+    /// Where commits do not wait for the journal, what a log took may still be on its way.
+    pub(super) fn settle(&self, log: u32) -> Result<(), StorageError> {
+        match self.is_synced() {
+            true => Ok(()),
+            false => self.write_out([log]),
+        }
     }
 
     fn take<'a>(
@@ -132,6 +157,10 @@ impl Store {
             Err(TakeError::Duplicate) => Outcome::Duplicate,
             Err(TakeError::Refused(refusal)) => Outcome::Refused(refusal),
             Err(TakeError::Held) => Outcome::Held,
+            Err(TakeError::Passed) if !self.is_synced() => {
+                drop(guard);
+                return Ok((self.look_up(item)?, self.inner()));
+            }
             Err(TakeError::Passed) => {
                 let commit = self.stage(&mut guard, std::mem::take(touched));
                 drop(self.drive(guard, commit)?);

@@ -9,6 +9,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Threads that write logs at once: a sync of one does not wait for another's.
 const WRITERS_MAX: usize = 8;
 
+/// Most bytes of memory that wait to be used again.
+const BUFFERS_BYTES: usize = 32 << 20;
+
+/// Buffers of flushes that are over: memory that is touched for the first time costs more than what is written into it.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    free: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Buffers {
+    fn get(&mut self) -> Vec<u8> {
+        let buffer = self.free.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
+    }
+
+    fn put(&mut self, buffer: Vec<u8>) {
+        if self.bytes + buffer.capacity() <= BUFFERS_BYTES {
+            self.bytes += buffer.capacity();
+            self.free.push(buffer);
+        }
+    }
+}
+
 impl Store {
     /// Writes what waits to the device logs, where it is worth it, so that journal blocks come free. Call it every
     /// second or so from a thread that may block; without it, commits do the work when they must.
@@ -89,6 +114,28 @@ impl Store {
         self.finish(work)
     }
 
+    /// Hands what these logs hold to the operating system. Returns when it has all of it, whoever wrote it.
+    pub(super) fn write_out(&self, logs: impl IntoIterator<Item = u32>) -> Result<(), StorageError> {
+        let _serial = self.flush.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.write_unwritten()?;
+        let now = self.clock.now();
+        let work = {
+            let mut guard = self.inner();
+            guard.check()?;
+            let inner = &mut *guard;
+            let mut work = Vec::new();
+            for number in logs {
+                let log = &mut inner.logs[number as usize];
+                inner.pending_bytes = inner.pending_bytes.saturating_sub(log.pending_bytes());
+                if let Some(flushing) = log.begin_flush(false, now, || inner.buffers.get()) {
+                    work.push((number, flushing.unsynced()));
+                }
+            }
+            work
+        };
+        self.finish(work)
+    }
+
     /// What found no room goes first: until it is there its log hands out nothing newer, and a flush would count as whole
     /// that lacks it.
     fn write_unwritten(&self) -> Result<(), StorageError> {
@@ -112,12 +159,13 @@ impl Store {
     fn begin(&self, inner: &mut Inner, only: Option<&SessionId>, seal: bool) -> Vec<(u32, Flushing)> {
         let now = self.clock.now();
         let mut work = Vec::new();
+        let buffers = &mut inner.buffers;
         for (number, log) in inner.logs.iter_mut().enumerate() {
             if only.is_some_and(|session| *session != log.session) {
                 continue;
             }
             inner.pending_bytes = inner.pending_bytes.saturating_sub(log.pending_bytes());
-            if let Some(flushing) = log.begin_flush(seal, now) {
+            if let Some(flushing) = log.begin_flush(seal, now, || buffers.get()) {
                 work.push((number as u32, flushing));
             }
             inner.pending_bytes += log.pending_bytes();
@@ -131,7 +179,10 @@ impl Store {
         let mut first = None;
         for (at, (number, flushing)) in work.into_iter().enumerate() {
             match results[at].take() {
-                None => inner.logs[number as usize].end_flush(&flushing),
+                None => {
+                    inner.logs[number as usize].end_flush(&flushing);
+                    inner.buffers.put(flushing.into_buffer());
+                }
                 Some(FlushError::Write(error)) => {
                     inner.unwritten.push((number, flushing));
                     first.get_or_insert(error);

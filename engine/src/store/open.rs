@@ -124,6 +124,7 @@ impl Store {
             writing: false,
             pending_bytes: 0,
             unwritten: Vec::new(),
+            buffers: Default::default(),
             poisoned: None,
         };
         let store = Self {
@@ -466,6 +467,7 @@ impl Store {
         };
         let commit = self.stage(guard, touched);
         drop(self.drive(inner, commit)?);
+        self.settle(number)?;
         Ok(OpenedLog {
             handle,
             next: Acked {

@@ -1,0 +1,102 @@
+//! Every figure against its limit, measured in pairs within one run: what a machine or its neighbours do to one of a pair
+//! they do to the other.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it measures with the clock of the machine, and its limits are plain programs"
+)]
+
+mod compaction;
+mod floor;
+mod log;
+mod machine;
+mod measure;
+mod scale;
+mod tls;
+
+use clap::Parser;
+use measure::{Figure, Measured};
+use std::process::ExitCode;
+
+/// Measures Marey against the limits of this machine.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Which figures; none for all that are short.
+    names: Vec<String>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Pairs of each figure, where it does not have its own number.
+    #[arg(long, default_value_t = 30)]
+    rounds: usize,
+    /// The hub of `idle_connection_bytes`, in a process of its own.
+    #[arg(long, hide = true)]
+    hub: Option<std::path::PathBuf>,
+}
+
+/// All figures: what each measures, its bar, and whether it is among the short ones.
+const FIGURES: &[Figure] = &[
+    Figure::rate("append", "MB/s", 0.85, log::append),
+    Figure::rate("durable_one", "commits/s", 0.95, log::durable_one),
+    Figure::rate("group_commit_16", "commits/s", 1.2, log::group_commit_16),
+    Figure::rate("group_commit_64", "commits/s", 1.2, log::group_commit_64),
+    Figure::rate("replay", "MB/s", 0.9, log::replay),
+    Figure::rate("tls_durable", "samples/s", 1.5, tls::durable),
+    Figure::rate("tls_written", "samples/s", 1.7, tls::written),
+    Figure::cost("tls_written_cpu", "CPU s/GB", 0.4, tls::written_cpu),
+    Figure::rate("compact", "MB/s", 1.0, compaction::compact),
+    Figure::rate("compact_threads", "times", 1.8, compaction::threads),
+    Figure::cost("row_bytes", "bytes a row", 1.0, compaction::row_bytes),
+    Figure::cost(
+        "idle_connection_bytes",
+        "bytes",
+        8000.0,
+        scale::idle_connection_bytes,
+    )
+    .long(),
+    Figure::cost("open_growth", "times", 1.5, scale::open_growth).long(),
+    Figure::rate("replay_cold", "MB/s", 0.9, log::replay_cold).long(),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(dir) = arguments.hub {
+        return scale::serve(&dir);
+    }
+    let unknown = arguments
+        .names
+        .iter()
+        .find(|name| FIGURES.iter().all(|figure| figure.name != **name));
+    if let Some(unknown) = unknown {
+        let known: Vec<&str> = FIGURES.iter().map(|figure| figure.name).collect();
+        eprintln!("there is no figure {unknown:?}; there are {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    let wanted = |figure: &&Figure| match arguments.names.is_empty() {
+        true => !figure.is_long,
+        false => arguments.names.iter().any(|name| name == figure.name),
+    };
+    let machine = machine::describe();
+    if !arguments.json {
+        println!("{machine}\n");
+        println!("{}", Measured::HEADER);
+    }
+    let mut object = serde_json::Map::new();
+    let mut failed = false;
+    for figure in FIGURES.iter().filter(wanted) {
+        match (figure.measure)(arguments.rounds) {
+            Ok(measured) if arguments.json => {
+                object.insert(figure.name.to_owned(), measured.json());
+            }
+            Ok(measured) => println!("{}", measured.line(figure)),
+            Err(why) => {
+                failed = true;
+                eprintln!("{}: {why}", figure.name);
+            }
+        }
+    }
+    if arguments.json {
+        println!("{}", serde_json::Value::Object(object));
+    }
+    ExitCode::from(u8::from(failed))
+}
