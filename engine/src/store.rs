@@ -7,6 +7,7 @@
 
 mod commit;
 mod flush;
+mod gate;
 mod open;
 mod sessions;
 
@@ -24,10 +25,13 @@ use marey_format::journal::RecordBuilder;
 use marey_format::wire::{Acked, Holes};
 use marey_format::{DeviceId, SessionId};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 
 pub use open::RecoveryReport;
 pub use sessions::{SealError, Sealed};
+
+/// How often somebody who finds the lock taken lets others run before it goes to sleep.
+const YIELDS: usize = 16;
 
 /// A hub's folder, open. Share it between threads in an [`Arc`].
 #[derive(Debug)]
@@ -40,7 +44,11 @@ pub struct Store {
     catalog: Catalog,
     inner: Mutex<Inner>,
     /// Somebody's commit is done, or failed.
-    committed: Condvar,
+    committed: gate::Gate,
+    /// All who were expected have staged.
+    gathered: Condvar,
+    /// A flush is worth it now.
+    crowded: Condvar,
     journal: Mutex<Journal>,
     journal_found: JournalFound,
     /// One flush at a time.
@@ -70,6 +78,9 @@ struct Inner {
     oldest: u64,
     /// Somebody is writing a record.
     writing: bool,
+    window: commit::Window,
+    /// Half of the journal waits for the device logs.
+    is_crowded: bool,
     /// Bytes of frames that wait for their device logs.
     pending_bytes: usize,
     /// Flushes that found no room, to be tried again at the same place.
@@ -194,6 +205,14 @@ impl Store {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
+        // It is held for a few microseconds: whoever goes to sleep for it pays more to be woken.
+        for _ in 0..YIELDS {
+            match self.inner.try_lock() {
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Ok(inner) => return inner,
+            }
+        }
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 

@@ -235,7 +235,8 @@ impl IndexEntry {
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut from = Fields(bytes);
+        // Of known length: no field is looked for twice.
+        let mut from = Fields(bytes.first_chunk::<{ Self::BYTES }>()?);
         Some(Self {
             offset: from.u32()?,
             length: from.u32()?,
@@ -317,11 +318,10 @@ impl Footer {
                 found,
             });
         }
-        let entries: Option<Vec<_>> = rows
-            .chunks_exact(IndexEntry::BYTES)
-            .map(IndexEntry::parse)
-            .collect();
-        let entries = entries.ok_or(SegmentError::Value { what: WHAT })?;
+        let mut entries = Vec::with_capacity(rows.len() / IndexEntry::BYTES);
+        for row in rows.chunks_exact(IndexEntry::BYTES) {
+            entries.push(IndexEntry::parse(row).ok_or(SegmentError::Value { what: WHAT })?);
+        }
         Ok(Self {
             data_bytes: trailer.data_bytes,
             entries,

@@ -82,10 +82,20 @@ impl Stop {
 /// Moves frames on from the journal to the device logs, so that its blocks can be used again.
 fn tidy(state: &HubState, stop: &Stop, interval: Duration) {
     let mut failing = false;
-    while !stop.wait(interval) {
+    let slice = interval.min(LOOK_INTERVAL);
+    let mut waited = Duration::ZERO;
+    while !stop.flag.load(Ordering::Acquire) {
+        let is_crowded = state.store.wait_until_crowded(slice);
+        waited += slice;
+        if !is_crowded && waited < interval {
+            continue;
+        }
+        waited = Duration::ZERO;
         match tidy_up(state) {
             Ok(()) => failing = false,
             Err(error) => {
+                // Not at once again.
+                stop.wait(interval);
                 if !std::mem::replace(&mut failing, true) {
                     tracing::error!(%error, "frames could not be moved on to their logs");
                 }

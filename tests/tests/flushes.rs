@@ -9,7 +9,7 @@ use marey_engine::{Durability, LogHandle, Options, Session, Store};
 use marey_tests::recording::{Sender, judge, open, prepare, session, small_options};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// Found by power cuts of a real block device: a flush ran while a commit was being staged behind one that was under way.
@@ -73,6 +73,67 @@ fn what_a_log_took_while_it_had_no_room_is_not_freed_before_it_is_written() {
         judge(&*as_disk, sender).expect("all that was acknowledged");
     }
     assert_eq!(phone.acked, [2, 1]);
+}
+
+/// Two dozen writers that each wait for their own frames, a thread that flushes, and a disk that has no room for the logs
+/// every now and then, so that commits fail and are tried again: nobody sleeps for ever, and nothing is lost by it.
+#[test]
+fn many_writers_are_all_woken_and_all_durable() {
+    const WRITERS: u8 = 24;
+    const FRAMES: usize = 60;
+    let (disk, kernel) = (SlowDisk::default(), SimulatedKernel::new(1, 0));
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    let store = prepare(&as_disk, &clock).expect("a store");
+    let mut senders: Vec<Sender> = (1..=WRITERS)
+        .map(|number| Sender::new(&format!("unit-{number}"), number))
+        .collect();
+    let handles: Vec<LogHandle> = senders.iter_mut().map(|sender| join(sender, &store)).collect();
+    let failures = AtomicUsize::new(0);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = senders
+            .iter_mut()
+            .zip(handles)
+            .map(|(sender, handle)| {
+                let (store, failures) = (&store, &failures);
+                scope.spawn(move || {
+                    for _ in 0..FRAMES {
+                        sender.capture();
+                        while let Err(error) = sender.send(store, handle, 100) {
+                            assert!(error.is_full(), "{error}");
+                            failures.fetch_add(1, Ordering::Relaxed);
+                            std::thread::yield_now();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let flusher = scope.spawn(|| {
+            for round in 0.. {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                disk.fill_logs(round % 2 == 0);
+                let flushed = store.flush();
+                assert!(flushed.is_ok() || flushed.is_err_and(|error| error.is_full()));
+                std::thread::sleep(std::time::Duration::from_micros(300));
+            }
+            disk.fill_logs(false);
+        });
+        let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(ended.iter().all(Result::is_ok));
+        flusher.join().expect("the flusher");
+    });
+    println!("{} commits found no room", failures.load(Ordering::Relaxed));
+    drop(store);
+    let store = open(as_disk.clone(), &clock).expect("a store");
+    for sender in &mut senders {
+        assert_eq!(sender.acked, [FRAMES as u64, 1]);
+        join(sender, &store);
+        judge(&*as_disk, sender).expect("all that was acknowledged");
+    }
 }
 
 /// The weaker setting: what was acknowledged was written, and no sync was waited for. A kill takes none of it, neither what

@@ -15,7 +15,7 @@ pub use read::{LogFrame, LogReader, SegmentSummary, read_frame};
 pub(crate) use recover::{JournalFound, JournalFrames, recover};
 pub use replay::{Replay, Replayed};
 pub use scan::{Fault, FaultKind};
-pub(crate) use writer::{Before, FlushError, Flushing, Log, TakeError, backward, reused};
+pub(crate) use writer::{Before, FlushError, Flushing, Log, Seal, TakeError, backward, reused};
 
 use crate::disk::Disk;
 use crate::error::StorageError;

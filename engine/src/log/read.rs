@@ -12,7 +12,6 @@ use marey_format::log::{
 };
 use marey_format::{DeviceId, SessionId};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// A delivered frame and where it stands.
 #[derive(Clone, Copy, Debug)]
@@ -225,6 +224,8 @@ pub struct LogReader<'d> {
     scanner: Option<Scanner>,
     so_far: Continuity,
     faults: Vec<Fault>,
+    /// Of the scanner before.
+    buffer: Vec<u8>,
 }
 
 impl<'d> LogReader<'d> {
@@ -295,6 +296,7 @@ impl<'d> LogReader<'d> {
             scanner: None,
             so_far,
             faults,
+            buffer: Vec::new(),
         })
     }
 
@@ -355,7 +357,8 @@ impl<'d> LogReader<'d> {
                 Some(scanner) => scanner,
                 None => {
                     let file = self.disk.open(&summary.path, OpenMode::Read).map_err(io)?;
-                    let scanner = begin(summary, file, &mut self.so_far);
+                    let window = Window::reusing(file, std::mem::take(&mut self.buffer));
+                    let scanner = begin(summary, window, &mut self.so_far);
                     self.faults.extend(summary.faults(self.disk)?);
                     self.scanner.insert(scanner)
                 }
@@ -394,7 +397,7 @@ impl<'d> LogReader<'d> {
                     });
                 }
                 None => {
-                    self.scanner = None;
+                    self.buffer = self.scanner.take().map(Scanner::into_buffer).unwrap_or_default();
                     self.at += 1;
                 }
             }
@@ -402,11 +405,11 @@ impl<'d> LogReader<'d> {
     }
 }
 
-fn begin(summary: &SegmentSummary, file: Arc<dyn File>, so_far: &mut Continuity) -> Scanner {
+fn begin(summary: &SegmentSummary, window: Window, so_far: &mut Continuity) -> Scanner {
     if let Some((epoch, ordinal)) = summary.header.as_ref().and_then(|header| header.epoch) {
         so_far.go_on(&epoch, ordinal);
     }
-    Scanner::new(Window::new(file), summary.extent(), summary.index.as_deref())
+    Scanner::new(window, summary.extent(), summary.index.as_deref())
 }
 
 /// Reads one frame by its place, and checks that it is the one that was meant.

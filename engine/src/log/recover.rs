@@ -7,7 +7,7 @@ use super::read::{LogReader, SegmentSummary, finished};
 use super::replay::Applier;
 use super::scan::{Continuity, Extent, Fault, FaultKind, Scanner, Step};
 use super::window::Window;
-use super::writer::{Before, FlushError, Log};
+use super::writer::{Before, FlushError, Log, Seal};
 use crate::disk::{Disk, OpenMode};
 use crate::error::StorageError;
 use crate::options::Options;
@@ -147,7 +147,7 @@ pub(crate) fn recover(
         &mut faults,
     )?;
     learn(&log.state, versions);
-    if let Some(flushing) = log.begin_flush(true, now, Vec::new) {
+    if let Some(flushing) = log.begin_flush(Seal::Now, now, Vec::new) {
         flushing
             .write(disk)
             .map_err(|(FlushError::Write(error) | FlushError::Sync(error))| error)?;

@@ -10,7 +10,7 @@ use marey_format::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, Lane, M
 use marey_format::log::{INDEX_MAGIC, IndexEntry, SEGMENT_HEADER_BYTES};
 use marey_format::payload::{Checkpoint, EpochMark};
 use marey_format::{DeviceId, EpochId, Seed, SessionId, limits};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -59,8 +59,8 @@ pub(crate) struct Continuity {
     hub_seed: Seed,
     epochs: Vec<Option<Seed>>,
     current: Option<u32>,
-    /// Next sequence by (epoch, lane).
-    lanes: HashMap<(u32, Lane), u64>,
+    /// Next sequence of either lane, by epoch.
+    lanes: Vec<[u64; 2]>,
     hub_next: u64,
     refill: bool,
 }
@@ -73,7 +73,7 @@ impl Continuity {
             session: session.clone(),
             epochs: Vec::new(),
             current: None,
-            lanes: HashMap::new(),
+            lanes: Vec::new(),
             hub_next: 0,
             refill: false,
         }
@@ -84,10 +84,8 @@ impl Continuity {
         let mut so_far = Self::new(device, session);
         for epoch in state.epochs() {
             so_far.enter(&epoch.id, epoch.ordinal, false);
-            for lane in Lane::DEVICES {
-                so_far
-                    .lanes
-                    .insert((epoch.ordinal, lane), epoch.next[lane as usize]);
+            if let Some(lanes) = so_far.lanes.get_mut(epoch.ordinal as usize) {
+                *lanes = epoch.next;
             }
         }
         so_far.current = state.current();
@@ -102,6 +100,7 @@ impl Continuity {
         }
         if self.epochs.len() <= ordinal as usize {
             self.epochs.resize(ordinal as usize + 1, None);
+            self.lanes.resize(ordinal as usize + 1, [0; 2]);
         }
         self.epochs[ordinal as usize] = Some(Seed::new(&self.device, &self.session, epoch));
         self.current = Some(ordinal);
@@ -153,7 +152,12 @@ impl Continuity {
     fn next(&self, header: &Header, epoch: Option<u32>) -> u64 {
         match epoch {
             None => self.hub_next,
-            Some(epoch) => self.lanes.get(&(epoch, header.lane)).copied().unwrap_or(0),
+            Some(epoch) => self
+                .lanes
+                .get(epoch as usize)
+                .and_then(|lanes| lanes.get(header.lane as usize))
+                .copied()
+                .unwrap_or(0),
         }
     }
 
@@ -162,8 +166,10 @@ impl Continuity {
         match epoch {
             None => self.hub_next = next,
             Some(epoch) => {
-                let lane = self.lanes.entry((epoch, header.lane)).or_insert(0);
-                *lane = next.max(*lane);
+                let lanes = self.lanes.get_mut(epoch as usize);
+                if let Some(lane) = lanes.and_then(|lanes| lanes.get_mut(header.lane as usize)) {
+                    *lane = next.max(*lane);
+                }
             }
         }
     }
@@ -201,8 +207,8 @@ pub(crate) struct Scanner {
     window: Window,
     position: u64,
     extent: Extent,
-    /// Where frames begin, by the footer's index.
-    starts: Option<BTreeSet<u64>>,
+    /// Where frames begin, by the footer's index, in order.
+    starts: Option<Vec<u64>>,
     /// After damage, until an epoch frame: any epoch's seed may fit.
     after_damage: bool,
     /// Consistent checkpoints of the segment, found when first needed.
@@ -225,7 +231,11 @@ impl Scanner {
             window,
             position: SEGMENT_HEADER_BYTES as u64,
             extent,
-            starts: index.map(|entries| entries.iter().map(|entry| u64::from(entry.offset)).collect()),
+            starts: index.map(|entries| {
+                let mut starts: Vec<u64> = entries.iter().map(|entry| u64::from(entry.offset)).collect();
+                starts.sort_unstable();
+                starts
+            }),
             after_damage: false,
             checkpoints: None,
             done: false,
@@ -235,6 +245,11 @@ impl Scanner {
     /// The bytes of the frame that the last step delivered.
     pub fn bytes(&self, offset: u64, length: usize) -> &[u8] {
         self.window.held(offset, length)
+    }
+
+    /// The buffer, for the next scanner.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.window.into_buffer()
     }
 
     /// The next frame or fault; none at the end.
@@ -375,7 +390,7 @@ impl Scanner {
     fn start(&self, at: u64, checkpoints: &[Covered]) -> Start {
         let listed = |is_listed| if is_listed { Start::Listed } else { Start::Inside };
         if let Some(starts) = &self.starts {
-            return listed(starts.contains(&at));
+            return listed(starts.binary_search(&at).is_ok());
         }
         match checkpoints.iter().find(|c| (c.from..=c.at).contains(&at)) {
             Some(covered) => listed(covered.at == at || covered.starts.contains(&at)),

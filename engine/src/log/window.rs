@@ -4,8 +4,8 @@ use crate::disk::File;
 use std::io;
 use std::sync::Arc;
 
-/// Bytes read at a time.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes read at a time: what a core's own cache holds, so that a checksum finds it there.
+const READ_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -19,12 +19,22 @@ pub(super) struct Window {
 
 impl Window {
     pub fn new(file: Arc<dyn File>) -> Self {
+        Self::reusing(file, Vec::new())
+    }
+
+    /// With the buffer of another one.
+    pub fn reusing(file: Arc<dyn File>, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
         Self {
             file,
             file_bytes: None,
-            buffer: Vec::new(),
+            buffer,
             start: 0,
         }
+    }
+
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
     }
 
     /// The length of the file.

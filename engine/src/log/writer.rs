@@ -7,7 +7,7 @@ use crate::batch::Item;
 use crate::disk::{self, Disk, OpenMode};
 use crate::error::StorageError;
 use crate::session::Session;
-use crate::state::{LogState, Meaning, StreamVersions, Violation};
+use crate::state::{Judged, LogState, Meaning, StreamVersions, Violation};
 use crate::time::HubInstant;
 use marey_format::checksum::crc32;
 use marey_format::frame::{Frame, Kind, Lane, control_frame};
@@ -41,6 +41,16 @@ pub(crate) struct Log {
     /// By epoch and lane, a sequence that was refused: those behind it are not taken before it comes again, or the
     /// cumulative ack would pass over it and the device would discard it.
     held: HashMap<(u32, Lane), u64>,
+}
+
+/// Whether a flush seals the segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    Now,
+    /// If it is long enough.
+    WhenDue,
+    /// The next flush may: nobody is to wait for the syncs of a seal now.
+    Later,
 }
 
 /// What a segment's header says of those before it.
@@ -172,10 +182,12 @@ impl Log {
         let frame = Frame::parse(&item.frame).expect("batches hold checked frames");
         let epoch = item.handle.epoch;
         let (lane, sequence) = (frame.header().lane, frame.header().sequence);
-        if self.held.get(&(epoch, lane)).is_some_and(|held| sequence > *held) {
-            return Err(TakeError::Held);
+        if !self.held.is_empty() {
+            if self.held.get(&(epoch, lane)).is_some_and(|held| sequence > *held) {
+                return Err(TakeError::Held);
+            }
+            self.held.remove(&(epoch, lane));
         }
-        self.held.remove(&(epoch, lane));
         let judged = match self.state.inspect(&frame, Some(epoch), 0) {
             Ok(judged) => judged,
             Err(Violation::Below { .. }) => return Err(self.below(&frame, epoch)),
@@ -207,7 +219,8 @@ impl Log {
         if self.state.current() != Some(epoch) || refill {
             self.mark_epoch(epoch, refill);
         }
-        self.append(&item.frame, Some(epoch));
+        // What was written in the meantime says again what the state knows: the judgement holds.
+        self.put(&item.frame, judged);
         if let Some((declaration, version)) = version {
             self.assign(&Assign {
                 epoch,
@@ -323,21 +336,32 @@ impl Log {
         (self.segment.number, start, &self.segment.pending[at..])
     }
 
+    /// The segment is long enough to be sealed.
+    pub fn seal_is_due(&self) -> bool {
+        self.segment.end() >= self.segment_bytes
+    }
+
     /// Bytes that wait to be written.
     pub fn pending_bytes(&self) -> usize {
         self.segment.pending.len()
     }
 
-    /// Hands out what is to be written, with a checkpoint behind it; sealed as well if asked, or if the segment is
-    /// long enough. None if there is nothing to do.
+    /// Hands out what is to be written, with a checkpoint behind it; sealed as well if that is asked or due. None if there
+    /// is nothing to do.
     /// `spare` gives an empty buffer to go on with: memory that was touched before.
     pub fn begin_flush(
         &mut self,
-        seal: bool,
+        seal: Seal,
         now: HubInstant,
         spare: impl FnOnce() -> Vec<u8>,
     ) -> Option<Flushing> {
-        let seal = seal || self.segment.end() >= self.segment_bytes;
+        let due_at = match seal {
+            Seal::Now => 0,
+            Seal::WhenDue => self.segment_bytes,
+            // Not for ever: offsets have their limit.
+            Seal::Later => 2 * self.segment_bytes_max,
+        };
+        let seal = self.segment.end() >= due_at;
         if self.segment.pending.is_empty() {
             // Of a log that rests nothing is kept.
             self.segment.pending = Vec::new();
@@ -473,13 +497,15 @@ impl Log {
 
     /// Puts a judged frame at the end and takes its meaning, through the function that replay goes through.
     fn append(&mut self, bytes: &[u8], epoch: Option<u32>) {
-        let offset =
-            u32::try_from(self.segment.end()).expect("segments are sealed long before four gigabytes");
         let frame = Frame::parse(bytes).expect("the frame was parsed, or made here");
-        let judged = self
-            .state
-            .apply(&frame, epoch, offset)
-            .expect("the frame was judged against this state");
+        let judged = self.state.inspect(&frame, epoch, 0);
+        self.put(bytes, judged.expect("the frame was judged against this state"));
+    }
+
+    fn put(&mut self, bytes: &[u8], mut judged: Judged) {
+        judged.entry.offset =
+            u32::try_from(self.segment.end()).expect("segments are sealed long before four gigabytes");
+        self.state.take(&judged);
         self.segment.index.push(judged.entry);
         self.segment.pending.extend_from_slice(bytes);
         if self.segment.index.len() - self.segment.batch.1 >= CHECKPOINT_FRAMES_MAX {

@@ -10,7 +10,7 @@ use super::inventory::{Inventory, Item, JOURNAL, Position, UNKNOWN_MOMENT, open_
 use super::view::View;
 use crate::disk::{Disk, File};
 use crate::error::StorageError;
-use crate::log::{Before, FlushError, Log, read_frame, segment_name};
+use crate::log::{Before, FlushError, Log, Seal, read_frame, segment_name};
 use crate::options::Options;
 use crate::session::Session;
 use crate::state::StreamVersions;
@@ -72,7 +72,7 @@ pub(super) fn rewrite(
         }
         writer.item(&item, source.frame(&item)?)?;
     }
-    writer.flush(true)?;
+    writer.flush(Seal::Now)?;
     Ok(writer.written)
 }
 
@@ -163,7 +163,7 @@ impl Writer<'_> {
             None => self.of_hub(item, frame),
         }
         if self.log.pending_bytes() >= self.write_bytes {
-            self.flush(false)?;
+            self.flush(Seal::WhenDue)?;
         }
         Ok(())
     }
@@ -269,7 +269,7 @@ impl Writer<'_> {
             .map_err(|violation| violation.to_string())
     }
 
-    fn flush(&mut self, seal: bool) -> Result<(), StorageError> {
+    fn flush(&mut self, seal: Seal) -> Result<(), StorageError> {
         let Some(flushing) = self.log.begin_flush(seal, self.now, Vec::new) else {
             return Ok(());
         };

@@ -3,6 +3,10 @@
 //! Whoever comes stages frames under one lock and then waits for the commit that holds them. The first who finds nobody
 //! writing becomes the writer: it takes all that is staged, writes one record, syncs, and wakes the others. While it
 //! does, the next record is staged. So the window follows the disk: the slower the sync, the more goes into the next.
+//!
+//! Those whose commit is done are woken together, and most come again at once, each a little later than the one before.
+//! Whoever of them is the first would write its own frames alone, and the others would wait for a second sync. So the
+//! writer waits for as many as were there the last time, for what a sync takes at most.
 
 use super::{Inner, Store};
 use crate::batch::{Batch, Committed, Item, LogHandle, Outcome};
@@ -16,7 +20,24 @@ use marey_format::frame::Frame;
 use marey_format::journal::RecordBuilder;
 use marey_format::{Refusal, RefusalCode};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::MutexGuard;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Commits that are written at once, without a look at who may come, after one that was waited for in vain.
+const IMPATIENT_COMMITS: u32 = 4;
+
+/// Who waits for the record that is being staged.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    waiting: usize,
+    /// So many are expected to wait in the end.
+    expected: usize,
+    /// What write and sync of a record take, smoothed.
+    sync_ns: i64,
+    impatient: u32,
+    /// A writer waits for the others.
+    is_gathering: bool,
+}
 
 /// Where the logs stood before a round of staging: segment and offset.
 type Touched = BTreeMap<u32, (u32, u64)>;
@@ -53,7 +74,14 @@ impl Store {
         let now = self.clock.now();
         let mut inner = self.inner();
         inner.check()?;
-        let mut touched = Touched::new();
+        if inner.waiting_for_room.is_some() {
+            // First what was taken before, or a disk that stays full would let the next record grow beyond any block.
+            let waiting = inner.staged - 1;
+            self.drive(inner, waiting)?;
+            inner = self.inner();
+        }
+        // The log that was touched last is asked for most often.
+        let (mut touched, mut last) = (Touched::new(), None);
         let mut committed = Vec::with_capacity(batches.len());
         // Not the journal's own word: its lock is held while somebody syncs.
         let room = self.options.journal_block_bytes as usize / 2;
@@ -61,13 +89,16 @@ impl Store {
         for batch in batches {
             let mut outcomes = Vec::with_capacity(batch.len());
             for item in &batch.items {
-                if staged_bytes + item.frame.len() > room && self.is_synced() {
-                    // More than one record holds: what there is goes first.
+                let record_bytes = inner.staging.len() + staged_bytes;
+                if record_bytes > 0 && record_bytes + item.frame.len() > room && self.is_synced() {
+                    // More than one record holds, with what others have staged: what there is goes first.
                     let commit = self.stage(&mut inner, std::mem::take(&mut touched));
-                    inner = self.drive(inner, commit)?;
+                    last = None;
+                    self.drive(inner, commit)?;
+                    inner = self.inner();
                     staged_bytes = 0;
                 }
-                let (outcome, again) = self.take(inner, item, now, &mut touched)?;
+                let (outcome, again) = self.take(inner, item, now, (&mut touched, &mut last))?;
                 inner = again;
                 if outcome == Outcome::Durable {
                     staged_bytes += item.frame.len() + 128;
@@ -93,11 +124,14 @@ impl Store {
             return Ok(committed);
         }
         let commit = self.stage(&mut inner, touched);
-        drop(self.drive(inner, commit)?);
+        let is_much = inner.pending_bytes > self.options.pending_bytes_max;
+        self.drive(inner, commit)?;
         committed
             .iter_mut()
             .for_each(|committed| committed.commit = commit);
-        self.relieve()?;
+        if is_much {
+            self.relieve()?;
+        }
         Ok(committed)
     }
 
@@ -106,7 +140,7 @@ impl Store {
         let inner = self.inner();
         let next = next_of(&inner, handle);
         let commit = self.last_staged(&inner);
-        drop(self.drive(inner, commit)?);
+        self.drive(inner, commit)?;
         self.settle(handle.log)?;
         Ok(next)
     }
@@ -128,7 +162,7 @@ impl Store {
         mut guard: MutexGuard<'a, Inner>,
         item: &Item,
         now: HubInstant,
-        touched: &mut Touched,
+        (touched, last): (&mut Touched, &mut Option<u32>),
     ) -> Result<(Outcome, MutexGuard<'a, Inner>), StorageError> {
         let inner = &mut *guard;
         let handle = item.handle;
@@ -150,7 +184,10 @@ impl Store {
         let before = log.end();
         let outcome = match log.take(item, &mut slot.versions, now) {
             Ok(()) => {
-                touched.entry(handle.log).or_insert(before);
+                if *last != Some(handle.log) {
+                    touched.entry(handle.log).or_insert(before);
+                    *last = Some(handle.log);
+                }
                 slot.late |= slot.session.state.takes_late_frames();
                 Outcome::Durable
             }
@@ -163,7 +200,8 @@ impl Store {
             }
             Err(TakeError::Passed) => {
                 let commit = self.stage(&mut guard, std::mem::take(touched));
-                drop(self.drive(guard, commit)?);
+                *last = None;
+                self.drive(guard, commit)?;
                 return Ok((self.look_up(item)?, self.inner()));
             }
         };
@@ -218,47 +256,100 @@ impl Store {
         &'a self,
         mut inner: MutexGuard<'a, Inner>,
         commit: u64,
-    ) -> Result<MutexGuard<'a, Inner>, StorageError> {
+    ) -> Result<(), StorageError> {
+        if commit == inner.staged {
+            inner.window.waiting += 1;
+            if inner.window.is_gathering && inner.window.waiting == inner.window.expected {
+                self.gathered.notify_one();
+            }
+        }
         loop {
             inner.check()?;
             if inner.done >= commit {
-                return Ok(inner);
+                return Ok(());
             }
             if inner.writing {
-                inner = self
-                    .committed
-                    .wait(inner)
-                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                let ticket = self.committed.ticket(commit);
+                drop(inner);
+                if self.committed.wait(ticket) {
+                    return Ok(());
+                }
+                inner = self.inner();
                 continue;
             }
             inner.writing = true;
+            inner = self.gather(inner);
             let (mut record, number) = inner.next_record();
+            let waited = std::mem::take(&mut inner.window.waiting);
             drop(inner);
+            let began = self.clock.now();
             let result = self.write_record(&mut record, number);
+            let took_ns = self.clock.now().ns - began.ns;
             inner = self.inner();
             inner.writing = false;
-            self.committed.notify_all();
+            match &result {
+                Ok(_) => inner.done = number,
+                Err(error) if error.is_full() => {}
+                Err(error) => inner.poison(error),
+            }
+            // All of them are about to come again, to those who came in the meantime.
+            inner.window.expected = inner.window.waiting + waited;
+            inner.window.sync_ns += (took_ns - inner.window.sync_ns) / 8;
             match result {
-                Ok(()) => {
-                    inner.done = number;
+                Ok(is_crowded) => {
                     inner.spare = Some(record);
+                    if is_crowded && !inner.is_crowded {
+                        inner.is_crowded = true;
+                        self.crowded.notify_all();
+                    }
+                    self.committed.done(number);
                 }
-                Err(error) if error.is_full() => {
-                    // Nothing was written. The frames are taken, so the record waits until there is room.
-                    inner.waiting_for_room = Some((record, number));
-                    return Err(error);
+                Err(error) => {
+                    self.committed.failed();
+                    if error.is_full() {
+                        // Nothing was written. The frames are taken, so the record waits until there is room.
+                        inner.waiting_for_room = Some((record, number));
+                        return Err(error);
+                    }
                 }
-                Err(error) => inner.poison(&error),
             }
         }
     }
 
-    fn write_record(&self, record: &mut RecordBuilder, number: u64) -> Result<(), StorageError> {
+    /// Waits for those who are expected, if there are any.
+    fn gather<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        let window = &mut inner.window;
+        if window.expected < 2 || window.waiting >= window.expected {
+            return inner;
+        }
+        if window.impatient > 0 {
+            window.impatient -= 1;
+            return inner;
+        }
+        let patience = Duration::from_nanos(u64::try_from(window.sync_ns).unwrap_or(0));
+        window.is_gathering = true;
+        let missing = |inner: &mut Inner| inner.window.waiting < inner.window.expected;
+        let (mut inner, waited) = self
+            .gathered
+            .wait_timeout_while(inner, patience, missing)
+            .unwrap_or_else(PoisonError::into_inner);
+        inner.window.is_gathering = false;
+        if waited.timed_out() {
+            inner.window.impatient = IMPATIENT_COMMITS;
+        }
+        inner
+    }
+
+    /// Whether half of the journal is in use now.
+    fn write_record(&self, record: &mut RecordBuilder, number: u64) -> Result<bool, StorageError> {
         loop {
             let oldest = self.inner().oldest;
-            let result = self.journal().append(record, number, oldest);
+            let mut journal = self.journal();
+            let result = journal.append(record, number, oldest);
+            let is_crowded = journal.free_blocks() <= self.options.journal_blocks / 2;
+            drop(journal);
             match result {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(is_crowded),
                 // The logs must take what the journal holds before it can take more.
                 Err(AppendError::NoRoom) => self.flush_all(false)?,
                 Err(AppendError::TooLong { bytes }) => {

@@ -2,9 +2,11 @@
 
 use super::{Inner, Store};
 use crate::error::StorageError;
-use crate::log::{FlushError, Flushing};
+use crate::log::{FlushError, Flushing, Seal};
 use marey_format::SessionId;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Threads that write logs at once: a sync of one does not wait for another's.
 const WRITERS_MAX: usize = 8;
@@ -42,12 +44,24 @@ impl Store {
         let waits = {
             let inner = self.inner();
             inner.check()?;
-            inner.pending_bytes > self.options.pending_bytes_max / 2 || !inner.unwritten.is_empty()
+            inner.pending_bytes > self.options.pending_bytes_max / 2
+                || !inner.unwritten.is_empty()
+                || inner.logs.iter().any(|log| log.seal_is_due())
         };
         if waits || free_blocks <= self.options.journal_blocks / 2 {
             self.flush_all(false)?;
         }
         Ok(())
+    }
+
+    /// Waits until half of the journal is in use, but not longer than this; whether it is. For the thread that calls
+    /// [`Store::maintain`]: a commit that finds the journal full must do its work, and all others wait for it.
+    pub fn wait_until_crowded(&self, most: Duration) -> bool {
+        let waited = self
+            .crowded
+            .wait_timeout_while(self.inner(), most, |inner| !inner.is_crowded);
+        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut inner.is_crowded)
     }
 
     /// Writes everything that waits to the device logs.
@@ -59,13 +73,13 @@ impl Store {
     pub fn close(&self) -> Result<(), StorageError> {
         let inner = self.inner();
         let commit = self.last_staged(&inner);
-        drop(self.drive(inner, commit)?);
+        self.drive(inner, commit)?;
         self.flush_all(true)?;
         // A record that says so, so that the next opening has nothing to replay.
         let mut inner = self.inner();
         inner.staging.start();
         let number = inner.staged;
-        drop(self.drive(inner, number)?);
+        self.drive(inner, number)?;
         self.inner().poisoned = Some("the hub was closed".to_owned());
         Ok(())
     }
@@ -127,7 +141,7 @@ impl Store {
             for number in logs {
                 let log = &mut inner.logs[number as usize];
                 inner.pending_bytes = inner.pending_bytes.saturating_sub(log.pending_bytes());
-                if let Some(flushing) = log.begin_flush(false, now, || inner.buffers.get()) {
+                if let Some(flushing) = log.begin_flush(Seal::Later, now, || inner.buffers.get()) {
                     work.push((number, flushing.unsynced()));
                 }
             }
@@ -160,6 +174,7 @@ impl Store {
         let now = self.clock.now();
         let mut work = Vec::new();
         let buffers = &mut inner.buffers;
+        let seal = if seal { Seal::Now } else { Seal::WhenDue };
         for (number, log) in inner.logs.iter_mut().enumerate() {
             if only.is_some_and(|session| *session != log.session) {
                 continue;

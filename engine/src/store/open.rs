@@ -1,5 +1,6 @@
 //! Opening a hub's folder: the steps of format-spec's `recovery.md`, in their order.
 
+use super::gate::Gate;
 use super::{Inner, OpenedLog, Slot, Store};
 use crate::batch::LogHandle;
 use crate::catalog::{Catalog, Identity};
@@ -122,6 +123,8 @@ impl Store {
             done: next - 1,
             oldest: next,
             writing: false,
+            window: Default::default(),
+            is_crowded: false,
             pending_bytes: 0,
             unwritten: Vec::new(),
             buffers: Default::default(),
@@ -135,7 +138,9 @@ impl Store {
             identity,
             catalog,
             inner: Mutex::new(inner),
-            committed: Condvar::new(),
+            committed: Gate::default(),
+            gathered: Condvar::new(),
+            crowded: Condvar::new(),
             journal: Mutex::new(journal),
             journal_found: JournalFound {
                 whole: replayed.faults.is_empty(),
@@ -145,6 +150,7 @@ impl Store {
             loading: Mutex::new(()),
             _lock: lock,
         };
+        store.committed.begin(next - 1);
         store.recover_logs(replayed, &mut report)?;
         store.write_barrier()?;
         Ok((store, report))
@@ -368,7 +374,7 @@ impl Store {
     pub(super) fn write_barrier(&self) -> Result<(), StorageError> {
         let inner = self.inner();
         let commit = inner.staged;
-        drop(self.drive(inner, commit)?);
+        self.drive(inner, commit)?;
         Ok(())
     }
 
@@ -466,7 +472,7 @@ impl Store {
             BTreeMap::from([(number, before)])
         };
         let commit = self.stage(guard, touched);
-        drop(self.drive(inner, commit)?);
+        self.drive(inner, commit)?;
         self.settle(number)?;
         Ok(OpenedLog {
             handle,

@@ -32,6 +32,7 @@ pub struct Run {
     pub sent: Option<Sent>,
     finished_bytes: usize,
     in_frame: bool,
+    bytes_hint: usize,
 }
 
 /// One frame of a [`Run`].
@@ -44,8 +45,10 @@ pub struct FrameHead {
 }
 
 impl Run {
-    pub(super) fn new(channel: u16, recv_ns: i64) -> Self {
+    /// `bytes_hint`: about as much is expected.
+    pub(super) fn new(channel: u16, recv_ns: i64, bytes_hint: usize) -> Self {
         Self {
+            bytes_hint,
             channel,
             recv_ns,
             bytes: Vec::new(),
@@ -84,6 +87,10 @@ impl Run {
     /// A frame that was begun in an earlier read gets the stamp of the one that completes it.
     pub(super) fn push(&mut self, bytes: &[u8], recv_ns: i64) {
         self.recv_ns = recv_ns;
+        // Once for the whole run: a buffer that doubles copies everything again.
+        if self.bytes.capacity() - self.bytes.len() < bytes.len() {
+            self.bytes.reserve(bytes.len().max(self.bytes_hint));
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -108,7 +115,7 @@ impl Run {
     /// The frames that are whole, and a run with the one that is not.
     pub(super) fn split_unfinished(mut self) -> (Option<Self>, Option<Self>) {
         let rest = self.in_frame.then(|| {
-            let mut rest = Self::new(self.channel, self.recv_ns);
+            let mut rest = Self::new(self.channel, self.recv_ns, self.bytes.len());
             rest.in_frame = true;
             rest.sent = self.sent;
             rest.bytes = if self.finished_bytes == 0 {

@@ -96,6 +96,8 @@ pub struct Protocol {
     assembly: Assembly,
     channels: BTreeMap<u16, Channel>,
     run: Option<Run>,
+    /// Bytes of the last run: the next one will have about as many.
+    run_bytes: usize,
     sent: Option<(u16, Sent)>,
     /// Bytes of frame bodies whose messages have begun.
     received_bytes: u64,
@@ -121,6 +123,7 @@ impl Protocol {
             assembly: Assembly::default(),
             channels: BTreeMap::new(),
             run: None,
+            run_bytes: 0,
             sent: None,
             received_bytes: 0,
             resolved_bytes: 0,
@@ -152,6 +155,9 @@ impl Protocol {
     pub fn end_read(&mut self, actions: &mut Vec<Action>) {
         if let Some(run) = self.run.take() {
             let (done, rest) = run.split_unfinished();
+            if let Some(done) = &done {
+                self.run_bytes = done.bytes.len().min(RUN_BYTES_HINT_MAX);
+            }
             actions.extend(done.map(Action::Frames));
             self.run = rest;
         }
@@ -352,7 +358,9 @@ impl Protocol {
                 .sent
                 .filter(|(channel, _)| *channel == header.channel)
                 .map(|(_, sent)| sent);
-            let run = self.run.get_or_insert_with(|| Run::new(header.channel, recv_ns));
+            let run = self
+                .run
+                .get_or_insert_with(|| Run::new(header.channel, recv_ns, self.run_bytes));
             run.begin_frame(sent);
         }
     }
@@ -562,6 +570,9 @@ fn ends_connection(code: RefusalCode) -> bool {
 fn after_ms(from_ns: i64, ms: u64) -> i64 {
     from_ns.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000_000))
 }
+
+/// Room for one run that is made in advance, at most.
+const RUN_BYTES_HINT_MAX: usize = 128 << 10;
 
 /// Message types from here on go from hub to device.
 const FIRST_DOWN: u8 = 0x80;

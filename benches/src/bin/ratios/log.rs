@@ -9,8 +9,10 @@ use marey_engine::{Batch, Durability, LogHandle, Options, Session, Stamp, Store}
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Frames of each device in one write: a little over 1 MiB.
 const FRAMES_PER_WRITE: usize = 260;
@@ -46,11 +48,10 @@ pub fn append(rounds: usize) -> Result<Measured, String> {
                 .map(|(source, handle)| (*handle, (0..FRAMES_PER_WRITE).map(|_| source.frame()).collect()))
                 .collect();
             let began = Instant::now();
-            let batches: Result<Vec<Batch>, String> = frames
-                .iter()
-                .map(|(handle, frames)| batch(&store, *handle, frames))
-                .collect();
-            store.commit_many(&batches?).map_err(fault)?;
+            for (handle, frames) in &frames {
+                let batch = batch(&store, *handle, frames)?;
+                store.commit(&batch).map_err(fault)?;
+            }
             Ok(bytes / began.elapsed().as_secs_f64() / 1e6)
         },
         || {
@@ -143,6 +144,7 @@ fn durable(
     let mut recording = Recording::of(Arc::new(OsDisk::new(dir.path())), options(), writers);
     let store = recording.store.clone();
     let mut sources: Vec<Source> = (0..writers).map(Source::new).collect();
+    let _tidy = Tidy::start(&store);
     pairs(
         rounds,
         || {
@@ -164,6 +166,39 @@ fn durable(
             rate(&frames, |(), frame| limit(frame))
         },
     )
+}
+
+/// The thread that every hub has: moves frames on from the journal to the logs. It ends with this value.
+struct Tidy {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tidy {
+    fn start(store: &Arc<Store>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (store, stopped) = (store.clone(), stop.clone());
+        let run = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if store.wait_until_crowded(Duration::from_millis(100)) {
+                    store.maintain().expect("the disk takes it");
+                }
+            }
+        };
+        Self {
+            stop,
+            thread: Some(std::thread::spawn(run)),
+        }
+    }
+}
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("it does not panic");
+        }
+    }
 }
 
 /// A thread for each writer's frames; how many a second went through `commit`.
