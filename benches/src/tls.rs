@@ -1,7 +1,7 @@
 //! A hub in this process, and devices that send it frames over mutual TLS: as small as the protocol allows, so that what
 //! is measured is the hub.
 
-use crate::{FRAME_BYTES, Source};
+use crate::Source;
 use bytes::Bytes;
 use marey_engine::time::{HubClock, OsClocks};
 use marey_format::wire::{self, Ack, MESSAGE_HEADER_BYTES, MessageHeader, MessageType, Opened, Welcome};
@@ -15,9 +15,6 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-
-/// Bytes of frames that go into one write, about.
-const WRITE_BYTES: usize = 64 << 10;
 
 /// A running hub with the session started.
 #[derive(Debug)]
@@ -166,22 +163,16 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends frames, as many in one write as fit into 64 KiB, and returns when the hub has acknowledged them all.
+    /// Sends frames, each in a write of its own, as a device does that sends a frame when it is full; returns when the
+    /// hub has acknowledged them all.
     pub fn record(&mut self, frames: &[Bytes]) -> io::Result<()> {
         let goal = self.durable + frames.len() as u64;
-        let mut write = Vec::with_capacity(WRITE_BYTES + 2 * FRAME_BYTES as usize);
         for frame in frames {
-            if self.sent_bytes + frame.len() as u64 > self.credit || write.len() >= WRITE_BYTES {
-                self.tls.write_all(&write)?;
-                write.clear();
-            }
             while self.sent_bytes + frame.len() as u64 > self.credit {
                 self.ack()?;
             }
-            self.sent_bytes += frame.len() as u64;
-            write.extend_from_slice(&wire::message(MessageType::Frame, 1, frame));
+            self.send(frame)?;
         }
-        self.tls.write_all(&write)?;
         self.tls.flush()?;
         while self.durable < goal {
             self.ack()?;

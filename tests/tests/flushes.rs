@@ -2,6 +2,7 @@
 //! a kill right after it lost frames that were acknowledged.
 
 use marey_engine::disk::memory::MemoryDisk;
+use marey_engine::disk::troubled::{TroubledDisk, Troubles};
 use marey_engine::disk::{DirEntry, Disk, File, LockGuard, OpenMode, Space, Stat};
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
@@ -133,6 +134,47 @@ fn many_writers_are_all_woken_and_all_durable() {
         assert_eq!(sender.acked, [FRAMES as u64, 1]);
         join(sender, &store);
         judge(&*as_disk, sender).expect("all that was acknowledged");
+    }
+}
+
+/// Found by a cut of xfs: a flush's sync failed while many waited for the next commit. The one of them that was woken to
+/// write it saw that the store had stopped and went away, and nobody woke the others.
+#[test]
+fn nobody_waits_for_a_store_that_has_stopped() {
+    const WRITERS: u8 = 16;
+    for _ in 0..40 {
+        let (memory, kernel) = (MemoryDisk::new(), SimulatedKernel::new(1, 0));
+        let troubled = TroubledDisk::new(memory);
+        let as_disk: Arc<dyn Disk> = Arc::new(troubled.clone());
+        let clock: Arc<dyn HubClock> = kernel.hub_clock();
+        let store = Arc::new(prepare(&as_disk, &clock).expect("a store"));
+        let (ended, ends) = std::sync::mpsc::channel();
+        for number in 1..=WRITERS {
+            let mut sender = Sender::new(&format!("unit-{number}"), number);
+            let handle = join(&mut sender, &store);
+            let (store, ended) = (store.clone(), ended.clone());
+            // Not scoped: one that sleeps for ever is to fail the test, not to hang it.
+            std::thread::spawn(move || {
+                loop {
+                    sender.capture();
+                    if sender.send(&store, handle, 100).is_err() {
+                        break;
+                    }
+                }
+                ended.send(()).expect("the test waits");
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        troubled.set(Troubles {
+            failing_syncs: Some("logs".to_owned()),
+            ..Troubles::default()
+        });
+        // A commit may have flushed everything a moment before.
+        while store.flush().is_ok() {}
+        for _ in 0..WRITERS {
+            ends.recv_timeout(std::time::Duration::from_secs(30))
+                .expect("a writer was not woken");
+        }
     }
 }
 

@@ -26,6 +26,9 @@ use std::time::Duration;
 /// Commits that are written at once, without a look at who may come, after one that was waited for in vain.
 const IMPATIENT_COMMITS: u32 = 4;
 
+/// What a frame takes in a record beside what its log grows by, at most: arrival, entry and name of the log.
+const ASIDE_BYTES: usize = 256;
+
 /// Who waits for the record that is being staged.
 #[derive(Debug, Default)]
 pub(super) struct Window {
@@ -89,19 +92,25 @@ impl Store {
         for batch in batches {
             let mut outcomes = Vec::with_capacity(batch.len());
             for item in &batch.items {
-                let record_bytes = inner.staging.len() + staged_bytes;
-                if record_bytes > 0 && record_bytes + item.frame.len() > room && self.is_synced() {
-                    // More than one record holds, with what others have staged: what there is goes first.
+                while self.is_synced()
+                    && (staged_bytes > 0 || !inner.staging.is_empty())
+                    && inner.staging.len() + staged_bytes + item.frame.len() > room
+                {
+                    // More than one record holds, with what others have staged: what there is goes first. They may have
+                    // staged again by the time that it is written.
                     let commit = self.stage(&mut inner, std::mem::take(&mut touched));
                     last = None;
                     self.drive(inner, commit)?;
                     inner = self.inner();
                     staged_bytes = 0;
                 }
+                let log = item.handle.log as usize;
+                let before = inner.logs[log].pending_bytes();
                 let (outcome, again) = self.take(inner, item, now, (&mut touched, &mut last))?;
                 inner = again;
                 if outcome == Outcome::Durable {
-                    staged_bytes += item.frame.len() + 128;
+                    // With what the hub writes beside it, and room for its arrival and its log's name.
+                    staged_bytes += inner.logs[log].pending_bytes().saturating_sub(before) + ASIDE_BYTES;
                 }
                 outcomes.push(outcome);
             }
@@ -264,7 +273,11 @@ impl Store {
             }
         }
         loop {
-            inner.check()?;
+            if let Err(error) = inner.check() {
+                // Whoever is woken to write the next commit and does not is to wake the others.
+                self.committed.failed();
+                return Err(error);
+            }
             if inner.done >= commit {
                 return Ok(());
             }
