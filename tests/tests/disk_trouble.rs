@@ -51,7 +51,7 @@ fn a_place_that_cannot_be_read_does_not_stop_a_hub() {
     watch.acked();
 
     disk.set(Troubles {
-        scratches: vec![("phone/000001.mlog".to_owned(), 16_384..20_480)],
+        scratches: vec![("phone/000001.mlog".to_owned(), 20_000..20_001)],
         ..Troubles::default()
     });
     phone.finish();
@@ -140,7 +140,7 @@ fn a_restart_remembers_what_could_not_be_read() {
     }
     phone.finish();
     let scratch = Troubles {
-        scratches: vec![("phone/000001.mlog".to_owned(), 16_384..20_480)],
+        scratches: vec![("phone/000001.mlog".to_owned(), 20_000..20_001)],
         ..Troubles::default()
     };
     disk.set(scratch);
@@ -175,7 +175,7 @@ fn a_hub_does_not_start_on_a_log_that_it_cannot_read() {
     phone.device.kill();
     lab.end();
     let scratch = Troubles {
-        scratches: vec![("phone/000001.mlog".to_owned(), 16_384..20_480)],
+        scratches: vec![("phone/000001.mlog".to_owned(), 20_000..20_001)],
         ..Troubles::default()
     };
     crashed.set(scratch.clone());

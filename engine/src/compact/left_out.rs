@@ -5,11 +5,13 @@
 //!
 //! Invariants: a byte that is not delivered is in the list of a hole, or in a fault; none is in both.
 
+use super::frames::Place;
 use super::unreadable::{Hole, Tolerant};
 use crate::error::StorageError;
 use crate::log::{Fault, SegmentSummary};
 use marey_format::log::IndexEntry;
 use marey_format::{DeviceId, SessionId};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// A place of a log that the disk can't read, and what is not delivered because of it.
@@ -17,18 +19,20 @@ use std::path::Path;
 pub struct Unreadable {
     pub segment: u32,
     pub hole: Hole,
-    /// Bytes that are not delivered, from and to: the hole, and frames that reach into it or can't be told without it.
+    /// Bytes that can't be vouched for, from and to: the hole, and frames that can't be told without it.
     pub left_out: Vec<(u64, u64)>,
     /// The frames that stand there, by the segment's footer; none where that can't be read either.
     pub lost: Option<Vec<IndexEntry>>,
 }
 
 /// What of a segment can't be read, and what that takes with it. Faults behind the first hole are no longer faults of
-/// their own: without what stands in the hole nobody can tell whether they are any.
+/// their own: without what stands in the hole nobody can tell whether they are any. `whole_anyway` are the frames that
+/// were delivered although they reach into a hole: what they have there is zeros, as their checksums prove.
 pub fn of_segment(
     disk: &Tolerant<'_>,
     (segment, path, bytes): (u32, &Path, u64),
     log: (&DeviceId, &SessionId),
+    whole_anyway: &HashSet<Place>,
     faults: &mut Vec<Fault>,
 ) -> Result<Vec<Unreadable>, StorageError> {
     let found = SegmentSummary::read(disk, segment, path, bytes, log);
@@ -60,6 +64,12 @@ pub fn of_segment(
         false
     });
     for entry in index.into_iter().flatten() {
+        if whole_anyway.contains(&Place {
+            segment,
+            offset: u64::from(entry.offset),
+        }) {
+            continue;
+        }
         let (from, to) = (
             u64::from(entry.offset),
             u64::from(entry.offset) + u64::from(entry.length),

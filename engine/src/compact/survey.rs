@@ -22,7 +22,7 @@ use marey_format::frame::{Frame, Kind, Lane};
 use marey_format::payload::{Arrival, EndOfStream, Event, StreamKey, WallReading};
 use marey_format::wire::Holes;
 use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, SessionId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -195,6 +195,7 @@ fn read(
             taking.headers.insert(summary.segment, header.hub_epoch);
         }
     }
+    let mut whole_anyway = HashSet::new();
     while let Some(replayed) = replay.next()? {
         let place = Place {
             segment: replayed.at.segment,
@@ -204,6 +205,12 @@ fn read(
             offset: place.offset + replayed.at.frame.bytes().len() as u64,
             ..place
         };
+        if let Some(tolerant) = tolerant
+            && let Some((_, path, ..)) = summaries.iter().find(|(segment, ..)| *segment == place.segment)
+            && tolerant.stands_in(path, place.offset..taking.end.offset)
+        {
+            whole_anyway.insert(place);
+        }
         match replayed.judged {
             Ok(judged) => taking.take(
                 place,
@@ -229,7 +236,13 @@ fn read(
             // Zeros were hashed for what can't be read.
             blake3 = None;
             let (file, log) = ((segment, &*path, bytes), (device, session));
-            unreadable.extend(left_out::of_segment(tolerant, file, log, &mut faults)?);
+            unreadable.extend(left_out::of_segment(
+                tolerant,
+                file,
+                log,
+                &whole_anyway,
+                &mut faults,
+            )?);
         }
         segments.push(SegmentFact {
             segment,

@@ -1,8 +1,8 @@
 //! Reading logs on a disk that has begun to fail: what can be read is read, the rest is kept apart and named.
 //!
 //! [`Tolerant`] stands before a disk for as long as one reading of a session takes. Where the disk fails to read a
-//! block of a log segment, zeros stand for it (no frame begins with zeros, and none with zeros in it passes its
-//! checksum), and the block is remembered with what the disk said. Everything else passes through: writes, names, every
+//! block of a log segment, zeros stand for it (no frame begins with zeros, and one that ends in them passes its checksum
+//! only where they are its own), and the block is remembered with what the disk said. Everything else passes through: writes, names, every
 //! other file, and errors that are none of the medium's.
 //!
 //! Nothing is decided here for good. The segment stays as it is, nothing of it is moved or written again, and the next
@@ -16,6 +16,7 @@ use crate::log::segment_number;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -69,6 +70,11 @@ impl<'d> Tolerant<'d> {
     /// How many failures there were so far. Where it has grown, something that was read before may be readable no more.
     pub fn count(&self) -> u64 {
         lock(&self.failed).count
+    }
+
+    /// Whether zeros stand for some of these bytes of a segment.
+    pub fn stands_in(&self, path: &Path, bytes: Range<u64>) -> bool {
+        lock(&self.failed).touches(path, bytes.start, bytes.end)
     }
 
     /// What of a segment could not be read so far, in order.
