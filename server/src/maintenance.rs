@@ -94,11 +94,11 @@ fn tidy(state: &HubState, stop: &Stop, interval: Duration) {
         match tidy_up(state) {
             Ok(()) => failing = false,
             Err(error) => {
-                // Not at once again.
-                stop.wait(interval);
                 if !std::mem::replace(&mut failing, true) {
                     tracing::error!(%error, "frames could not be moved on to their logs");
                 }
+                // Not at once again.
+                stop.wait(interval);
             }
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! Those whose commit is done are woken together, and most come again at once, each a little later than the one before.
 //! Whoever of them is the first would write its own frames alone, and the others would wait for a second sync. So the
-//! writer waits for as many as were there the last time, for what a sync takes at most.
+//! writer waits for as many as were there the last time, for what a sync takes at most, and never for long.
 
 use super::{Inner, Store};
 use crate::batch::{Batch, Committed, Item, LogHandle, Outcome};
@@ -25,6 +25,9 @@ use std::time::Duration;
 
 /// Commits that are written at once, without a look at who may come, after one that was waited for in vain.
 const IMPATIENT_COMMITS: u32 = 4;
+
+/// The longest that a writer waits for others, or one sync that stood for seconds would hold up those that follow.
+const PATIENCE_MAX: Duration = Duration::from_millis(5);
 
 /// What a frame takes in a record beside what its log grows by, at most: arrival, entry and name of the log.
 const ASIDE_BYTES: usize = 256;
@@ -46,8 +49,8 @@ pub(super) struct Window {
 type Touched = BTreeMap<u32, (u32, u64)>;
 
 impl Store {
-    /// Takes a batch and returns when all of it that was taken is durable. Many threads may call at once: what waits
-    /// goes to the disk with one sync.
+    /// Takes a batch and returns when all of it that was taken is as safe as [`crate::Options::durability`] says. Many
+    /// threads may call at once: what waits goes to the disk with one sync.
     ///
     /// # Errors
     /// Nothing of the batch may be acknowledged. [`StorageError::Floor`] passes when there is room; after any other the
@@ -339,7 +342,7 @@ impl Store {
             window.impatient -= 1;
             return inner;
         }
-        let patience = Duration::from_nanos(u64::try_from(window.sync_ns).unwrap_or(0));
+        let patience = Duration::from_nanos(window.sync_ns.max(0).unsigned_abs()).min(PATIENCE_MAX);
         window.is_gathering = true;
         let missing = |inner: &mut Inner| inner.window.waiting < inner.window.expected;
         let (mut inner, waited) = self
@@ -353,13 +356,13 @@ impl Store {
         inner
     }
 
-    /// Whether half of the journal is in use now.
+    /// Whether more than half of the journal is in use now, beside the block that is always in use.
     fn write_record(&self, record: &mut RecordBuilder, number: u64) -> Result<bool, StorageError> {
         loop {
             let oldest = self.inner().oldest;
             let mut journal = self.journal();
             let result = journal.append(record, number, oldest);
-            let is_crowded = journal.free_blocks() <= self.options.journal_blocks / 2;
+            let is_crowded = 2 * journal.free_blocks() + 1 < self.options.journal_blocks;
             drop(journal);
             match result {
                 Ok(()) => return Ok(is_crowded),
