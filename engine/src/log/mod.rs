@@ -1,9 +1,10 @@
 //! Device logs: one for each device and session, in segments.
 //!
 //! `scan` says of bytes what is valid, what is damage and what is torn tail; `read` streams the frames of a log;
-//! `writer` takes frames in and writes segments; `recover` makes a log writable again after a crash. What the frames mean
-//! is `state`'s business.
+//! `writer` takes frames in and says what is to be written, `flushing` writes it; `recover` makes a log writable again
+//! after a crash. What the frames mean is `state`'s business.
 
+mod flushing;
 mod read;
 mod recover;
 mod replay;
@@ -11,11 +12,12 @@ mod scan;
 mod window;
 mod writer;
 
+pub(crate) use flushing::{FlushError, Flushing, Seal};
 pub use read::{LogFrame, LogReader, SegmentSummary, read_frame};
 pub(crate) use recover::{JournalFound, JournalFrames, recover};
 pub use replay::{Replay, Replayed};
 pub use scan::{Fault, FaultKind};
-pub(crate) use writer::{Before, FlushError, Flushing, Log, Seal, TakeError, backward, reused};
+pub(crate) use writer::{Before, Log, TakeError, backward, reused};
 
 use crate::disk::Disk;
 use crate::error::StorageError;

@@ -3,11 +3,12 @@
 //! Sealed segments are taken from their indices. The unsealed one counts up to the point that is proven to have been
 //! synced; what is valid beyond it, and what the journal holds, goes into a fresh segment that is sealed at once.
 
+use super::flushing::{FlushError, Seal};
 use super::read::{LogReader, SegmentSummary, finished};
 use super::replay::Applier;
 use super::scan::{Continuity, Extent, Fault, FaultKind, Scanner, Step};
 use super::window::Window;
-use super::writer::{Before, FlushError, Log, Seal};
+use super::writer::{Before, Log};
 use crate::disk::{Disk, OpenMode};
 use crate::error::StorageError;
 use crate::options::Options;

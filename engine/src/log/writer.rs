@@ -3,9 +3,8 @@
 //! A frame that is taken gets its place in the segment at once; the bytes wait in memory, since the journal has them,
 //! until [`Log::begin_flush`] hands them to whoever writes. Between flushes a log holds no file open.
 
+use super::flushing::{Flushing, Seal};
 use crate::batch::Item;
-use crate::disk::{self, Disk, OpenMode};
-use crate::error::StorageError;
 use crate::session::Session;
 use crate::state::{Judged, LogState, Meaning, StreamVersions, Violation};
 use crate::time::HubInstant;
@@ -16,7 +15,6 @@ use marey_format::payload::{Arrival, Assign, Checkpoint, EpochMark, Event, WallR
 use marey_format::registry::FrameName;
 use marey_format::{DeviceId, EpochId, HubEpoch, Refusal, RefusalCode, Seed, SessionId};
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 /// Frames that one checkpoint lists at most: its own frame must stay under the limit of frames.
 const CHECKPOINT_FRAMES_MAX: usize = 1 << 16;
@@ -41,16 +39,6 @@ pub(crate) struct Log {
     /// By epoch and lane, a sequence that was refused: those behind it are not taken before it comes again, or the
     /// cumulative ack would pass over it and the device would discard it.
     held: HashMap<(u32, Lane), u64>,
-}
-
-/// Whether a flush seals the segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seal {
-    Now,
-    /// If it is long enough.
-    WhenDue,
-    /// The next flush may: nobody is to wait for the syncs of a seal now.
-    Later,
 }
 
 /// What a segment's header says of those before it.
@@ -103,23 +91,6 @@ struct Segment {
     pending: Vec<u8>,
     /// Where the batch under way began, in the segment and in the index.
     batch: (u64, usize),
-}
-
-/// What a flush has to write.
-#[derive(Debug)]
-pub(crate) struct Flushing {
-    pub path: PathBuf,
-    dir: PathBuf,
-    fresh: bool,
-    offset: u64,
-    bytes: Vec<u8>,
-    /// Header and frames of a segment that is sealed by this flush.
-    seal: Option<u64>,
-    /// Of a segment that is sealed: so many of the bytes are synced before the footer is written, which then proves them,
-    /// and in one that recovery makes, that what its predecessor had is safe here.
-    data_first: Option<usize>,
-    /// False where nobody counts on it: a seal and a new name are synced all the same.
-    sync: bool,
 }
 
 /// Why a frame was not taken.
@@ -347,8 +318,7 @@ impl Log {
     }
 
     /// Hands out what is to be written, with a checkpoint behind it; sealed as well if that is asked or due. None if there
-    /// is nothing to do.
-    /// `spare` gives an empty buffer to go on with: memory that was touched before.
+    /// is nothing to do. `spare` gives an empty buffer to go on with: memory that was touched before.
     pub fn begin_flush(
         &mut self,
         seal: Seal,
@@ -600,74 +570,6 @@ impl Segment {
     fn end(&self) -> u64 {
         self.written + self.pending.len() as u64
     }
-}
-
-impl Flushing {
-    /// The same without a sync of what is not sealed.
-    pub fn unsynced(self) -> Self {
-        Self { sync: false, ..self }
-    }
-
-    /// The buffer, to be used again.
-    pub fn into_buffer(mut self) -> Vec<u8> {
-        self.bytes.clear();
-        self.bytes
-    }
-
-    /// Writes and syncs. A file that is new gets its name synced as well.
-    ///
-    /// # Errors
-    /// After an error of the write the same call may be tried again; after an error of the sync nothing is known.
-    pub fn write(&self, disk: &dyn Disk) -> Result<(), FlushError> {
-        let io = |action| move |error| StorageError::io(action, disk.describe(&self.path), error);
-        let file = if self.fresh {
-            disk::create_dirs(disk, &self.dir)
-                .map_err(io("making the folder of"))
-                .map_err(FlushError::Write)?;
-            // A try that failed before may have left the file behind.
-            match disk.open(&self.path, OpenMode::CreateNew) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    disk.open(&self.path, OpenMode::ReadWrite)
-                }
-                opened => opened,
-            }
-        } else {
-            disk.open(&self.path, OpenMode::ReadWrite)
-        };
-        let file = file.map_err(io("opening")).map_err(FlushError::Write)?;
-        let first = self.data_first.unwrap_or(self.bytes.len());
-        file.write_at(self.offset, &self.bytes[..first])
-            .map_err(io("writing"))
-            .map_err(FlushError::Write)?;
-        if self.data_first.is_some() {
-            file.sync().map_err(io("syncing")).map_err(FlushError::Sync)?;
-            file.write_at(self.offset + first as u64, &self.bytes[first..])
-                .map_err(io("sealing"))
-                .map_err(FlushError::Write)?;
-        }
-        if self.seal.is_some() {
-            let end = self.offset + self.bytes.len() as u64;
-            file.set_len(end)
-                .map_err(io("cutting"))
-                .map_err(FlushError::Write)?;
-        }
-        if self.sync || self.seal.is_some() {
-            file.sync().map_err(io("syncing")).map_err(FlushError::Sync)?;
-        }
-        if self.fresh {
-            disk.sync_dir(&self.dir)
-                .map_err(io("syncing the folder of"))
-                .map_err(FlushError::Sync)?;
-        }
-        Ok(())
-    }
-}
-
-/// Which part of a flush failed.
-#[derive(Debug)]
-pub(crate) enum FlushError {
-    Write(StorageError),
-    Sync(StorageError),
 }
 
 fn named(mut refusal: Refusal, frame: &Frame<'_>) -> Refusal {
