@@ -114,9 +114,9 @@ fn check(handle: LogHandle, bytes: &[u8]) -> Result<(), Refusal> {
 /// What became of one frame of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is durable.
+    /// It was taken, and is as safe as [`crate::Durability`] says.
     Durable,
-    /// It was durable already: the same frame, sent again.
+    /// It was taken before: the same frame, sent again.
     Duplicate,
     /// It was not taken, because one before it in its lane was refused; the device sends on from that one.
     Held,
@@ -124,10 +124,11 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
-/// A committed batch: everything in it that was taken is on the disk.
+/// A committed batch: everything in it that was taken is as safe as [`crate::Durability`] says. That is what *durable*
+/// means here.
 #[derive(Clone, Debug, Default)]
 pub struct Committed {
-    /// The commit that covers the batch; 0 if nothing was written.
+    /// The record of the journal that covers the batch; 0 if there is none, as always with [`crate::Durability::Written`].
     pub commit: u64,
     /// One for each frame, in the batch's order.
     pub outcomes: Vec<Outcome>,

@@ -583,6 +583,8 @@ mod tests {
         assert!(why.contains("idle_timeout"), "{why}");
         assert_eq!(line("[limits]\nidle_timeout_ms = \"5\"\n").0, 2);
         assert_eq!(line("[listen]\ndevices = \"8443\"\n").0, 2);
+        let (at, why) = line("[commit]\nack = \"fast\"\n");
+        assert!(at == 2 && why.contains("`synced` or `written`"), "{why}");
         assert_eq!(line("[lim").0, 1);
 
         let range = parse("[limits]\ncredit_bytes = 5\n", &Overrides::default()).expect_err("too little");

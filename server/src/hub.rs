@@ -141,6 +141,11 @@ impl Hub {
         let maintenance = Maintenance::start(&state).map_err(|e| system("thread", &e))?;
         let connections = sockets.serve(&runtime, &state);
         tracing::info!(bound = ?state.bound, hub_name = state.authority.hub_name(), "the hub runs");
+        if state.config.commit.ack == Ack::Written {
+            tracing::warn!(
+                "acks are given after the write (commit.ack): a power cut may take what was acknowledged"
+            );
+        }
         Ok(Self {
             state,
             runtime,

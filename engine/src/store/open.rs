@@ -378,7 +378,8 @@ impl Store {
         Ok(())
     }
 
-    /// Opens the log of one epoch of a device in a session. When it returns, all that `next` counts is durable.
+    /// Opens the log of one epoch of a device in a session. When it returns, all that `next` counts is as safe as
+    /// [`crate::Durability`] says.
     ///
     /// # Errors
     /// What the device is to be told: no such session, not in its roster, not started, closed, recorded elsewhere.
