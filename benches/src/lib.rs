@@ -126,11 +126,28 @@ impl Source {
 
 /// A hub's folder for as long as this lives. `MAREY_BENCH_DIR` says where; else where temporary files go.
 pub fn folder() -> TempDir {
+    try_folder().expect("the folder can be made")
+}
+
+/// Whether [`folder`] can be made.
+///
+/// # Errors
+/// Where it would stand, and why it can't.
+pub fn check_folder() -> Result<(), String> {
+    try_folder().map(drop)
+}
+
+fn try_folder() -> Result<TempDir, String> {
     let place = std::env::var_os("MAREY_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     tempfile::Builder::new()
         .prefix("marey-bench-")
-        .tempdir_in(place)
-        .expect("the folder can be made")
+        .tempdir_in(&place)
+        .map_err(|error| {
+            format!(
+                "no folder can be made in {} (MAREY_BENCH_DIR): {error}",
+                place.display()
+            )
+        })
 }
 
 /// A copy of a folder and all below it.

@@ -27,6 +27,14 @@ fn fault(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+/// So many frames of each device.
+fn next_frames(recording: &mut Recording, each: usize) -> Vec<(LogHandle, Vec<Bytes>)> {
+    let devices = recording.sources.iter_mut();
+    devices
+        .map(|(source, handle)| (*handle, (0..each).map(|_| source.frame()).collect()))
+        .collect()
+}
+
 /// Frames into sixteen logs without a sync, against checksum, copy and write of the same bytes in 1 MiB.
 pub fn append(rounds: usize) -> Result<Measured, String> {
     let dir = folder();
@@ -42,11 +50,7 @@ pub fn append(rounds: usize) -> Result<Measured, String> {
     pairs(
         rounds,
         || {
-            let frames: Vec<(LogHandle, Vec<Bytes>)> = recording
-                .sources
-                .iter_mut()
-                .map(|(source, handle)| (*handle, (0..FRAMES_PER_WRITE).map(|_| source.frame()).collect()))
-                .collect();
+            let frames = next_frames(&mut recording, FRAMES_PER_WRITE);
             let began = Instant::now();
             for (handle, frames) in &frames {
                 let batch = batch(&store, *handle, frames)?;
@@ -148,11 +152,7 @@ fn durable(
     pairs(
         rounds,
         || {
-            let frames: Vec<(LogHandle, Vec<Bytes>)> = recording
-                .sources
-                .iter_mut()
-                .map(|(source, handle)| (*handle, (0..commits).map(|_| source.frame()).collect()))
-                .collect();
+            let frames = next_frames(&mut recording, commits);
             rate(&frames, |handle, frame| {
                 let batch = batch(&store, handle, std::slice::from_ref(frame))?;
                 store.commit(&batch).map(drop).map_err(fault)

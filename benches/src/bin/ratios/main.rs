@@ -27,8 +27,8 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// Pairs of each figure, where it does not have its own number.
-    #[arg(long, default_value_t = 30)]
-    rounds: usize,
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
     /// The hub of `idle_connection_bytes`, in a process of its own.
     #[arg(long, hide = true)]
     hub: Option<std::path::PathBuf>,
@@ -76,6 +76,10 @@ fn main() -> ExitCode {
         true => !figure.is_long,
         false => arguments.names.iter().any(|name| name == figure.name),
     };
+    if let Err(why) = marey_benches::check_folder() {
+        eprintln!("{why}");
+        return ExitCode::from(2);
+    }
     let machine = machine::describe();
     if !arguments.json {
         println!("{machine}\n");
@@ -84,7 +88,7 @@ fn main() -> ExitCode {
     let mut object = serde_json::Map::new();
     let mut failed = false;
     for figure in FIGURES.iter().filter(wanted) {
-        match (figure.measure)(arguments.rounds) {
+        match (figure.measure)(usize::from(arguments.rounds)) {
             Ok(measured) if arguments.json => {
                 object.insert(figure.name.to_owned(), measured.json());
             }
