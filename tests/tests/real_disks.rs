@@ -6,6 +6,7 @@
     reason = "a test stands outside of the hub, and waits in real time"
 )]
 
+use marey_engine::disk::{Disk, OpenMode, OsDisk};
 use marey_tests::process::{PATIENCE, until};
 use marey_tests::prove::file_systems::volume::{self, Kind, Volume};
 use marey_tests::prove::kills::rig::Rig;
@@ -35,6 +36,67 @@ fn an_ack_before_the_sync_is_found() {
         let found = tally.failures.iter().any(|failure| failure.contains("LOST"));
         assert!(found || tally.done == 0 && !tally.skipped.is_empty(), "{tally}");
     }
+}
+
+/// Found by a cut of xfs: its sync of a folder says yes where the file system shuts down at that moment, and a session was
+/// told to be made of which the cut had taken the name.
+#[test]
+fn a_name_that_was_synced_while_the_file_system_shuts_down_is_there() {
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        if let Err(why) = volume::lacks(kind) {
+            say(format_args!("SKIPPED (1): {why}"));
+            continue;
+        }
+        let mut volume = Volume::make(kind, volume::bytes_least(kind), "").expect("it was made a moment ago");
+        for round in 0..SHUTDOWNS {
+            volume.mount().expect("it can be mounted");
+            let synced: Vec<u32> = std::thread::scope(|scope| {
+                let disk = OsDisk::new(volume.point());
+                let renamers: Vec<_> = (0..RENAMERS)
+                    .map(|number| {
+                        let (disk, dir) = (disk.clone(), format!("{round}-{number}"));
+                        disk.create_dir(dir.as_ref()).expect("made");
+                        scope.spawn(move || rename_until_it_fails(&disk, dir.as_ref()))
+                    })
+                    .collect();
+                std::thread::sleep(Duration::from_millis(20 + round));
+                volume.cut(volume::Cut::Hard).expect("cut");
+                renamers
+                    .into_iter()
+                    .map(|renamer| renamer.join().expect("it ends"))
+                    .collect()
+            });
+            volume.come_back().expect("mounted again");
+            for (number, synced) in synced.into_iter().enumerate() {
+                let names = std::fs::read_dir(volume.point().join(format!("{round}-{number}")));
+                let there = names
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+                    .max();
+                assert!(
+                    there.unwrap_or(0) >= synced,
+                    "{}, round {round}: {synced} was synced, {there:?} is there",
+                    kind.name()
+                );
+            }
+            volume.unmount().expect("nobody has a file open there");
+        }
+    }
+}
+
+/// Gives a file one number after the other as its name; the last one that was synced.
+fn rename_until_it_fails(disk: &OsDisk, dir: &Path) -> u32 {
+    let mut synced = 0;
+    let name = |number: u32| dir.join(number.to_string());
+    if disk.open(&name(0), OpenMode::CreateNew).is_err() {
+        return 0;
+    }
+    while disk.rename(&name(synced), &name(synced + 1)).is_ok() && disk.sync_dir(dir).is_ok() {
+        synced += 1;
+    }
+    synced
 }
 
 /// The kernel finds an error in the file system and makes it read-only, while files are open and being written.
@@ -158,4 +220,7 @@ const SETTINGS: [&str; 8] = [
 ];
 const VOLUME_BYTES: u64 = 512 << 20;
 const CUTS: u64 = 50;
+/// Shutdowns of each file system, and how many rename and sync meanwhile.
+const SHUTDOWNS: u64 = 20;
+const RENAMERS: usize = 8;
 const BLOCK_LOG_CUTS: u64 = 20;

@@ -121,7 +121,9 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(self.at(path))?.sync_all()
+        let dir = fs::File::open(self.at(path))?;
+        dir.sync_all()?;
+        still_there(&dir)
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -189,8 +191,15 @@ impl File for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.sync_data()?;
+        still_there(&self.0)
     }
+}
+
+/// Whether the file system still runs, after a sync that said yes: xfs says yes of what it dropped because it shuts down.
+/// Once it does, it answers no question about a file any more.
+fn still_there(file: &fs::File) -> io::Result<()> {
+    file.metadata().map(drop)
 }
 
 #[derive(Debug)]
