@@ -350,7 +350,7 @@ impl LogState {
         self.current = Some(mark.ordinal);
     }
 
-    fn hub_meaning(&self, frame: &Frame<'_>) -> Result<Meaning, Violation> {
+    pub(crate) fn hub_meaning(&self, frame: &Frame<'_>) -> Result<Meaning, Violation> {
         let form = |what, why: &str| Violation::Payload {
             what,
             why: why.to_owned(),

@@ -1,7 +1,15 @@
 //! The power goes, operations fail and disks lie at the operations of scripted recordings: the short forms of
 //! `prove power-cuts` and `prove io-errors`. With a planted bug they fail.
 
+use marey_engine::Session;
+use marey_engine::disk::memory::MemoryDisk;
+use marey_engine::disk::{Disk, OpenMode};
+use marey_engine::time::HubClock;
+use marey_engine::time::simulated::SimulatedKernel;
 use marey_tests::prove::{Planted, Run, Tally, io_errors, power_cuts};
+use marey_tests::recording::{Sender, prepare, session};
+use std::path::Path;
+use std::sync::Arc;
 
 #[track_caller]
 fn well(tally: &Tally, at_least: u64) {
@@ -50,6 +58,41 @@ fn nor_by_errors_and_lies_of_the_disk() {
         "flipped bits",
     ] {
         assert!(tally.faults[kind] > 10, "hardly any {kind}: {tally}");
+    }
+}
+
+/// Found by 1,006,754 states: where the tail was torn between the declaration of a stream and the hub's answer to it, the
+/// device was welcomed with its declaration taken, and all that it sent then was kept out of Parquet.
+#[test]
+fn a_recording_goes_on_wherever_its_log_is_torn() {
+    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    let memory = MemoryDisk::new();
+    let as_disk: Arc<dyn Disk> = Arc::new(memory.clone());
+    let store = prepare(&as_disk, &clock).unwrap();
+    let mut sender = Sender::new("phone", 1);
+    let handle = sender.join(&store).unwrap();
+    (0..5).for_each(|_| drop(sender.capture()));
+    sender.send(&store, handle, 5).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let log = Session::log_dir(&session(), &sender.device).join("000001.mlog");
+    let whole = memory.stat(&log).unwrap().expect("it was written").bytes;
+    for end in (0..=whole).step_by(8) {
+        let torn = memory.snapshot();
+        torn.open(&log, OpenMode::ReadWrite).unwrap().set_len(end).unwrap();
+        // Nothing was acknowledged, so nothing of it need be in the journal.
+        torn.remove_dir_all(Path::new("journal")).unwrap();
+        let as_disk: Arc<dyn Disk> = Arc::new(torn);
+        let store = prepare(&as_disk, &clock).unwrap();
+        let mut again = sender.at(5, [0; 2]);
+        let handle = again.join(&store).unwrap();
+        while again.acked[0] < 5 {
+            again.send(&store, handle, 2).unwrap();
+        }
+        store.stop_session(&session()).unwrap();
+        let sealed = store.seal_session(&session(), &|_| {}).unwrap();
+        assert_eq!(sealed.compacted.rows(), 50, "torn at {end}: {:?}", sealed.compacted.receipt);
     }
 }
 

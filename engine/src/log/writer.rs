@@ -13,7 +13,7 @@ use marey_format::frame::{Frame, Kind, Lane, control_frame};
 use marey_format::log::{Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
 use marey_format::payload::{Arrival, Assign, Checkpoint, EpochMark, Event, WallReading};
 use marey_format::registry::FrameName;
-use marey_format::{DeviceId, EpochId, HubEpoch, Refusal, RefusalCode, Seed, SessionId};
+use marey_format::{Declaration, DeviceId, EpochId, HubEpoch, Refusal, RefusalCode, Seed, SessionId};
 use std::collections::HashMap;
 
 /// Frames that one checkpoint lists at most: its own frame must stay under the limit of frames.
@@ -167,9 +167,14 @@ impl Log {
                 return Err(TakeError::Refused(named(violation.refusal(), &frame)));
             }
         };
-        let version = match &judged.meaning {
-            Meaning::Declare(declaration) => {
-                let Some(version) = versions.assign(declaration) else {
+        let declared = match &judged.meaning {
+            Meaning::Declare(declaration) => Some(declaration.clone()),
+            // A crash can have come between a declaration and the hub's answer, and the declaration does not come again.
+            _ => self.unanswered(epoch, frame.header().stream),
+        };
+        let assign = match declared {
+            Some(declaration) => {
+                let Some(version) = versions.assign(&declaration) else {
                     self.hold(item);
                     let message = format!(
                         "stream {} has too many versions in this session",
@@ -180,9 +185,14 @@ impl Log {
                         &frame,
                     )));
                 };
-                Some((declaration.clone(), version))
+                Some(Assign {
+                    epoch,
+                    stream: frame.header().stream,
+                    version,
+                    declaration,
+                })
             }
-            _ => None,
+            None => None,
         };
         self.begin_segment(now, true);
         let header = frame.header();
@@ -191,17 +201,22 @@ impl Log {
             self.mark_epoch(epoch, refill);
         }
         // What was written in the meantime says again what the state knows: the judgement holds.
+        let is_declaration = matches!(judged.meaning, Meaning::Declare(_));
+        if let Some(assign) = assign.as_ref().filter(|_| !is_declaration) {
+            self.assign(assign);
+        }
         self.put(&item.frame, judged);
-        if let Some((declaration, version)) = version {
-            self.assign(&Assign {
-                epoch,
-                stream: header.stream,
-                version,
-                declaration,
-            });
+        if let Some(assign) = assign.as_ref().filter(|_| is_declaration) {
+            self.assign(assign);
         }
         self.arrived(item, header.lane, header.sequence);
         Ok(())
+    }
+
+    /// What a stream was declared as that was never given a version.
+    fn unanswered(&self, epoch: u32, stream: u32) -> Option<Declaration> {
+        let known = self.state.stream(epoch, stream)?;
+        known.key.is_none().then(|| (*known.declaration).clone())
     }
 
     /// This frame was not taken: those behind it in its lane wait until it comes again. What was passed already can't be
@@ -257,8 +272,32 @@ impl Log {
                 self.append(bytes, epoch);
                 Ok(true)
             }
-            Err(Violation::Below { .. }) => Ok(false),
+            Err(Violation::Below { lane, .. }) => {
+                if lane == Lane::Hub {
+                    self.say_again(&frame, now);
+                }
+                Ok(false)
+            }
             Err(violation) => Err(violation),
+        }
+    }
+
+    /// A frame of the hub's own whose number was passed. A recovery that came to nothing may have used it for another one,
+    /// so what it says can be new all the same: device frames may rest on it.
+    fn say_again(&mut self, frame: &Frame<'_>, now: HubInstant) {
+        match self.state.hub_meaning(frame) {
+            Ok(Meaning::Epoch(mark)) => {
+                let known = self.state.epochs().get(mark.ordinal as usize);
+                if known.is_none_or(|known| known.id == EpochId::HUB) {
+                    self.begin_segment(now, false);
+                    self.hub_frame(Kind::EPOCH, 0, &mark.to_bytes());
+                }
+            }
+            Ok(Meaning::Assign(assign)) if self.unanswered(assign.epoch, assign.stream).is_some() => {
+                self.begin_segment(now, false);
+                self.assign(&assign);
+            }
+            _ => {}
         }
     }
 
