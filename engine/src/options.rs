@@ -38,6 +38,8 @@ pub struct Options {
     pub row_group_bytes: usize,
     /// Threads that compaction may use.
     pub compaction_threads: usize,
+    /// Files of a generation that are synced at the same time.
+    pub syncs_at_once: usize,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
             row_group_rows: 1 << 20,
             row_group_bytes: 64 << 20,
             compaction_threads: 2,
+            syncs_at_once: 8,
         }
     }
 }

@@ -41,6 +41,7 @@ pub fn options() -> Options {
         disk_floor_bytes: Some(0),
         catalog_cache_bytes: 64 << 10,
         compaction_threads: 1,
+        syncs_at_once: 1,
         ..Options::default()
     }
 }

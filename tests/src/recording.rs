@@ -23,6 +23,7 @@ pub fn small_options() -> Options {
         segment_bytes_max: 16 << 10,
         disk_floor_bytes: Some(0),
         compaction_threads: 1,
+        syncs_at_once: 1,
         ..Options::default()
     }
 }

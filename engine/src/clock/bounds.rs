@@ -110,23 +110,21 @@ impl Envelope {
 
     fn between(&self, place: Place, dev_ns: i64, drift: Drift) -> Interval {
         let reach = |point: &Point| drift.spread(point.dev_ns.abs_diff(dev_ns));
-        let around = |points: &[Point], after: usize| {
-            [
-                after
-                    .checked_sub(1)
-                    .and_then(|before| points.get(before).copied()),
-                points.get(after).copied(),
-            ]
-        };
         let mut interval = Interval::ALL;
-        for point in around(&self.upper, place.upper).iter().flatten() {
+        for point in around(&self.upper, place.upper) {
             interval.hi = interval.hi.min(point.offset_ns.saturating_add(reach(point)));
         }
-        for point in around(&self.lower, place.lower).iter().flatten() {
+        for point in around(&self.lower, place.lower) {
             interval.lo = interval.lo.max(point.offset_ns.saturating_sub(reach(point)));
         }
         interval
     }
+}
+
+/// The points before and at a place.
+fn around(points: &[Point], after: usize) -> &[Point] {
+    let end = (after + 1).min(points.len());
+    &points[after.saturating_sub(1).min(end)..end]
 }
 
 /// For each stretch between two neighbours of `marks` (sorted): how wide an interval the facts up to a place leave

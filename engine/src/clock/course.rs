@@ -88,9 +88,7 @@ impl Course {
             },
         };
         let along = dev_ns.saturating_sub(corner.dev_ns) as f64;
-        corner
-            .offset_ns
-            .saturating_add(libm::floor(slope * along + 0.5) as i64)
+        corner.offset_ns.saturating_add(floor(slope * along + 0.5))
     }
 
     /// Moves each wanted point into the interval, and near enough to the one before.
@@ -139,6 +137,12 @@ impl Course {
         passed.sort_unstable();
         passed
     }
+}
+
+/// The whole number at or below: what a conversion cuts off decides it, with no call where a machine has no instruction.
+fn floor(value: f64) -> i64 {
+    let cut = value as i64;
+    cut.saturating_sub(i64::from(cut as f64 > value))
 }
 
 /// After this many passes every binding fact becomes a corner, which settles it.

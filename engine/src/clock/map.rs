@@ -191,9 +191,7 @@ impl Cursor<'_> {
     /// As `ClockMap::published`.
     pub fn published(&mut self, dev_ns: i64) -> Published {
         let (session_ns, interval) = self.locate(dev_ns);
-        let time_us = session_ns
-            .div_euclid(1_000)
-            .saturating_add(i64::from(session_ns.rem_euclid(1_000) >= 500));
+        let time_us = session_ns.saturating_add(500).div_euclid(1_000);
         let half_width_ns = interval
             .reach_from(time_us.saturating_mul(1_000))
             .map_or(f64::INFINITY, float_up);
@@ -260,9 +258,10 @@ fn two_digits_up(ns: f64) -> f32 {
     if ns.is_nan() || ns >= 1e18 {
         return f32::INFINITY;
     }
-    let ns = libm::ceil(ns.max(0.0)) as u64;
+    let below = ns.max(0.0) as u64;
+    let ns = below + u64::from((below as f64) < ns);
     let mut unit = 1;
-    while ns.div_ceil(unit) > 100 {
+    while ns > 100 * unit {
         unit *= 10;
     }
     let mut digits = ns.div_ceil(unit);

@@ -61,6 +61,10 @@ impl Rows {
         self.time_us.clear();
         self.err_us.clear();
         self.fields.clear();
+        let rows = frame.header().count as usize;
+        self.device_ns.reserve(rows);
+        self.time_us.reserve(rows);
+        self.err_us.reserve(rows);
         for device_ns in columns.times.iter() {
             let published = placing.published(device_ns);
             self.device_ns.push(device_ns);
@@ -171,11 +175,12 @@ impl BatchBuilder {
         self.time.extend_from_slice(&rows.time_us[range.clone()]);
         self.device_time.extend_from_slice(&rows.device_ns[range.clone()]);
         self.err.extend_from_slice(&rows.err_us[range.clone()]);
-        self.epoch.reserve(4 * count);
-        self.seq.reserve(8 * count);
-        for row in range.clone() {
-            self.epoch.push(rows.epoch.cast_signed());
-            self.seq.push(rows.index(row).cast_signed());
+        self.epoch
+            .repeat_slice_n_times(&[rows.epoch.cast_signed()], count);
+        self.seq.resize(self.seq.len() + 8 * count, 0);
+        let seq = &mut self.seq.typed_data_mut::<i64>()[self.rows..];
+        for (seq, row) in seq.iter_mut().zip(range.clone()) {
+            *seq = rows.index(row).cast_signed();
         }
         self.bytes += count * self.row_bytes;
         for (building, bytes) in self.fields.iter_mut().zip(&rows.fields) {

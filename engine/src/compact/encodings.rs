@@ -4,10 +4,11 @@
 //! Which of the two is smaller goes either way by a factor of two: values that a converter quantised repeat. The
 //! sample is part of the data, so that the same data always gives the same choice.
 
+use super::encode::{Chunk, FileWriter, Scratch, is_mostly_distinct, takes};
 use super::metadata::{ELEMENT, key_values};
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
@@ -15,10 +16,18 @@ use parquet::file::properties::{
     EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
 };
 use parquet::schema::types::ColumnPath;
+use std::io::Write;
 use std::sync::Arc;
 
 /// Names the writer in every file: fixed, as the manifest has the version.
 const CREATED_BY: &str = "marey";
+
+/// More costs more time than it saves bytes.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Rows of a column that its encoding is chosen on; and the few that tell noise.
+const SAMPLE_ROWS: usize = 32 << 10;
+const FEW_ROWS: usize = 4 << 10;
 
 /// Longest statistic, in bytes.
 const STATISTICS_BYTES: usize = 64;
@@ -31,25 +40,47 @@ pub struct Encodings {
 }
 
 impl Encodings {
-    /// Measures the float columns of a sample both ways.
-    pub fn choose(schema: &SchemaRef, sample: &[RecordBatch]) -> Result<Self, ParquetError> {
-        let mut dictionary = Vec::with_capacity(schema.fields().len());
-        for (at, field) in schema.fields().iter().enumerate() {
-            let smaller = match leaf(field) {
-                // Two significant digits repeat whatever the data.
-                _ if field.name() == "time_err_us" => true,
-                DataType::Float32 | DataType::Float64 => {
-                    measure(field, at, sample, true)? < measure(field, at, sample, false)?
-                }
-                _ => false,
-            };
-            dictionary.push(smaller);
+    /// Measures the float columns of a sample both ways. `sample` gives so many rows, or what there is; more are asked for
+    /// only where a few leave it open.
+    pub fn choose<E>(
+        schema: &SchemaRef,
+        mut sample: impl FnMut(usize) -> Result<RecordBatch, E>,
+        failed: impl Fn(ParquetError) -> E,
+    ) -> Result<Self, E> {
+        let is_open = |field: &Field| match leaf(field) {
+            // Two significant digits repeat whatever the data.
+            _ if field.name() == "time_err_us" => false,
+            DataType::Float32 | DataType::Float64 => true,
+            _ => false,
+        };
+        let fields = schema.fields();
+        let mut dictionary: Vec<bool> = fields.iter().map(|field| field.name() == "time_err_us").collect();
+        let mut open: Vec<usize> = (0..fields.len()).filter(|&at| is_open(&fields[at])).collect();
+        if !open.is_empty() {
+            let few = sample(FEW_ROWS)?;
+            open.retain(|&at| !is_mostly_distinct(few.column(at)));
+        }
+        if !open.is_empty() {
+            let (rows, mut scratch) = (sample(SAMPLE_ROWS)?, scratch().map_err(&failed)?);
+            for at in open {
+                let mut bytes = |dictionary| measure(&fields[at], rows.column(at), dictionary, &mut scratch);
+                dictionary[at] = bytes(true).map_err(&failed)? < bytes(false).map_err(&failed)?;
+            }
         }
         Ok(Self { dictionary })
     }
 
-    /// The writer's properties for files of `schema`.
-    pub fn properties(&self, schema: &Schema) -> WriterProperties {
+    /// A writer of files of `schema`.
+    pub fn writer<W: Write + Send>(
+        &self,
+        to: W,
+        schema: &SchemaRef,
+        scratch: Scratch,
+    ) -> Result<FileWriter<W>, ParquetError> {
+        FileWriter::new(to, schema, self.properties(schema), &self.dictionary, scratch)
+    }
+
+    fn properties(&self, schema: &Schema) -> WriterProperties {
         let mut builder = base().set_key_value_metadata(Some(key_values(schema)));
         for (field, &dictionary) in schema.fields().iter().zip(&self.dictionary) {
             builder = column(builder, field, dictionary);
@@ -67,12 +98,20 @@ impl Encodings {
     }
 }
 
+/// Buffers and compressor for files of any schema.
+pub fn scratch() -> Result<Scratch, ParquetError> {
+    Scratch::new(compression(), ZSTD_LEVEL)
+}
+
+fn compression() -> Compression {
+    Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).expect("zstd has such a level"))
+}
+
 fn base() -> WriterPropertiesBuilder {
-    let level = ZstdLevel::try_new(1).expect("zstd has a level 1");
     WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by(CREATED_BY.to_owned())
-        .set_compression(Compression::ZSTD(level))
+        .set_compression(compression())
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_statistics_truncate_length(Some(STATISTICS_BYTES))
         .set_column_index_truncate_length(Some(STATISTICS_BYTES))
@@ -112,35 +151,41 @@ fn path(field: &Field) -> ColumnPath {
     }
 }
 
-/// Bytes that column `at` of the sample takes.
-fn measure(field: &Field, at: usize, sample: &[RecordBatch], dictionary: bool) -> Result<i64, ParquetError> {
+/// Bytes that a column takes.
+fn measure(
+    field: &Field,
+    values: &ArrayRef,
+    dictionary: bool,
+    scratch: &mut Scratch,
+) -> Result<usize, ParquetError> {
     let schema = Arc::new(Schema::new(vec![field.clone()]));
+    if takes(field.data_type()) {
+        let descriptor = ArrowSchemaConverter::new().convert(&schema)?.column(0);
+        let mut chunk = Chunk::new(descriptor, dictionary);
+        chunk.write(values, scratch)?;
+        return chunk.measure(scratch);
+    }
     let properties = column(base(), field, dictionary).build();
     let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?;
-    for batch in sample {
-        writer.write(&RecordBatch::try_new(
-            schema.clone(),
-            vec![batch.column(at).clone()],
-        )?)?;
-    }
+    writer.write(&RecordBatch::try_new(schema, vec![values.clone()])?)?;
     let metadata = writer.finish()?;
-    Ok(metadata
-        .row_groups()
-        .iter()
-        .map(|group| group.compressed_size())
-        .sum())
+    let groups = metadata.row_groups().iter();
+    Ok(groups.map(|group| group.compressed_size() as usize).sum())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Float32Array};
+    use arrow::array::Float32Array;
 
     fn choice(values: Vec<f32>) -> bool {
         let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Float32, false)]));
         let column: ArrayRef = Arc::new(Float32Array::from(values));
         let batch = RecordBatch::try_new(schema.clone(), vec![column]).unwrap();
-        Encodings::choose(&schema, &[batch]).unwrap().dictionary[0]
+        let sample = |rows: usize| Ok(batch.slice(0, rows.min(batch.num_rows())));
+        Encodings::choose(&schema, sample, |error| error)
+            .unwrap()
+            .dictionary[0]
     }
 
     #[test]

@@ -54,10 +54,9 @@ impl<'d> HashedFile<'d> {
         })
     }
 
-    /// Writes what is left, makes the content durable, and says what it is. The name is the caller's to sync.
+    /// Writes what is left, and says what the content is. To sync it is the caller's business, as its name is.
     pub fn finish(&mut self) -> io::Result<Hashes> {
         self.put()?;
-        self.file.sync()?;
         let sha256 = marey_format::types::hex(&std::mem::take(&mut self.sha256).finalize());
         let blake3 = self.blake3.finalize().to_hex().to_string();
         Ok(Hashes {
@@ -65,6 +64,11 @@ impl<'d> HashedFile<'d> {
             blake3,
             sha256,
         })
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> Arc<dyn File> {
+        self.file.clone()
     }
 
     fn put(&mut self) -> io::Result<()> {

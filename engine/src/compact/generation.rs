@@ -3,7 +3,7 @@
 use super::files::Hashes;
 use super::gaps::{Gap, gaps};
 use super::manifest::{HubEpochFact, LogFact, MANIFEST, Manifest, PartFact, StreamFact, TableFact, rfc3339};
-use super::parquet::{StreamJob, WrittenStream, stream_dir, write_stream};
+use super::parquet::{StreamJob, Unsynced, WrittenStream, stream_dir, write_stream};
 use super::publish::{self, Aside, Plan};
 use super::receipt::{Receipt, StreamOutcome};
 use super::survey::{DeviceSurvey, StreamPlan};
@@ -17,8 +17,12 @@ use crate::options::Options;
 use crate::session::Session;
 use marey_format::payload::WallReading;
 use marey_format::{HubEpoch, version};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Streams that are written before they are synced together, with a file open for each.
+const STREAMS_AT_ONCE: usize = 64;
 
 /// All that a generation is made of.
 pub struct Job<'a> {
@@ -162,15 +166,34 @@ impl Job<'_> {
                 generation: self.generation,
             })
             .collect();
-        let of = jobs.len();
-        let done = |done| {
-            progress(Progress {
-                phase: Phase::Writing,
-                done,
-                of,
-            })
+        let (mut written, mut dirs) = (Vec::with_capacity(jobs.len()), BTreeSet::new());
+        for some in jobs.chunks(STREAMS_AT_ONCE) {
+            let (before, of) = (written.len(), jobs.len());
+            let done = |done| {
+                progress(Progress {
+                    phase: Phase::Writing,
+                    done: before + done,
+                    of,
+                })
+            };
+            let of_some = parallel::map(self.options.compaction_threads, some, write_stream, done)?;
+            let (of_some, unsynced): (Vec<_>, Vec<_>) = of_some.into_iter().unzip();
+            written.extend(of_some);
+            // Together: a file system gathers syncs that wait at the same time.
+            let unsynced: Vec<Unsynced> = unsynced.into_iter().flatten().collect();
+            let sync = |file: &Unsynced| file.sync(self.disk);
+            parallel::map(self.options.syncs_at_once, &unsynced, sync, |_| {})?;
+        }
+        for part in written.iter().flat_map(|written| &written.parts) {
+            dirs.extend(part.path.ancestors().skip(1).map(|dir| streams_dir.join(dir)));
+        }
+        let dirs: Vec<PathBuf> = dirs.into_iter().collect();
+        let sync = |dir: &PathBuf| {
+            let io = |error| StorageError::io("syncing", self.disk.describe(dir), error);
+            self.disk.sync_dir(dir).map_err(io)
         };
-        parallel::map(self.options.compaction_threads, &jobs, write_stream, done)
+        parallel::map(self.options.syncs_at_once, &dirs, sync, |_| {})?;
+        Ok(written)
     }
 
     /// Parts that came out as they were before become other names of the old files.

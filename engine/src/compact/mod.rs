@@ -16,6 +16,7 @@
 
 mod check;
 mod columns;
+mod encode;
 mod encodings;
 mod evidence;
 mod files;

@@ -5,21 +5,21 @@
 
 use super::CompactError;
 use super::columns::{BatchBuilder, Rows};
-use super::encodings::Encodings;
+use super::encode::{FileWriter, Scratch};
+use super::encodings::{self, Encodings};
 use super::files::{HashedFile, Hashes};
 use super::metadata::stream_schema;
 use super::runs::RowMerge;
 use super::source::{FrameSource, Piece};
 use super::survey::{DeviceSurvey, StreamPlan};
-use super::timeline::Timeline;
-use crate::disk::{self, Disk};
+use super::timeline::{Placing, Timeline};
+use crate::disk::{Disk, File};
 use crate::error::StorageError;
 use crate::options::Options;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, SchemaRef, TimestampMicrosecondType};
 use marey_format::payload::StreamKey;
 use marey_format::{DeviceId, SessionId};
-use parquet::arrow::ArrowWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,8 +32,7 @@ pub const BATCH_BYTES: usize = 8 << 20;
 /// Row groups of a part.
 const PART_ROW_GROUPS: usize = 64;
 
-/// Rows of a column that its encoding is chosen on, and the pieces they are taken in.
-const SAMPLE_ROWS: usize = 32 << 10;
+/// Places of a log that a sample is taken from.
 const SAMPLE_PIECES: usize = 8;
 
 /// One stream of one device, to be written.
@@ -74,6 +73,21 @@ pub struct WrittenPart {
     pub last_us: i64,
 }
 
+/// A file that is written and not synced.
+#[derive(Debug)]
+pub struct Unsynced {
+    path: PathBuf,
+    file: Arc<dyn File>,
+}
+
+impl Unsynced {
+    /// Makes its content durable.
+    pub fn sync(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+        let io = |error| StorageError::io("syncing", disk.describe(&self.path), error);
+        self.file.sync().map_err(io)
+    }
+}
+
 /// The folder of a stream of a device, below `streams/`.
 pub fn stream_dir(key: &StreamKey, device: &DeviceId) -> PathBuf {
     Path::new(&format!("stream={key}")).join(format!("device={device}"))
@@ -84,20 +98,26 @@ pub fn part_name(generation: u32, number: u32) -> String {
     format!("part-g{generation:04}-{number:06}.parquet")
 }
 
-/// Writes all parts of a stream, durably, with their names.
-pub fn write_stream(job: &StreamJob<'_>) -> Result<WrittenStream, CompactError> {
+/// Writes all parts of a stream. Nothing is durable before what is returned is synced, and their folder is, and those
+/// above it.
+pub fn write_stream(job: &StreamJob<'_>) -> Result<(WrittenStream, Vec<Unsynced>), CompactError> {
     let plan = &job.plan;
     let source = || FrameSource::new(job.disk, job.session, &job.survey.device, &job.survey.epochs);
     if plan.frames.is_empty() {
-        return Ok(WrittenStream::default());
+        return Ok(Default::default());
     }
     let schema = stream_schema(&plan.declaration);
-    let encodings = Encodings::choose(&schema, &sample(&mut source(), job, &schema)?)
-        .map_err(|error| CompactError::encoding(plan.key.to_string(), &error))?;
+    let mut sampled = source();
+    let refused = |error| CompactError::encoding(plan.key.to_string(), &error);
+    let encodings = Encodings::choose(&schema, |rows| sample(&mut sampled, job, &schema, rows), refused)?;
+    let mut scratch = Some(encodings::scratch().map_err(refused)?);
     let dir = stream_dir(&plan.key, &job.survey.device);
-    let full_dir = job.streams_dir.join(&dir);
-    let io = |error| StorageError::io("making", job.disk.describe(&full_dir), error);
-    disk::create_dirs(job.disk, &full_dir).map_err(io)?;
+    let mut above = job.streams_dir.to_owned();
+    for name in &dir {
+        above.push(name);
+        let io = |error| StorageError::io("making", job.disk.describe(&above), error);
+        job.disk.create_dir(&above).map_err(io)?;
+    }
 
     let mut merge = RowMerge::new(
         source(),
@@ -108,6 +128,7 @@ pub fn write_stream(job: &StreamJob<'_>) -> Result<WrittenStream, CompactError> 
     let mut builder = BatchBuilder::new(schema.clone(), &plan.declaration);
     let mut written = WrittenStream::default();
     let mut part: Option<Part<'_>> = None;
+    let mut unsynced = Vec::new();
     loop {
         let group_left = part
             .as_ref()
@@ -130,7 +151,11 @@ pub fn write_stream(job: &StreamJob<'_>) -> Result<WrittenStream, CompactError> 
                 None => {
                     let number = written.parts.len() as u32;
                     let path = dir.join(part_name(job.generation, number));
-                    part.insert(Part::create(job, path, &schema, &encodings)?)
+                    let scratch = scratch
+                        .take()
+                        .map_or_else(encodings::scratch, Ok)
+                        .map_err(refused)?;
+                    part.insert(Part::create(job, path, &schema, &encodings, scratch)?)
                 }
             };
             let bytes = builder.bytes();
@@ -141,18 +166,21 @@ pub fn write_stream(job: &StreamJob<'_>) -> Result<WrittenStream, CompactError> 
             current.write(&batch, bytes, job.options)?;
             drop(batch);
             builder.reclaim();
-            if current.groups == PART_ROW_GROUPS {
-                written.parts.extend(part.take().map(Part::finish).transpose()?);
-            }
+        }
+        let is_full = |part: &Part<'_>| part.groups == PART_ROW_GROUPS;
+        if (ended || part.as_ref().is_some_and(is_full))
+            && let Some(part) = part.take()
+        {
+            let (of_part, file, buffers) = part.finish()?;
+            written.parts.push(of_part);
+            unsynced.push(file);
+            scratch = Some(buffers);
         }
         if ended {
             break;
         }
     }
-    written.parts.extend(part.take().map(Part::finish).transpose()?);
-    let io = |error| StorageError::io("syncing", job.disk.describe(&full_dir), error);
-    job.disk.sync_dir(&full_dir).map_err(io)?;
-    Ok(written)
+    Ok((written, unsynced))
 }
 
 /// A part that is being written.
@@ -160,7 +188,7 @@ struct Part<'a> {
     disk: &'a dyn Disk,
     path: PathBuf,
     full_path: PathBuf,
-    writer: ArrowWriter<HashedFile<'a>>,
+    writer: FileWriter<HashedFile<'a>>,
     rows: u64,
     group_rows: usize,
     group_bytes: usize,
@@ -175,11 +203,13 @@ impl<'a> Part<'a> {
         path: PathBuf,
         schema: &SchemaRef,
         encodings: &Encodings,
+        scratch: Scratch,
     ) -> Result<Self, CompactError> {
         let full_path = job.streams_dir.join(&path);
         let io = |error| StorageError::io("making", job.disk.describe(&full_path), error);
         let file = HashedFile::create(job.disk, &full_path, job.options).map_err(io)?;
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(encodings.properties(schema)))
+        let writer = encodings
+            .writer(file, schema, scratch)
             .map_err(|error| CompactError::parquet(job.disk, &full_path, error))?;
         Ok(Self {
             disk: job.disk,
@@ -215,42 +245,41 @@ impl<'a> Part<'a> {
         self.group_rows += batch.num_rows();
         self.group_bytes += bytes;
         if self.group_rows >= options.row_group_rows || self.group_bytes >= options.row_group_bytes {
-            self.writer.flush().map_err(parquet)?;
+            self.writer.end_group().map_err(parquet)?;
             (self.group_rows, self.group_bytes) = (0, 0);
             self.groups += 1;
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<WrittenPart, CompactError> {
-        let hashes = finish(self.disk, &self.full_path, &mut self.writer)?;
-        let Self {
-            path,
-            rows,
-            first_us,
-            last_us,
-            ..
-        } = self;
-        Ok(WrittenPart {
-            path,
+    fn finish(self) -> Result<(WrittenPart, Unsynced, Scratch), CompactError> {
+        let (hashes, file, scratch) = finish(self.disk, &self.full_path, self.writer)?;
+        let part = WrittenPart {
+            path: self.path,
             hashes,
-            rows,
-            first_us,
-            last_us,
-        })
+            rows: self.rows,
+            first_us: self.first_us,
+            last_us: self.last_us,
+        };
+        Ok((part, file, scratch))
     }
 }
 
 fn finish(
     disk: &dyn Disk,
     path: &Path,
-    writer: &mut ArrowWriter<HashedFile<'_>>,
-) -> Result<Hashes, CompactError> {
-    writer
+    writer: FileWriter<HashedFile<'_>>,
+) -> Result<(Hashes, Unsynced, Scratch), CompactError> {
+    let (mut file, scratch) = writer
         .finish()
         .map_err(|error| CompactError::parquet(disk, path, error))?;
     let io = |error| CompactError::from(StorageError::io("writing", disk.describe(path), error));
-    writer.inner_mut().finish().map_err(io)
+    let hashes = file.finish().map_err(io)?;
+    let unsynced = Unsynced {
+        path: path.to_owned(),
+        file: file.file(),
+    };
+    Ok((hashes, unsynced, scratch))
 }
 
 fn count(batch: &RecordBatch, stop_us: Option<i64>, written: &mut WrittenStream) {
@@ -263,27 +292,28 @@ fn count(batch: &RecordBatch, stop_us: Option<i64>, written: &mut WrittenStream)
     if let Some(stop_us) = stop_us {
         written.after_stop += (times.len() - times.partition_point(|&time| time <= stop_us)) as u64;
     }
-    written.err_us_max = errs.iter().fold(written.err_us_max, |max, &err| max.max(err));
+    // None is negative or NaN, and the bits of such floats are in their order.
+    let most = errs.iter().fold(0, |most, err| err.to_bits().max(most));
+    written.err_us_max = written.err_us_max.max(f32::from_bits(most));
 }
 
-/// Rows from pieces spread over the log: what encodings are chosen on. Their times do not matter.
+/// Rows from pieces spread over the log, so many or what there is: what encodings are chosen on. Their times do not matter.
 fn sample(
     source: &mut FrameSource<'_>,
     job: &StreamJob<'_>,
     schema: &SchemaRef,
-) -> Result<Vec<RecordBatch>, CompactError> {
-    let frames = &job.plan.frames;
+    rows: usize,
+) -> Result<RecordBatch, CompactError> {
+    let (frames, of) = (&job.plan.frames, rows);
     let mut builder = BatchBuilder::new(schema.clone(), &job.plan.declaration);
-    let (mut rows, mut piece) = (Rows::default(), Piece::default());
+    let (mut rows, mut piece, mut nowhere) = (Rows::default(), Piece::default(), Placing::nowhere());
     let mut at = 0;
     for number in 0..SAMPLE_PIECES {
         at = at.max(number * frames.len() / SAMPLE_PIECES);
-        let enough = (number + 1) * SAMPLE_ROWS / SAMPLE_PIECES;
+        let enough = (number + 1) * of / SAMPLE_PIECES;
         while at < frames.len() && builder.rows() < enough && builder.bytes() < BATCH_BYTES {
             let bytes = source.read(frames, at, &mut piece)?;
-            let epoch = frames[at].epoch;
-            let mut placing = job.timeline.placing(&job.survey.device, epoch);
-            rows.read(&bytes, epoch, &job.plan.declaration, &mut placing)?;
+            rows.read(&bytes, frames[at].epoch, &job.plan.declaration, &mut nowhere)?;
             let most = rows
                 .len()
                 .min(enough - builder.rows())
@@ -292,10 +322,9 @@ fn sample(
             at += 1;
         }
     }
-    let batch = builder
+    builder
         .finish()
-        .map_err(|error| CompactError::encoding(job.plan.key.to_string(), &error))?;
-    Ok(vec![batch])
+        .map_err(|error| CompactError::encoding(job.plan.key.to_string(), &error))
 }
 
 /// Writes a table beside the streams, durably; its name is the caller's to sync.
@@ -308,19 +337,25 @@ pub fn write_table(
 ) -> Result<Hashes, CompactError> {
     let io = |error| CompactError::from(StorageError::io("making", disk.describe(path), error));
     let parquet = |error| CompactError::parquet(disk, path, error);
-    let head = batches.first().map_or(&[][..], std::slice::from_ref);
-    let encodings = Encodings::choose(schema, head).map_err(parquet)?;
+    let head = |rows: usize| match batches.first() {
+        Some(batch) => Ok(batch.slice(0, rows.min(batch.num_rows()))),
+        None => Ok(RecordBatch::new_empty(schema.clone())),
+    };
+    let encodings = Encodings::choose(schema, head, parquet)?;
     let file = HashedFile::create(disk, path, options).map_err(io)?;
-    let mut writer =
-        ArrowWriter::try_new(file, schema.clone(), Some(encodings.properties(schema))).map_err(parquet)?;
+    let mut writer = encodings
+        .writer(file, schema, encodings::scratch().map_err(parquet)?)
+        .map_err(parquet)?;
     let mut group_rows = 0;
     for batch in batches {
         writer.write(batch).map_err(parquet)?;
         group_rows += batch.num_rows();
         if group_rows >= options.row_group_rows {
-            writer.flush().map_err(parquet)?;
+            writer.end_group().map_err(parquet)?;
             group_rows = 0;
         }
     }
-    finish(disk, path, &mut writer)
+    let (hashes, file, _) = finish(disk, path, writer)?;
+    file.sync(disk)?;
+    Ok(hashes)
 }

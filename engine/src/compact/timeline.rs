@@ -60,6 +60,11 @@ pub struct Placing<'a> {
 }
 
 impl Placing<'_> {
+    /// Where the times do not matter.
+    pub fn nowhere() -> Self {
+        Self { cursor: None }
+    }
+
     pub fn published(&mut self, device_ns: i64) -> Published {
         match &mut self.cursor {
             Some(cursor) => cursor.published(device_ns),

@@ -43,6 +43,7 @@ pub fn options() -> Options {
     Options {
         row_group_rows: 700,
         compaction_threads: 1,
+        syncs_at_once: 1,
         ..Options::default()
     }
 }

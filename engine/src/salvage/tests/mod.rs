@@ -31,6 +31,7 @@ fn options() -> Options {
         segment_bytes_max: 1 << 11,
         disk_floor_bytes: Some(0),
         compaction_threads: 1,
+        syncs_at_once: 1,
         ..Options::default()
     }
 }

@@ -88,6 +88,7 @@ pub fn options(segment_bytes: u64) -> Options {
         segment_bytes_max: segment_bytes,
         disk_floor_bytes: Some(0),
         compaction_threads: 1,
+        syncs_at_once: 1,
         ..Options::default()
     }
 }
