@@ -134,3 +134,74 @@ impl std::fmt::Display for LostBytes {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(epoch: Option<u32>, lane: &'static str, last: Option<u64>, certain: bool) -> String {
+        let lost = LostFrames {
+            session: SessionId::new("walk").unwrap(),
+            device: DeviceId::new("phone").unwrap(),
+            epoch,
+            epoch_id: None,
+            lane,
+            first: 7,
+            last,
+            certain,
+            file: PathBuf::from("logs/phone/000001.mlog"),
+            offset: 4096,
+            cause: "the checksum does not hold".to_owned(),
+        };
+        lost.to_string()
+    }
+
+    #[test]
+    fn a_loss_is_one_sentence_with_its_place_and_cause() {
+        let place = "logs/phone/000001.mlog: offset 4096: the checksum does not hold";
+        assert_eq!(
+            frames(Some(2), "data", Some(9), true),
+            format!("walk/phone: epoch 2, data lane, frames 7 to 9: {place}")
+        );
+        assert_eq!(
+            frames(Some(0), "live", Some(7), false),
+            format!("walk/phone: epoch 0, live lane, frames 7 (if they came): {place}")
+        );
+        assert_eq!(
+            frames(None, "hub", None, false),
+            format!("walk/phone: hub lane, frames from 7 on, as far as it went (if they came): {place}")
+        );
+        let mut samples = LostSamples {
+            session: SessionId::new("walk").unwrap(),
+            device: DeviceId::new("phone").unwrap(),
+            stream: "imu@1".to_owned(),
+            epoch: 1,
+            first: 100,
+            last: Some(199),
+            certain: true,
+            file: PathBuf::from("logs/phone/000001.mlog"),
+            offset: 4096,
+            cause: "the checksum does not hold".to_owned(),
+        };
+        assert_eq!(
+            samples.to_string(),
+            format!("walk/phone: imu@1, epoch 1, samples 100 to 199: {place}")
+        );
+        (samples.last, samples.certain) = (None, false);
+        assert!(
+            samples
+                .to_string()
+                .contains("samples from 100 on, as far as it went (if they came): logs")
+        );
+        let bytes = LostBytes {
+            file: PathBuf::from("journal/000000.mjb"),
+            offset: 512,
+            bytes: 8,
+            cause: "zeros".to_owned(),
+        };
+        assert_eq!(
+            bytes.to_string(),
+            "journal/000000.mjb: offset 512: 8 bytes: zeros"
+        );
+    }
+}
