@@ -80,7 +80,10 @@ fn a_recording_goes_on_wherever_its_log_is_torn() {
     let whole = memory.stat(&log).unwrap().expect("it was written").bytes;
     for end in (0..=whole).step_by(8) {
         let torn = memory.snapshot();
-        torn.open(&log, OpenMode::ReadWrite).unwrap().set_len(end).unwrap();
+        torn.open(&log, OpenMode::ReadWrite)
+            .unwrap()
+            .set_len(end)
+            .unwrap();
         // Nothing was acknowledged, so nothing of it need be in the journal.
         torn.remove_dir_all(Path::new("journal")).unwrap();
         let as_disk: Arc<dyn Disk> = Arc::new(torn);
@@ -92,7 +95,12 @@ fn a_recording_goes_on_wherever_its_log_is_torn() {
         }
         store.stop_session(&session()).unwrap();
         let sealed = store.seal_session(&session(), &|_| {}).unwrap();
-        assert_eq!(sealed.compacted.rows(), 50, "torn at {end}: {:?}", sealed.compacted.receipt);
+        assert_eq!(
+            sealed.compacted.rows(),
+            50,
+            "torn at {end}: {:?}",
+            sealed.compacted.receipt
+        );
     }
 }
 

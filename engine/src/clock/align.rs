@@ -26,6 +26,8 @@ pub struct Options {
     /// Widens every bound by the largest jump that the evidence might not show: then the second assumption, that
     /// no clock stops or jumps unseen, is not needed.
     pub guard_steps: bool,
+    /// The estimate as it stood a second after each moment, without what came later. Bounds are of all evidence.
+    pub live: bool,
     /// The least step that a device's clock is assumed to have, in nanoseconds. A coarser one is found.
     pub resolution_ns: i64,
 }
@@ -35,6 +37,7 @@ impl Default for Options {
         Self {
             max_drift_ppm: 100.0,
             guard_steps: false,
+            live: false,
             resolution_ns: 1_000,
         }
     }
@@ -116,7 +119,7 @@ pub fn align(evidence: &SessionEvidence, options: &Options) -> Alignment {
                 resolution_ns: facts.resolution_ns,
                 drift,
                 guard_steps: options.guard_steps,
-                segments: segments(&facts, &lives, &hub_epochs, drift),
+                segments: segments(&facts, &lives, &hub_epochs, (drift, options.live)),
             };
             warn_of_clock(&device.device, &map, facts.dropped, &mut alignment.warnings);
             let epochs = alignment.by_epoch.entry(device.device.clone()).or_default();
@@ -149,6 +152,7 @@ struct InSession<'a> {
     resolution_ns: i64,
     hub_epochs: &'a [HubEpoch],
     drift: Drift,
+    live: bool,
 }
 
 impl InSession<'_> {
@@ -170,12 +174,18 @@ impl InSession<'_> {
 }
 
 /// The segments of one clock: its lives, cut once more where a life can't have gone on across a hub reboot.
-fn segments(clock: &Facts, lives: &[Life], hub_epochs: &[HubEpoch], drift: Drift) -> Vec<Segment> {
+fn segments(
+    clock: &Facts,
+    lives: &[Life],
+    hub_epochs: &[HubEpoch],
+    (drift, live): (Drift, bool),
+) -> Vec<Segment> {
     let session = InSession {
         facts: &clock.facts,
         resolution_ns: clock.resolution_ns,
         hub_epochs,
         drift,
+        live,
     };
     let mut certain: Vec<Range<usize>> = Vec::new();
     for life in lives {
@@ -211,6 +221,7 @@ fn segment(session: &InSession<'_>, all: &[Range<usize>], begins: &[i64], i: usi
         sightings: &sightings,
         envelope: &envelope,
         drift,
+        live: session.live,
     });
     let stamp = |i: usize| session.facts[i].dev_ns;
     let certain = (

@@ -43,6 +43,8 @@ pub(super) struct SegmentEvidence<'a> {
     pub sightings: &'a [Sighting],
     pub envelope: &'a Envelope,
     pub drift: Drift,
+    /// Nothing is told of a moment by what came after it, but for the knot that it stands before.
+    pub live: bool,
 }
 
 /// The estimated offset at `dev_ns`, and its slope there (hub seconds per device second, less one).
@@ -71,6 +73,9 @@ pub(super) fn estimate(evidence: &SegmentEvidence<'_>) -> Vec<Knot> {
             // By now the fit is better than the one that chose.
             kept = thin(&points, |point| fit.at(point.at_s));
         }
+    }
+    if evidence.live {
+        fit.forget_what_came_later();
     }
     let lift_us = level(&points, &fit.delays(&points));
     fit.knots(lift_us, origin)
@@ -185,6 +190,21 @@ impl Fit {
             .extend(self.observations.iter().map(|observation| observation.at_s));
     }
 
+    /// The states as the filter had them, and before it found the line, as the line says that it first found.
+    fn forget_what_came_later(&mut self) {
+        self.smoother.filtered(&mut self.states);
+        let Some(&first_s) = self.times.first() else {
+            return;
+        };
+        let found = self.times.partition_point(|&at_s| at_s < first_s + LINE_S);
+        let found = found.min(self.times.len() - 1);
+        let (line_s, line) = (self.times[found], self.states[found]);
+        for (&at_s, state) in self.times.iter().zip(&mut self.states[..found]) {
+            state.offset_us = line.offset_us - line.slope_ppm * (line_s - at_s);
+            state.slope_ppm = line.slope_ppm;
+        }
+    }
+
     /// The delays of `points` (sorted) under the course as it stands.
     fn delays(&self, points: &[Point]) -> Vec<f64> {
         let mut after = 0;
@@ -252,6 +272,9 @@ impl Fit {
         knots
     }
 }
+
+/// What the filter knows before so much was seen is chance.
+const LINE_S: f64 = 8.0;
 
 const KNOT_EVERY_S: f64 = 1.0;
 const GAP_S: f64 = 4.0;

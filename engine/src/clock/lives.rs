@@ -156,6 +156,7 @@ impl RunEnds {
             sightings: &sightings,
             envelope: &envelope,
             drift,
+            live: false,
         });
         let end = |fact: Option<&Fact>, knot: Option<&super::estimate::Knot>| {
             let dev_ns = fact.map_or(0, |fact| fact.dev_ns);

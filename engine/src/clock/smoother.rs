@@ -115,6 +115,17 @@ impl Smoother {
     }
 }
 
+impl Smoother {
+    /// The states of the last smoothing as they stood before the recursion back, into `states`.
+    pub fn filtered(&self, states: &mut Vec<State>) {
+        states.clear();
+        states.extend(self.steps.iter().map(|step| State {
+            offset_us: step.filtered.offset,
+            slope_ppm: step.filtered.slope,
+        }));
+    }
+}
+
 /// How well a random walk of `q_ppm` foretells each of `observations` from those before it: log likelihood, up to a
 /// constant. A surprise beyond three sigma counts as three, so that one late packet does not decide.
 pub(super) fn foretold(observations: &[Observation], q_ppm: f64) -> f64 {

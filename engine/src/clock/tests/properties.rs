@@ -122,7 +122,7 @@ proptest! {
 
     #[test]
     fn any_rows_at_all_give_a_map(rows in prop::collection::vec(any_row(), 0..60), ppm in any::<f64>(),
-        resolution_ns in any::<i64>(), guard_steps in any::<bool>(), walls in prop::collection::vec(any_wall(), 0..5),
+        resolution_ns in any::<i64>(), guard_steps in any::<bool>(), live in any::<bool>(), walls in prop::collection::vec(any_wall(), 0..5),
         anchor in any_wall(), stamps in prop::collection::vec(any_stamp(), 1..40)) {
         let evidence = SessionEvidence {
             anchor,
@@ -136,7 +136,7 @@ proptest! {
                 ],
             }],
         };
-        let alignment = align(&evidence, &Options { max_drift_ppm: ppm, guard_steps, resolution_ns });
+        let alignment = align(&evidence, &Options { max_drift_ppm: ppm, guard_steps, live, resolution_ns });
         let map = alignment.map("phone", 1).expect("the epoch is listed");
         let mut cursor = map.cursor();
         for dev_ns in stamps {

@@ -1,6 +1,7 @@
 //! One file for each verb.
 
 pub mod cat;
+pub mod clock;
 pub mod compact;
 pub mod completions;
 pub mod demo;
