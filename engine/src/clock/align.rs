@@ -26,7 +26,8 @@ pub struct Options {
     /// Widens every bound by the largest jump that the evidence might not show: then the second assumption, that
     /// no clock stops or jumps unseen, is not needed.
     pub guard_steps: bool,
-    /// The estimate as it stood a second after each moment, without what came later. Bounds are of all evidence.
+    /// The states of the forward filter, as a live view has them. How much the clock wanders, the least delays, the cuts and
+    /// the bounds are still those of all evidence.
     pub live: bool,
     /// The least step that a device's clock is assumed to have, in nanoseconds. A coarser one is found.
     pub resolution_ns: i64,

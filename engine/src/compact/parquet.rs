@@ -98,9 +98,9 @@ pub fn part_name(generation: u32, number: u32) -> String {
     format!("part-g{generation:04}-{number:06}.parquet")
 }
 
-/// Writes all parts of a stream. Nothing is durable before what is returned is synced, and their folder is, and those
-/// above it.
-pub fn write_stream(job: &StreamJob<'_>) -> Result<(WrittenStream, Vec<Unsynced>), CompactError> {
+/// Writes all parts of a stream. Nothing is durable before the last one, which is returned, is synced, and their folder is,
+/// and those above it.
+pub fn write_stream(job: &StreamJob<'_>) -> Result<(WrittenStream, Option<Unsynced>), CompactError> {
     let plan = &job.plan;
     let source = || FrameSource::new(job.disk, job.session, &job.survey.device, &job.survey.epochs);
     if plan.frames.is_empty() {
@@ -128,7 +128,7 @@ pub fn write_stream(job: &StreamJob<'_>) -> Result<(WrittenStream, Vec<Unsynced>
     let mut builder = BatchBuilder::new(schema.clone(), &plan.declaration);
     let mut written = WrittenStream::default();
     let mut part: Option<Part<'_>> = None;
-    let mut unsynced = Vec::new();
+    let mut unsynced = None;
     loop {
         let group_left = part
             .as_ref()
@@ -173,7 +173,11 @@ pub fn write_stream(job: &StreamJob<'_>) -> Result<(WrittenStream, Vec<Unsynced>
         {
             let (of_part, file, buffers) = part.finish()?;
             written.parts.push(of_part);
-            unsynced.push(file);
+            // One that is full is large, and there may be any number of them: only the last one waits for the others.
+            match ended {
+                true => unsynced = Some(file),
+                false => file.sync(job.disk)?,
+            }
             scratch = Some(buffers);
         }
         if ended {

@@ -206,6 +206,7 @@ fn read(
             ..place
         };
         if let Some(tolerant) = tolerant
+            && tolerant.count() > 0
             && let Some((_, path, ..)) = summaries.iter().find(|(segment, ..)| *segment == place.segment)
             && tolerant.stands_in(path, place.offset..taking.end.offset)
         {

@@ -260,10 +260,7 @@ impl Log {
         let frame = Frame::parse(bytes).expect("recovery hands on frames whose checksums hold");
         match self.state.inspect(&frame, epoch, 0) {
             Ok(_) => {
-                if self.segment.predecessor.why == Predecessor::Cut {
-                    self.segment.predecessor.why = Predecessor::Copied;
-                }
-                self.begin_segment(now, false);
+                self.begin_copy(now);
                 if let Some(epoch) = epoch
                     && self.state.current() != Some(epoch)
                 {
@@ -282,6 +279,14 @@ impl Log {
         }
     }
 
+    /// Begins the segment that frames are carried over into, if it is not begun: until it is whole, its predecessor counts.
+    fn begin_copy(&mut self, now: HubInstant) {
+        if self.segment.predecessor.why == Predecessor::Cut {
+            self.segment.predecessor.why = Predecessor::Copied;
+        }
+        self.begin_segment(now, false);
+    }
+
     /// A frame of the hub's own whose number was passed. A recovery that came to nothing may have used it for another one,
     /// so what it says can be new all the same: device frames may rest on it.
     fn say_again(&mut self, frame: &Frame<'_>, now: HubInstant) {
@@ -289,12 +294,12 @@ impl Log {
             Ok(Meaning::Epoch(mark)) => {
                 let known = self.state.epochs().get(mark.ordinal as usize);
                 if known.is_none_or(|known| known.id == EpochId::HUB) {
-                    self.begin_segment(now, false);
+                    self.begin_copy(now);
                     self.hub_frame(Kind::EPOCH, 0, &mark.to_bytes());
                 }
             }
             Ok(Meaning::Assign(assign)) if self.unanswered(assign.epoch, assign.stream).is_some() => {
-                self.begin_segment(now, false);
+                self.begin_copy(now);
                 self.assign(&assign);
             }
             _ => {}

@@ -14,6 +14,8 @@ pub struct Dictionary {
     values: Vec<u64>,
     /// Open addressing: places in `values`, and one more; 0 where nothing is. A power of two.
     slots: Vec<u32>,
+    #[cfg(test)]
+    probes: u64,
 }
 
 impl Dictionary {
@@ -23,6 +25,11 @@ impl Dictionary {
 
     pub fn values(&self) -> &[u64] {
         &self.values
+    }
+
+    #[cfg(test)]
+    pub fn probes(&self) -> u64 {
+        self.probes
     }
 
     pub fn clear(&mut self) {
@@ -53,8 +60,12 @@ impl Dictionary {
             self.grow();
         }
         let mask = self.slots.len() - 1;
-        let mut at = hash(value) & mask;
+        let mut at = hash(value, self.slots.len());
         loop {
+            #[cfg(test)]
+            {
+                self.probes += 1;
+            }
             match self.slots[at] {
                 0 => {
                     self.values.push(value);
@@ -72,7 +83,7 @@ impl Dictionary {
         self.slots.clear();
         self.slots.resize(slots, 0);
         for (place, &value) in self.values.iter().enumerate() {
-            let mut at = hash(value) & (slots - 1);
+            let mut at = hash(value, slots);
             while self.slots[at] != 0 {
                 at = (at + 1) & (slots - 1);
             }
@@ -81,9 +92,10 @@ impl Dictionary {
     }
 }
 
-/// Its high bits depend on all bits of the value (Fibonacci hashing; Knuth, vol. 3, 6.4).
-fn hash(value: u64) -> usize {
-    (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+/// A slot out of `slots`, a power of two: the highest bits of the product, which depend on all bits of the value (Fibonacci
+/// hashing; Knuth, vol. 3, 6.4). Floats of few digits have nothing in their low ones.
+fn hash(value: u64, slots: usize) -> usize {
+    (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - slots.trailing_zeros())) as usize
 }
 
 /// Appends the body of a page of places in a dictionary of `distinct` values: their width, and runs.

@@ -26,11 +26,13 @@ use bytes::Bytes;
 use delta::{encode_i32, encode_i64};
 use dictionary::{Dictionary, encode_places};
 pub use file::FileWriter;
-use parquet::basic::{BoundaryOrder, Compression, Encoding, Type};
+use parquet::basic::{BoundaryOrder, Compression, Encoding, PageType, Type};
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder, PageEncodingStats,
+};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::writer::{SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
@@ -167,6 +169,7 @@ struct PageAt {
     from: usize,
     bytes: usize,
     rows: usize,
+    encoding: Encoding,
     range: Range,
 }
 
@@ -326,6 +329,7 @@ impl Chunk {
             from,
             bytes: self.body.len() - from,
             rows,
+            encoding,
             range,
         });
         if !self.encodings.contains(&encoding) {
@@ -400,6 +404,7 @@ impl Chunk {
             offsets.append_offset_and_size((head + page.from) as i64, page.bytes as i32);
         }
         index.set_boundary_order(self.order());
+        metadata = metadata.set_page_encoding_stats(self.page_counts(head > 0));
         Ok(ColumnCloseResult {
             bytes_written: bytes as u64,
             rows_written: rows as u64,
@@ -408,6 +413,24 @@ impl Chunk {
             column_index: Some(index.build()?),
             offset_index: Some(offsets.build()),
         })
+    }
+
+    /// How many pages there are of each kind.
+    fn page_counts(&self, has_dictionary: bool) -> Vec<PageEncodingStats> {
+        let dictionary = has_dictionary.then_some(PageEncodingStats {
+            page_type: PageType::DICTIONARY_PAGE,
+            encoding: Encoding::PLAIN,
+            count: 1,
+        });
+        let data = self.encodings.iter().filter_map(|&encoding| {
+            let count = self.pages.iter().filter(|page| page.encoding == encoding).count();
+            (count > 0).then_some(PageEncodingStats {
+                page_type: PageType::DATA_PAGE,
+                encoding,
+                count: count as i32,
+            })
+        });
+        dictionary.into_iter().chain(data).collect()
     }
 
     /// Bytes of its pages so far, the dictionary's too; it is empty afterwards.

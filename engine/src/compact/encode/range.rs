@@ -104,23 +104,31 @@ impl Range {
 
     /// As the metadata of a chunk has them.
     pub fn statistics(self) -> Statistics {
-        let Self { least, most, .. } = self;
+        let Self {
+            kind, least, most, ..
+        } = self;
         let nulls = Some(0);
-        match self.kind {
+        // Readers that know the older fields alone take integers for signed.
+        let older = matches!(kind, Kind::I32 | Kind::I64);
+        match kind {
             Kind::I32 | Kind::U32 => {
-                Statistics::int32(Some(least as i32), Some(most as i32), None, nulls, false)
+                let values = ValueStatistics::new(Some(least as i32), Some(most as i32), None, nulls, false);
+                Statistics::Int32(values.with_backwards_compatible_min_max(older))
             }
             Kind::I64 | Kind::U64 => {
-                Statistics::int64(Some(least as i64), Some(most as i64), None, nulls, false)
+                let values = ValueStatistics::new(Some(least as i64), Some(most as i64), None, nulls, false);
+                Statistics::Int64(values.with_backwards_compatible_min_max(older))
             }
-            Kind::F32 => Statistics::Float(
-                ValueStatistics::new(Some(float_32(least)), Some(float_32(most)), None, nulls, false)
-                    .with_nan_count(self.nans()),
-            ),
-            Kind::F64 => Statistics::Double(
-                ValueStatistics::new(Some(float_64(least)), Some(float_64(most)), None, nulls, false)
-                    .with_nan_count(self.nans()),
-            ),
+            Kind::F32 => {
+                let (least, most) = (float_32(least), float_32(most));
+                let values = ValueStatistics::new(Some(least), Some(most), None, nulls, false);
+                Statistics::Float(values.with_nan_count(self.nans()))
+            }
+            Kind::F64 => {
+                let (least, most) = (float_64(least), float_64(most));
+                let values = ValueStatistics::new(Some(least), Some(most), None, nulls, false);
+                Statistics::Double(values.with_nan_count(self.nans()))
+            }
         }
     }
 }

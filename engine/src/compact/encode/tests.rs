@@ -167,8 +167,33 @@ fn a_dictionary_that_is_outgrown_is_left() {
     let (_, twice) = read(whole);
     let encodings =
         |metadata: &ParquetMetaData| metadata.row_group(0).column(0).encodings().collect::<Vec<_>>();
+    let mixed = twice.row_group(0).column(0).page_encoding_stats_mask();
+    let mixed = mixed.expect("pages are counted by their encodings");
+    assert!(mixed.is_set(Encoding::RLE_DICTIONARY) && mixed.is_set(Encoding::BYTE_STREAM_SPLIT));
+    let own = metadata.row_group(0).column(0).page_encoding_stats_mask();
+    assert!(own.expect("counted").is_only(Encoding::RLE_DICTIONARY));
     assert!(encodings(&metadata).contains(&Encoding::RLE_DICTIONARY));
     assert!(encodings(&twice).contains(&Encoding::BYTE_STREAM_SPLIT));
+}
+
+/// Floats of few digits have nothing in the low bits of their mantissas.
+#[test]
+fn a_dictionary_of_round_numbers_finds_them_at_once() {
+    let mut dictionary = Dictionary::default();
+    let mut places = Vec::new();
+    let values = || (0..200_000u64).map(|at| ((at * 7_919 % 4_096) as f64).to_bits());
+    assert!(dictionary.place(values(), 1 << 17, &mut places));
+    assert_eq!(dictionary.len(), 4_096);
+    assert!(
+        dictionary.probes() < 3 * 200_000,
+        "{} probes",
+        dictionary.probes()
+    );
+    let back: Vec<u64> = places
+        .iter()
+        .map(|&place| dictionary.values()[place as usize])
+        .collect();
+    assert!(back.into_iter().eq(values()));
 }
 
 #[test]

@@ -44,7 +44,8 @@ struct Fit {
     /// is a score to print.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// What was known at each moment, without what came later.
+    /// The estimate of the forward filter, as a live view has it. How much the clock wanders, the least delays and the bounds
+    /// are still those of all evidence.
     #[arg(long)]
     live: bool,
     /// As if no device named its boots: resets must be found like standstills.
@@ -133,7 +134,7 @@ fn aligned(fit: &Fit) -> Result<(Vec<Row>, Report)> {
     }
     let evidence = Evidence::read(&fit.evidence, fit.no_boot_id)?;
     let moments = match &fit.at {
-        Some(path) => evidence::moments(path)?,
+        Some(path) => evidence::moments(path, fit.no_boot_id)?,
         None => evidence.moments(),
     };
     let options = Options {
@@ -145,27 +146,27 @@ fn aligned(fit: &Fit) -> Result<(Vec<Row>, Report)> {
     let began = Instant::now();
     let alignment = align(&evidence.of_device(DEVICE), &options);
     let seconds = began.elapsed().as_secs_f64();
-    let rows = placed(&alignment, &evidence, moments, fit.no_boot_id)?;
+    let rows = placed(&alignment, &evidence, moments)?;
     let report = report(&alignment, &evidence, &rows, seconds);
     Ok((rows, report))
 }
 
-fn placed(
-    alignment: &Alignment,
-    evidence: &Evidence,
-    moments: Vec<Moment>,
-    no_boot_id: bool,
-) -> Result<Vec<Row>> {
+fn placed(alignment: &Alignment, evidence: &Evidence, moments: Vec<Moment>) -> Result<Vec<Row>> {
     let mut rows = Vec::with_capacity(moments.len());
     for moment in moments {
-        let epoch = match moment.epoch.filter(|_| !no_boot_id) {
+        let epoch = match moment.epoch {
             Some(named) => evidence.epoch_named(named).ok_or_else(|| {
                 Failure::fault(format!(
                     "{}: boot {named} has no evidence in this folder",
                     moment.place
                 ))
             })?,
-            None => evidence.epoch_of(moment.dev_ns),
+            None => evidence.epoch_of(moment.dev_ns).map_err(|boots| {
+                Failure::fault(format!(
+                    "{}: the device's clock showed {} in {boots} of its lives; a third column must say which",
+                    moment.place, moment.dev_ns
+                ))
+            })?,
         };
         let placed = match alignment.map(DEVICE, epoch) {
             Some(map) => map.at(moment.dev_ns),
@@ -412,6 +413,31 @@ mod tests {
         assert_eq!(score.coverage, 1.0, "{score:?}");
         // Between the exchanges around the standstill nobody knows when it was, and the bound says so.
         assert!(score.p99_us < 150.0, "{score:?}");
+    }
+
+    #[test]
+    fn lives_that_showed_the_same_times_are_told_apart() {
+        let made = make(300, &[(0, 1_000_000_000), (100, 1_000_000_000)]);
+        let of_exchanges = Fit {
+            at: None,
+            no_boot_id: true,
+            ..fit(&made)
+        };
+        let (rows, _) = aligned(&of_exchanges).unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!((rows[0].epoch, rows[299].epoch), (0, 1));
+        assert!(
+            rows[150].hub_ns.abs_diff(155_000_000_000) < 5_000_000,
+            "{}",
+            rows[150].hub_ns
+        );
+        let without_a_column = Fit {
+            no_boot_id: true,
+            ..fit(&made)
+        };
+        let failure = aligned(&without_a_column)
+            .map(|_| ())
+            .expect_err("nothing says which");
+        assert!(failure.to_string().contains("in 2 of its lives"), "{failure}");
     }
 
     #[test]

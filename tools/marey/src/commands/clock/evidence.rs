@@ -184,13 +184,21 @@ impl Evidence {
     }
 
     /// The life whose evidence is nearest to a device time.
-    pub fn epoch_of(&self, dev_ns: i64) -> u32 {
+    ///
+    /// # Errors
+    /// How many lives there are that showed it, if it was more than one.
+    pub fn epoch_of(&self, dev_ns: i64) -> std::result::Result<u32, usize> {
+        let showed = |clock: &&Clock| (clock.from_ns..=clock.until_ns).contains(&dev_ns);
+        let lives = self.clocks.iter().filter(showed).count();
+        if lives > 1 {
+            return Err(lives);
+        }
         let away = |clock: &Clock| {
             let nearest = dev_ns.clamp(clock.from_ns, clock.until_ns);
             nearest.abs_diff(dev_ns)
         };
         let nearest = (0u32..).zip(&self.clocks).min_by_key(|(_, clock)| away(clock));
-        nearest.map_or(0, |(number, _)| number)
+        Ok(nearest.map_or(0, |(number, _)| number))
     }
 
     /// The device times of the exchanges.
@@ -221,8 +229,8 @@ fn name_boots(packets: &mut [Packet]) {
     }
 }
 
-/// Times to be placed.
-pub fn moments(path: &Path) -> Result<Vec<Moment>> {
+/// Times to be placed, without the boots that they name if none is to be known.
+pub fn moments(path: &Path, no_boot_id: bool) -> Result<Vec<Moment>> {
     let mut moments = Vec::new();
     let mut line = 1;
     for_rows(path, 1, |stamps| {
@@ -230,7 +238,7 @@ pub fn moments(path: &Path) -> Result<Vec<Moment>> {
         moments.push(Moment {
             dev_ns: stamps[0],
             truth_ns: stamps.get(1).copied(),
-            epoch: stamps.get(2).copied(),
+            epoch: stamps.get(2).copied().filter(|_| !no_boot_id),
             place: at(path, line),
         });
     })?;
