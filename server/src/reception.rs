@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use marey_engine::compact::Progress;
+use marey_engine::compact::{Generation, Progress};
 use marey_engine::time::HubClock;
 use marey_engine::{SealError, Sealed, Session, SessionError, SessionState, Store};
 use marey_format::SessionId;
@@ -89,6 +89,16 @@ impl Reception {
     /// Seals a session, one at a time. Long: call it from a plain thread. What was
     /// durable before is safe after it.
     pub(crate) fn seal(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
+        self.seal_as(id, Generation::IfNew, progress)
+    }
+
+    /// The same, with a say in whether what was published already is made again.
+    pub(crate) fn seal_as(
+        &self,
+        id: &SessionId,
+        how: Generation,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Sealed, SealError> {
         let _one_at_a_time = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
         let logs: Vec<_> = self
             .attached
@@ -97,7 +107,7 @@ impl Reception {
             .filter_map(|(mailbox, handle)| Some((mailbox, handle, self.store.durable(handle).ok()?)))
             .collect();
         let from = self.clock.now();
-        let sealed = self.store.seal_session(id, progress);
+        let sealed = self.store.seal_session_as(id, how, progress);
         self.quarantine.sealed(id, &sealed, from, self.clock.now());
         // What the disk could not read is not safe: a device that still has it keeps it.
         if sealed

@@ -97,6 +97,7 @@ fn a_place_that_cannot_be_read_does_not_stop_a_hub() {
     watch.acked();
     let asked = lab.ask(Request::Compact {
         session: walk.clone(),
+        again: false,
     });
     match asked.expect("nothing new is no error") {
         Response::Sealed {

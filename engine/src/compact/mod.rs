@@ -80,7 +80,8 @@ use std::sync::Arc;
 pub enum Generation {
     /// Only if device frames came since.
     IfNew,
-    /// In any case: the clocks are aligned anew.
+    /// In any case: the clocks are aligned anew, and what was published is made again, also where its manifest can't be read
+    /// any more.
     Always,
 }
 
@@ -281,7 +282,10 @@ impl Task<'_> {
             options,
             dir,
         } = *self;
-        let before = Manifest::read(disk, dir)?;
+        let before = match Manifest::read(disk, dir) {
+            Err(StorageError::Damaged { .. }) if how == Generation::Always => None,
+            read => read?,
+        };
         if let Some(manifest) = &before {
             held_by(disk, manifest, session, surveys)?;
             if how == Generation::IfNew

@@ -103,6 +103,17 @@ impl Store {
     /// Seals a session's logs and publishes the next generation: Parquet, manifest, receipt. Long: it reads all of the
     /// session. Frames that come meanwhile are for the generation after.
     pub fn seal_session(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
+        self.seal_session_as(id, Generation::IfNew, progress)
+    }
+
+    /// [`Store::seal_session`], with a say in whether what was published already is made again from the logs: for Parquet that
+    /// was damaged.
+    pub fn seal_session_as(
+        &self,
+        id: &SessionId,
+        how: Generation,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Sealed, SealError> {
         let session = {
             let mut inner = self.inner();
             let slot = inner
@@ -116,7 +127,7 @@ impl Store {
             slot.late = false;
             slot.session.clone()
         };
-        let result = self.publish(&session, progress);
+        let result = self.publish(&session, how, progress);
         if result.is_err()
             && let Some(slot) = self.inner().sessions.get_mut(id)
         {
@@ -125,13 +136,18 @@ impl Store {
         result
     }
 
-    fn publish(&self, session: &Session, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
+    fn publish(
+        &self,
+        session: &Session,
+        how: Generation,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Sealed, SealError> {
         self.flush_session(&session.id, true)?;
         // What the journal no longer has is proven to stand where it stands: a recovery after a kill must not move what
         // this generation is made of.
         self.flush_all(false)?;
         self.write_barrier()?;
-        let compacted = compact_session(&*self.disk, session, &self.options, Generation::IfNew, progress)?;
+        let compacted = compact_session(&*self.disk, session, &self.options, how, progress)?;
         let session = self.sealed_as(&session.id, compacted.generation)?;
         Ok(Sealed { session, compacted })
     }

@@ -80,6 +80,9 @@ pub enum Request {
     Compact {
         /// The session.
         session: SessionId,
+        /// Also where nothing came: what was published is made again from the logs.
+        #[serde(default)]
+        again: bool,
     },
     /// The hub itself.
     Status,

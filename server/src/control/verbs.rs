@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use marey_engine::compact::{Phase, Progress};
+use marey_engine::compact::{Generation, Phase, Progress};
 use marey_engine::{NewSession, SealError, Sealed, Session, SessionError, SessionState, Store};
 use marey_format::types::hex;
 use marey_format::{DeviceId, RefusalCode, SessionId};
@@ -45,7 +45,7 @@ impl Desk<'_> {
             }
             Request::SessionList => Ok(Response::Sessions(self.store.sessions())),
             Request::SessionShow { session } => show(self, &session),
-            Request::Compact { session } => compact(self, &session, progress),
+            Request::Compact { session, again } => compact(self, &session, again, progress),
             Request::Status => Ok(Response::Status(status(self.running()?))),
             Request::Shutdown => {
                 self.running()?.shutdown_asked.send_replace(true);
@@ -69,10 +69,15 @@ impl Desk<'_> {
         }
     }
 
-    fn seal(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
+    fn seal(
+        &self,
+        id: &SessionId,
+        how: Generation,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Sealed, SealError> {
         match self.live {
-            Some(state) => state.seal(id, progress),
-            None => self.store.seal_session(id, progress),
+            Some(state) => state.seal_as(id, how, progress),
+            None => self.store.seal_session_as(id, how, progress),
         }
     }
 
@@ -228,7 +233,7 @@ fn stop(
         Some(state) => wait_for_seal(state, id, progress).map(Response::Session),
         // Nobody is connected who could still hand something in.
         None => {
-            compact(desk, id, progress)?;
+            compact(desk, id, false, progress)?;
             desk.store.session(id).map(Response::Session).map_err(text)
         }
     }
@@ -305,7 +310,12 @@ fn show(desk: &Desk<'_>, id: &SessionId) -> Result<Response, String> {
     }))
 }
 
-fn compact(desk: &Desk<'_>, id: &SessionId, progress: &mut dyn FnMut(String)) -> Result<Response, String> {
+fn compact(
+    desk: &Desk<'_>,
+    id: &SessionId,
+    again: bool,
+    progress: &mut dyn FnMut(String),
+) -> Result<Response, String> {
     let session = desk.store.session(id).map_err(text)?;
     if !matches!(session.state, SessionState::Stopping | SessionState::Sealed) {
         let state = session.state;
@@ -314,8 +324,12 @@ fn compact(desk: &Desk<'_>, id: &SessionId, progress: &mut dyn FnMut(String)) ->
         ));
     }
     let progress = RefCell::new(progress);
+    let how = match again {
+        true => Generation::Always,
+        false => Generation::IfNew,
+    };
     let sealed = desk
-        .seal(id, &|step| (progress.borrow_mut())(words(step)))
+        .seal(id, how, &|step| (progress.borrow_mut())(words(step)))
         .map_err(text)?;
     let unreadable = sealed.compacted.unreadable().iter();
     Ok(Response::Sealed {

@@ -217,6 +217,42 @@ fn a_check_finds_nothing_wrong_and_the_receipt_is_complete() {
 }
 
 #[test]
+fn what_was_published_and_is_damaged_is_made_again() {
+    let disk = MemoryDisk::new();
+    let session = record(&disk);
+    let first = compact(&disk, &session);
+    let dir = Session::dir(&session.id);
+    let part = dir.join(&first.manifest.streams[0].parts[0].path);
+    for (generation, path) in [
+        (2, &part),
+        (3, &dir.join("manifest.json")),
+        (4, &dir.join("events.parquet")),
+    ] {
+        disk.damage(path, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        })
+        .unwrap();
+        assert_ne!(check_session(&disk, &session.id, &options()).unwrap().faults, []);
+        let mut known = session.clone();
+        known.generation = generation - 1;
+        let again = compact_session(&disk, &known, &options(), Generation::Always, &quiet).unwrap();
+        assert_eq!(
+            (again.generation, again.new, again.rows()),
+            (generation, true, first.rows())
+        );
+        assert_eq!(check_session(&disk, &session.id, &options()).unwrap().faults, []);
+        if generation == 2 {
+            // Names of the later generation stand for the damaged ones.
+            assert_ne!(
+                again.manifest.streams[0].parts[0].path,
+                first.manifest.streams[0].parts[0].path
+            );
+        }
+    }
+}
+
+#[test]
 fn the_same_log_gives_the_same_bytes() {
     let disk = MemoryDisk::new();
     let session = record(&disk);

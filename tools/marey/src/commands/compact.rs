@@ -1,9 +1,11 @@
 //! `marey compact SESSION`: publishes what came since the last seal. Asks the running hub; without one it opens the
-//! folder, also one that holds recordings alone, such as `marey recover` makes.
+//! folder, also one that holds recordings alone, such as `marey recover` makes. With `--again` what was published is made
+//! again from the logs.
 
 use super::device::{ask, other_answer};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
+use marey_engine::compact::Generation;
 use marey_engine::disk::OsDisk;
 use marey_engine::time::OsClocks;
 use marey_engine::{OpenError, Options, Store};
@@ -16,6 +18,9 @@ use std::sync::Arc;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     session: SessionId,
+    /// Makes all of it again from the logs, where Parquet, manifest or receipt are damaged.
+    #[arg(long)]
+    again: bool,
 }
 
 #[derive(Serialize)]
@@ -29,17 +34,18 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     let session = &arguments.session;
     let is_configured = dir.join("hub.toml").exists() || ControlClient::connect(&dir).is_ok();
     let generation = match is_configured {
-        true => by_hub(&dir, session, output)?,
-        false => here(&dir, session, output)?,
+        true => by_hub(&dir, &arguments, output)?,
+        false => here(&dir, &arguments, output)?,
     };
     output.result(&Compacted { session, generation }, |compacted| {
         format!("session {session}: generation {} stands", compacted.generation)
     })
 }
 
-fn by_hub(dir: &Path, session: &SessionId, output: &Output) -> Result<u32> {
+fn by_hub(dir: &Path, arguments: &Arguments, output: &Output) -> Result<u32> {
     let request = Request::Compact {
-        session: session.clone(),
+        session: arguments.session.clone(),
+        again: arguments.again,
     };
     match ask(dir, &request, output)? {
         Response::Sealed {
@@ -54,7 +60,7 @@ fn by_hub(dir: &Path, session: &SessionId, output: &Output) -> Result<u32> {
 }
 
 /// Without configuration and keys there is no hub to run, and the engine alone serves.
-fn here(dir: &Path, session: &SessionId, output: &Output) -> Result<u32> {
+fn here(dir: &Path, arguments: &Arguments, output: &Output) -> Result<u32> {
     let clock = Arc::new(OsClocks::hub_clock()?);
     let opened = Store::open(Arc::new(OsDisk::new(dir)), clock, Options::default());
     let (store, report) = opened.map_err(|error| match error {
@@ -64,7 +70,11 @@ fn here(dir: &Path, session: &SessionId, output: &Output) -> Result<u32> {
     for fault in &report.faults {
         output.warn(fault);
     }
-    let sealed = store.seal_session(session, &|step| {
+    let how = match arguments.again {
+        true => Generation::Always,
+        false => Generation::IfNew,
+    };
+    let sealed = store.seal_session_as(&arguments.session, how, &|step| {
         output.progress(format!("{:?}: {} of {}", step.phase, step.done, step.of));
     });
     output.progress_done();
