@@ -19,6 +19,8 @@ pub(crate) struct Replayed {
     pub newest: u64,
     /// Damage: commits that were synced and can't be read.
     pub faults: Vec<Fault>,
+    /// What does not hold and no longer counts: its frames are in synced logs.
+    pub stale: Vec<Fault>,
 }
 
 /// One record, by place.
@@ -30,13 +32,19 @@ struct Found {
     oldest: u64,
 }
 
+/// What does not hold, and the commit of the record behind it.
+struct Broken {
+    fault: Fault,
+    before: u64,
+}
+
 pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result<Replayed, StorageError> {
     let mut replayed = Replayed::default();
     let mut found: BTreeMap<u64, Found> = BTreeMap::new();
-    let mut blocks = Vec::new();
+    let (mut blocks, mut broken) = (Vec::new(), Vec::new());
     for (block, path) in paths.iter().enumerate() {
         let bytes = read_block(disk, path)?;
-        scan_block(disk, path, block, &bytes, hub, &mut found, &mut replayed.faults);
+        scan_block(disk, path, block, &bytes, hub, &mut found, &mut broken);
         blocks.push(bytes);
     }
     let Some((&newest, last)) = found.last_key_value() else {
@@ -44,6 +52,14 @@ pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result
     };
     replayed.newest = newest;
     let mut expected = last.oldest.max(1);
+    // What stood before the oldest record that counts is in synced logs. It need not have been on the disk itself: a
+    // recovery may have read it from the cache, where a sync had failed, and have put it there.
+    for broken in broken {
+        match broken.before > last.oldest {
+            true => replayed.faults.push(broken.fault),
+            false => replayed.stale.push(broken.fault),
+        }
+    }
     for (&commit, record) in found.range(last.oldest..) {
         if commit != expected {
             let why = format!("commits {expected} to {} are missing", commit - 1);
@@ -90,7 +106,7 @@ fn scan_block(
     bytes: &[u8],
     hub: &[u8; 16],
     found: &mut BTreeMap<u64, Found>,
-    faults: &mut Vec<Fault>,
+    all_broken: &mut Vec<Broken>,
 ) {
     let (mut at, mut generation, mut next) = (0, None, None);
     let mut broken: Option<(usize, RecordError)> = None;
@@ -103,7 +119,10 @@ fn scan_block(
                     && (1..u64::MAX / 2).contains(&record.header.commit) =>
             {
                 if let Some((from, why)) = broken.take() {
-                    faults.push(fault(disk, path, from, at - from, why.to_string()));
+                    all_broken.push(Broken {
+                        fault: fault(disk, path, from, at - from, why.to_string()),
+                        before: record.header.commit,
+                    });
                 }
                 let header = record.header;
                 generation = Some(header.generation);

@@ -77,6 +77,8 @@ pub(super) fn read(source: &Source, hub: [u8; 16]) -> Result<Option<Replayed>, S
         }
     }
     replayed.faults.extend(cut_blocks(&view, blocks.len())?);
+    // Nobody needs it, but it was not written so.
+    replayed.faults.append(&mut replayed.stale);
     let key = |fault: &Fault| (fault.path.clone(), fault.offset, fault.bytes, fault.why.clone());
     replayed.faults.sort_by_key(key);
     replayed.faults.dedup();
