@@ -2,8 +2,8 @@
 //!
 //! [`Tolerant`] stands before a disk for as long as one reading of a session takes. Where the disk fails to read a
 //! block of a log segment, zeros stand for it (no frame begins with zeros, and one that ends in them passes its checksum
-//! only where they are its own), and the block is remembered with what the disk said. Everything else passes through: writes, names, every
-//! other file, and errors that are none of the medium's.
+//! only where they are its own), and the block is remembered with what the disk said. Everything else passes through:
+//! writes, names, every other file, and errors that are none of the medium's.
 //!
 //! Nothing is decided here for good. The segment stays as it is, nothing of it is moved or written again, and the next
 //! reading asks the disk anew.

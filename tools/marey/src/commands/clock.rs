@@ -55,7 +55,12 @@ struct Fit {
     #[arg(long)]
     guard_steps: bool,
     /// The most that the device's clock may be fast or slow, in parts per million.
-    #[arg(long, value_name = "PPM", default_value_t = 100.0)]
+    #[arg(
+        long,
+        value_name = "PPM",
+        default_value_t = 100.0,
+        allow_negative_numbers = true
+    )]
     max_drift_ppm: f64,
 }
 
@@ -109,7 +114,7 @@ fn run_fit(fit: &Fit, output: &Output) -> Result {
     let (rows, report) = aligned(fit)?;
     match &fit.out {
         Some(path) => {
-            let failed = |error| Failure::fault(format!("{}: {error}", path.display()));
+            let failed = |error| Failure::fault(format!("{} can't be written: {error}", path.display()));
             let file = std::fs::File::create(path).map_err(failed)?;
             write(std::io::BufWriter::new(file), &rows).map_err(failed)?;
         }
@@ -170,7 +175,12 @@ fn placed(alignment: &Alignment, evidence: &Evidence, moments: Vec<Moment>) -> R
         };
         let placed = match alignment.map(DEVICE, epoch) {
             Some(map) => map.at(moment.dev_ns),
-            None => return Err(Failure::fault("there is no evidence at all")),
+            None => {
+                return Err(Failure::fault(format!(
+                    "{}: no evidence of its epoch",
+                    moment.place
+                )));
+            }
         };
         rows.push(Row {
             hub_ns: placed.session_ns,
@@ -466,6 +476,26 @@ mod tests {
         );
         assert!(said("a,b,c,d\n9223372036854775808,2,3,4\n").contains("column 1"));
         assert!(said(&format!("a\n{}\n", "1".repeat(10_000))).ends_with("a line of 4096 bytes or more"));
+        assert!(said("").contains("no file there has a row"));
+        std::fs::write(&path, "a,b,c,d\n1,2,3,4\n\n").expect("written");
+        std::fs::write(made.dir.path().join("truth.csv"), "dev_time\n").expect("written");
+        let failure = aligned(&fit(&made))
+            .map(|_| ())
+            .expect_err("no times")
+            .to_string();
+        assert!(failure.contains("truth.csv: no row"), "{failure}");
+        let of_a_file = Fit {
+            evidence: path.clone(),
+            ..fit(&made)
+        };
+        let failure = aligned(&of_a_file)
+            .map(|_| ())
+            .expect_err("no folder")
+            .to_string();
+        assert!(
+            failure.ends_with("is a file; name the folder that holds exchanges.csv"),
+            "{failure}"
+        );
         std::fs::remove_file(&path).expect("removed");
         let failure = aligned(&fit(&made))
             .map(|_| ())
@@ -488,7 +518,10 @@ mod tests {
             let (rows, _) = match aligned(&fit(&made)) {
                 Ok(aligned) => aligned,
                 Err(failure) => {
-                    assert_eq!(failure.to_string(), "there is no evidence at all");
+                    assert!(
+                        rows.is_empty() && failure.to_string().contains("no file there has a row"),
+                        "{failure}"
+                    );
                     continue;
                 }
             };

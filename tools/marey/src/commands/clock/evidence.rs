@@ -60,6 +60,13 @@ pub struct Moment {
 impl Evidence {
     /// Reads a folder.
     pub fn read(dir: &Path, no_boot_id: bool) -> Result<Self> {
+        if dir.is_file() {
+            let what = format!(
+                "{} is a file; name the folder that holds exchanges.csv",
+                dir.display()
+            );
+            return Err(Failure::fault(what));
+        }
         let mut packets = Vec::new();
         let exchanges = find(dir, "exchanges")?.ok_or_else(|| {
             Failure::fault(format!(
@@ -67,7 +74,7 @@ impl Evidence {
                 dir.display()
             ))
         })?;
-        for_rows(&exchanges, 4, |stamps| {
+        for_rows(&exchanges, 4, |_, stamps| {
             let &[hub_send, dev_recv, dev_send, hub_recv, ..] = stamps else {
                 return;
             };
@@ -86,7 +93,7 @@ impl Evidence {
         })?;
         let probes = packets.len();
         if let Some(path) = find(dir, "frames_up")? {
-            for_rows(&path, 2, |stamps| {
+            for_rows(&path, 2, |_, stamps| {
                 let &[dev_send, hub_recv, ..] = stamps else { return };
                 packets.push(Packet {
                     row: Row::Up {
@@ -101,7 +108,7 @@ impl Evidence {
             })?;
         }
         if let Some(path) = find(dir, "acks_down")? {
-            for_rows(&path, 2, |stamps| {
+            for_rows(&path, 2, |_, stamps| {
                 let &[hub_send, dev_recv, ..] = stamps else { return };
                 packets.push(Packet {
                     row: Row::Down {
@@ -114,6 +121,13 @@ impl Evidence {
                     boot: stamps.get(2).copied().unwrap_or(0),
                 });
             })?;
+        }
+        if packets.is_empty() {
+            let what = format!(
+                "{}: no file there has a row, so nothing ties the clocks",
+                dir.display()
+            );
+            return Err(Failure::fault(what));
         }
         if no_boot_id {
             name_boots(&mut packets);
@@ -232,9 +246,7 @@ fn name_boots(packets: &mut [Packet]) {
 /// Times to be placed, without the boots that they name if none is to be known.
 pub fn moments(path: &Path, no_boot_id: bool) -> Result<Vec<Moment>> {
     let mut moments = Vec::new();
-    let mut line = 1;
-    for_rows(path, 1, |stamps| {
-        line += 1;
+    for_rows(path, 1, |line, stamps| {
         moments.push(Moment {
             dev_ns: stamps[0],
             truth_ns: stamps.get(1).copied(),
@@ -242,7 +254,13 @@ pub fn moments(path: &Path, no_boot_id: bool) -> Result<Vec<Moment>> {
             place: at(path, line),
         });
     })?;
-    Ok(moments)
+    match moments.is_empty() {
+        true => Err(Failure::fault(format!(
+            "{}: no row, so there is no time to place; the first column must hold device times",
+            path.display()
+        ))),
+        false => Ok(moments),
+    }
 }
 
 /// The file of this name in a folder, packed or not.
@@ -258,9 +276,9 @@ fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Reads the rows of a CSV of whole numbers, which begins with a line of names.
-fn for_rows(path: &Path, columns: usize, mut row: impl FnMut(&[i64])) -> Result {
-    let failed = |error| Failure::fault(format!("{}: {error}", path.display()));
+/// Reads the rows of a CSV of whole numbers, which begins with a line of names: each with its line.
+fn for_rows(path: &Path, columns: usize, mut row: impl FnMut(usize, &[i64])) -> Result {
+    let failed = |error| Failure::fault(format!("{} can't be read: {error}", path.display()));
     let mut file = File::open(path).map_err(failed)?;
     let mut magic = [0; 2];
     let read = file.read(&mut magic).map_err(failed)?;
@@ -285,6 +303,9 @@ fn for_rows(path: &Path, columns: usize, mut row: impl FnMut(&[i64])) -> Result 
             _ => {}
         }
         let content = text.trim();
+        if content.is_empty() {
+            continue;
+        }
         if line == 1
             && content
                 .split(',')
@@ -309,7 +330,7 @@ fn for_rows(path: &Path, columns: usize, mut row: impl FnMut(&[i64])) -> Result 
             );
             return Err(Failure::fault(what));
         }
-        row(&stamps);
+        row(line, &stamps);
     }
     Ok(())
 }
