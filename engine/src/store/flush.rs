@@ -54,7 +54,7 @@ impl Store {
         Ok(())
     }
 
-    /// Waits until half of the journal is in use, but not longer than this; whether it is. For the thread that calls
+    /// Waits until more than half of the journal is in use, but not longer than this; whether it is. For the thread that calls
     /// [`Store::maintain`]: a commit that finds the journal full must do its work, and all others wait for it.
     pub fn wait_until_crowded(&self, most: Duration) -> bool {
         let waited = self

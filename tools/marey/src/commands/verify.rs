@@ -4,8 +4,9 @@ use crate::bar::watch;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use marey_engine::disk::{Disk, OsDisk};
-use marey_engine::salvage::{Source, VerifyOptions, VerifyReport, verify};
+use marey_engine::salvage::{FaultKind, Source, VerifyOptions, VerifyReport, verify};
 use marey_server::control::ControlClient;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,14 +42,31 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     };
     let report = watch(output, &source.progress(), || verify(&source, &options, &tell))?;
     output.result(&report, show)?;
-    match report.faults.len() {
-        0 => Ok(()),
-        1 => Err(Failure::fault(
-            "1 fault; `marey recover --out DIR` salvages what is whole",
-        )),
-        faults => Err(Failure::fault(format!(
-            "{faults} faults; `marey recover --out DIR` salvages what is whole"
-        ))),
+    let faults = match report.faults.len() {
+        0 => return Ok(()),
+        1 => "1 fault".to_owned(),
+        faults => format!("{faults} faults"),
+    };
+    Err(Failure::fault(format!("{faults}; {}", what_helps(&report))))
+}
+
+/// Logs that are whole give everything else again.
+fn what_helps(report: &VerifyReport) -> String {
+    let sessions: BTreeSet<_> = report
+        .faults
+        .iter()
+        .filter_map(|fault| fault.session.as_ref())
+        .collect();
+    let is_published = report
+        .faults
+        .iter()
+        .all(|fault| fault.kind == FaultKind::Published);
+    match sessions.first().filter(|_| is_published && sessions.len() == 1) {
+        Some(session) => format!("the logs are whole: `marey compact {session} --again` publishes them anew"),
+        None if is_published => {
+            "the logs are whole: `marey compact SESSION --again` publishes them anew".to_owned()
+        }
+        None => "`marey recover --out DIR` salvages what is whole".to_owned(),
     }
 }
 
@@ -89,4 +107,43 @@ fn show(report: &VerifyReport) -> String {
         lines.push("nothing is wrong".to_owned());
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use marey_engine::salvage::{Checked, Fault};
+    use marey_format::SessionId;
+
+    fn report(faults: &[(FaultKind, &str)]) -> VerifyReport {
+        let fault = |&(kind, session): &(FaultKind, &str)| Fault {
+            kind,
+            session: Some(SessionId::new(session).expect("a name")),
+            device: None,
+            file: PathBuf::from("manifest.json"),
+            offset: None,
+            bytes: None,
+            cause: "its bytes are others".to_owned(),
+        };
+        VerifyReport {
+            path: PathBuf::new(),
+            live: false,
+            checked: Checked::default(),
+            faults: faults.iter().map(fault).collect(),
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_published_is_made_again_and_logs_are_salvaged() {
+        let published = (FaultKind::Published, "walk");
+        let one = what_helps(&report(&[published, published]));
+        assert!(one.contains("`marey compact walk --again`"), "{one}");
+        let more = what_helps(&report(&[published, (FaultKind::Published, "run")]));
+        assert!(more.contains("`marey compact SESSION --again`"), "{more}");
+        for kind in [FaultKind::Damage, FaultKind::Journal] {
+            let mixed = what_helps(&report(&[published, (kind, "walk")]));
+            assert!(mixed.contains("`marey recover --out DIR`"), "{mixed}");
+        }
+    }
 }
