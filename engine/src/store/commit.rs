@@ -29,6 +29,9 @@ const IMPATIENT_COMMITS: u32 = 4;
 /// The longest that a writer waits for others, or one sync that stood for seconds would hold up those that follow.
 const PATIENCE_MAX: Duration = Duration::from_millis(5);
 
+/// The longest that somebody stays awake for a commit of others: where a sync takes longer, being woken is no matter.
+const AWAKE_MAX: Duration = Duration::from_millis(1);
+
 /// What a frame takes in a record beside what its log grows by, at most: arrival, entry and name of the log.
 const ASIDE_BYTES: usize = 256;
 
@@ -43,6 +46,14 @@ pub(super) struct Window {
     impatient: u32,
     /// A writer waits for the others.
     is_gathering: bool,
+}
+
+impl Window {
+    /// How long to stay awake for a commit: two writes of a record, the one under way and its own. Zero where it takes long.
+    fn awake(&self) -> Duration {
+        let two = Duration::from_nanos(2 * self.sync_ns.max(0).unsigned_abs());
+        if two > AWAKE_MAX { Duration::ZERO } else { two }
+    }
 }
 
 /// Where the logs stood before a round of staging: segment and offset.
@@ -286,8 +297,9 @@ impl Store {
             }
             if inner.writing {
                 let ticket = self.committed.ticket(commit);
+                let awake = inner.window.awake();
                 drop(inner);
-                if self.committed.wait(ticket) {
+                if self.committed.wait(ticket, awake) {
                     return Ok(());
                 }
                 inner = self.inner();

@@ -5,14 +5,20 @@
 //! another, one system call wakes all of a commit, and whoever is woken looks at one number without any lock.
 //!
 //! Words change under the lock of the store only, so that nobody sleeps on a word that has changed since it looked.
+//!
+//! Where a sync is short, going to sleep and being woken cost more than it takes. So whoever waits first lets others run
+//! and looks again, for about as long as its commit should take.
 
 use rustix::thread::futex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// The commits that are done, and those who wait for others.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     done: AtomicU64,
+    /// The commit that nobody writes, for the first of those awake who wait for it; 0 once one of them has seen it.
+    unclaimed: AtomicU64,
     words: [AtomicU32; 2],
     /// How many may sleep on each.
     sleepers: [AtomicU32; 2],
@@ -33,15 +39,48 @@ impl Gate {
 
     /// To be taken under the store's lock.
     pub fn ticket(&self, commit: u64) -> Ticket {
-        self.sleepers[side(commit)].fetch_add(1, Ordering::Relaxed);
         Ticket {
             commit,
             word: self.word(commit).load(Ordering::Acquire),
         }
     }
 
-    /// Sleeps until something happens to the commit; true if it is done. Otherwise look again, under the lock.
-    pub fn wait(&self, ticket: Ticket) -> bool {
+    /// Waits until something happens to the commit; true if it is done. Otherwise look again, under the lock. The processor is
+    /// given to others for as long as `awake`, and then let go.
+    pub fn wait(&self, ticket: Ticket, awake: Duration) -> bool {
+        match self.look(ticket, awake) {
+            Some(is_done) => is_done,
+            None => self.sleep(ticket),
+        }
+    }
+
+    /// None: nothing happened in this time.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "how long to stay awake, which stamps nothing"
+    )]
+    fn look(&self, ticket: Ticket, awake: Duration) -> Option<bool> {
+        if awake.is_zero() {
+            return None;
+        }
+        let began = Instant::now();
+        while began.elapsed() < awake {
+            if self.done.load(Ordering::Acquire) >= ticket.commit {
+                return Some(true);
+            }
+            let claim =
+                self.unclaimed
+                    .compare_exchange(ticket.commit, 0, Ordering::AcqRel, Ordering::Relaxed);
+            if claim.is_ok() {
+                return Some(false);
+            }
+            std::thread::yield_now();
+        }
+        None
+    }
+
+    fn sleep(&self, ticket: Ticket) -> bool {
+        self.sleepers[side(ticket.commit)].fetch_add(1, Ordering::AcqRel);
         // Interrupted, or changed already: look.
         let _ = futex::wait(self.word(ticket.commit), futex::Flags::PRIVATE, ticket.word, None);
         self.done.load(Ordering::Acquire) >= ticket.commit
@@ -51,11 +90,12 @@ impl Gate {
     /// store's lock.
     pub fn done(&self, commit: u64) {
         self.done.store(commit, Ordering::Release);
+        self.unclaimed.store(commit + 1, Ordering::Release);
         self.change();
-        if self.sleepers[side(commit)].swap(0, Ordering::Relaxed) > 0 {
+        if self.sleepers[side(commit)].swap(0, Ordering::AcqRel) > 0 {
             wake(self.word(commit), ALL);
         }
-        if self.sleepers[side(commit + 1)].load(Ordering::Relaxed) > 0 {
+        if self.sleepers[side(commit + 1)].load(Ordering::Acquire) > 0 {
             wake(self.word(commit + 1), 1);
         }
     }
