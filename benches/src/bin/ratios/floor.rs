@@ -207,6 +207,8 @@ async fn serve(
         };
         tls.write_all(&wire::message(MessageType::Ack, 1, &ack.to_bytes()))
             .await?;
+        // What the socket had no room for waits in the session until somebody asks, and the device may wait for just that.
+        tls.flush().await?;
     }
 }
 
