@@ -73,9 +73,10 @@ def check_session(session: Path, hub: Optional[Path]) -> str:
         if parts:
             check_order(where, parts, int(stream["rows"]))
             check_samples(where, parts, declared, logs.samples.pop((stream["device"], stream["stream"]), []))
+            check_map(session, stream, where)
     for (device, name), samples in logs.samples.items():
         require(not samples, "%s of %s has %d samples in its log and no Parquet", name, device, len(samples))
-    for table in manifest["tables"]:
+    for table in manifest["tables"] + manifest.get("earlier_maps", []):
         check_table(session, table)
     check_folders(session, manifest)
     check_first_lines(session, manifest)
@@ -217,6 +218,25 @@ def check_order(where: str, parts: List[pa.Table], rows: int) -> None:
     require(bool((order == np.arange(len(order))).all()), "%s is not sorted by time, epoch, seq", where)
     errors = whole(parts, "time_err_us").to_numpy()
     require(not np.isnan(errors).any() and not (errors < 0).any(), "%s has a time_err_us that is no bound", where)
+
+
+def check_map(session: Path, stream: Dict[str, Any], where: str) -> None:
+    """What docs/time.md shows: device stamps put on session time by clock_map.parquet are the published times, to the
+    microsecond that those are rounded to."""
+    df = pd.read_parquet(session / "streams" / ("stream=%s" % stream["stream"]) / ("device=%s" % stream["device"]))
+    df = df.sort_values("device_time_ns").reset_index()
+    maps = pd.read_parquet(session / "clock_map.parquet").query("device == %r" % stream["device"])
+    for _, clock in maps.groupby("clock"):
+        epochs = {ordinal for part in clock["epochs"].iloc[0].split(",")
+                  for ordinal in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)}
+        of_clock = df[df["epoch"].isin(epochs)]
+        # The three lines of docs/time.md.
+        piece = clock.iloc[(clock["device_time_ns"].searchsorted(of_clock["device_time_ns"], "right") - 1).clip(0)]
+        since = of_clock["device_time_ns"].to_numpy() - piece["device_time_ns"].to_numpy()
+        time_ns = piece["session_time_ns"].to_numpy() + (since * piece["rate"].to_numpy()).round().astype("int64")
+        published = of_clock["time"].astype("datetime64[us, UTC]").astype("int64").to_numpy()
+        far = np.abs(time_ns // 1000 - published).max(initial=0)
+        require(bool(far <= 1), "%s: clock_map.parquet places a row %d us from its published time", where, far)
 
 
 def whole(parts: List[pa.Table], name: str) -> pa.Array:

@@ -142,6 +142,33 @@ fn pandas_pyarrow_polars_and_duckdb_open_it() {
 }
 
 #[test]
+fn a_realigned_session_opens_and_keeps_the_map_before() {
+    let dir = fresh("realign");
+    let folder = dir.to_string_lossy();
+    process::run(["demo", "--json", "--seconds", "2", "--dir", &folder]).well();
+    let shown = process::run(["realign", "demo", "--json", "--dir", &folder])
+        .well()
+        .json();
+    assert_eq!(
+        (&shown["generation"], &shown["kept"]),
+        (&Value::from(2), &Value::from("clock_map-0001.parquet")),
+        "{shown}"
+    );
+    let clocks = shown["clocks"].as_array().expect("a list");
+    assert_eq!(clocks.len(), 3, "{shown}");
+    for clock in clocks {
+        // The same logs and the same version: the same times.
+        assert_eq!(clock["most_us"].as_f64(), Some(0.0), "{shown}");
+    }
+    let session = dir.join("sessions/session=demo");
+    python::run(&python::script("check_readers.py"), [&session]);
+    let verify = process::run(["verify", "--rebuild", "--dir", &folder]);
+    assert_eq!(verify.code, Some(0), "{verify:?}");
+    let unknown = process::run(["realign", "nobody", "--dir", &folder]);
+    assert!(unknown.sentence(1).contains("no session nobody"), "{unknown:?}");
+}
+
+#[test]
 fn real_recordings_stand_in_parquet_bit_for_bit() {
     let data = std::env::var_os("MAREY_RECORDINGS").map_or(workspace().join("../shared/data"), PathBuf::from);
     let files = ["s01_01_sp.csv", "s01_01_sw.csv"].map(|name| data.join("geotec-phone-watch").join(name));

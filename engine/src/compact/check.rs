@@ -132,7 +132,7 @@ impl Check<'_> {
     fn generation(&mut self, manifest: &Manifest, surveys: &[DeviceSurvey]) -> Result<(), CompactError> {
         self.checked.generation = manifest.generation;
         self.receipt(manifest)?;
-        for table in &manifest.tables {
+        for table in manifest.beside() {
             self.file(&table.path, table.hashes.bytes, &table.hashes.blake3)?;
         }
         for segment in manifest.logs.iter().flat_map(|log| &log.segments) {

@@ -7,7 +7,7 @@ use super::parquet::{StreamJob, Unsynced, WrittenStream, stream_dir, write_strea
 use super::publish::{self, Aside, Plan};
 use super::receipt::{Receipt, StreamOutcome};
 use super::survey::{DeviceSurvey, StreamPlan};
-use super::tables::{StreamGaps, write_tables};
+use super::tables::{CLOCK_MAP, StreamGaps, earlier_map, write_tables};
 use super::timeline::Timeline;
 use super::{ALIGNMENT_VERSION, CompactError, Phase, Progress, parallel};
 use crate::clock::TiedBy;
@@ -73,7 +73,10 @@ impl Job<'_> {
             rows: table.rows,
             hashes: (&table.hashes).into(),
         });
-        let manifest = self.manifest(&streams, &written, table_facts.collect());
+        let tables_of = table_facts.collect();
+        let (earlier_maps, kept) = self.keep_map(session_dir, aside)?;
+        let mut manifest = self.manifest(&streams, &written, tables_of);
+        manifest.earlier_maps = earlier_maps;
         let manifest_hashes = self.put(&aside.file(MANIFEST), &manifest.to_bytes())?;
 
         let outcomes: Vec<StreamOutcome<'_>> = streams
@@ -109,6 +112,7 @@ impl Job<'_> {
         let io = |error| StorageError::io("listing", self.disk.describe(&dir), error);
         let parts = publish::files_below(self.disk, &dir).map_err(io)?;
         let mut files: Vec<String> = tables.iter().map(|table| table.name.to_owned()).collect();
+        files.extend(kept);
         files.extend([receipt_name, MANIFEST.to_owned()]);
         Ok((
             manifest,
@@ -240,6 +244,52 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// The map of the generation before gets a name of its own, so that what was computed with it can be told from what
+    /// comes. All that are kept, and the file that is to be put in place. One whose bytes have changed is no record.
+    fn keep_map(
+        &self,
+        session_dir: &Path,
+        aside: &Aside,
+    ) -> Result<(Vec<TableFact>, Option<String>), CompactError> {
+        let Some(before) = self.before else {
+            return Ok((Vec::new(), None));
+        };
+        let holds = |path: &str, fact: &TableFact| -> Result<bool, CompactError> {
+            let path = session_dir.join(path);
+            let io = |error| StorageError::io("looking at", self.disk.describe(&path), error);
+            match self.disk.stat(&path).map_err(io)? {
+                Some(stat) if !stat.is_dir && stat.bytes == fact.hashes.bytes => {
+                    Ok(super::survey::hash_file(self.disk, &path)? == fact.hashes.blake3)
+                }
+                _ => Ok(false),
+            }
+        };
+        let mut maps = Vec::new();
+        for fact in &before.earlier_maps {
+            if holds(&fact.path, fact)? {
+                maps.push(fact.clone());
+            }
+        }
+        let newest = before.tables.iter().find(|table| table.path == CLOCK_MAP);
+        let Some(newest) = newest else {
+            return Ok((maps, None));
+        };
+        if !holds(CLOCK_MAP, newest)? {
+            return Ok((maps, None));
+        }
+        let name = earlier_map(before.generation);
+        let link = aside.file(&name);
+        let io = |error| StorageError::io("linking", self.disk.describe(&link), error);
+        self.disk
+            .hard_link(&session_dir.join(CLOCK_MAP), &link)
+            .map_err(io)?;
+        maps.push(TableFact {
+            path: name.clone(),
+            ..newest.clone()
+        });
+        Ok((maps, Some(name)))
+    }
+
     fn manifest(
         &self,
         streams: &[(&DeviceSurvey, &Arc<StreamPlan>)],
@@ -278,6 +328,7 @@ impl Job<'_> {
             hub_epochs: self.hub_epochs(),
             streams,
             tables,
+            earlier_maps: Vec::new(),
             logs: self.surveys.iter().map(LogFact::of).collect(),
         }
     }

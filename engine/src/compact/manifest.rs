@@ -38,6 +38,9 @@ pub struct Manifest {
     pub hub_epochs: Vec<HubEpochFact>,
     pub streams: Vec<StreamFact>,
     pub tables: Vec<TableFact>,
+    /// The clock maps of generations before, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_maps: Vec<TableFact>,
     pub logs: Vec<LogFact>,
 }
 
@@ -52,6 +55,13 @@ pub struct HubEpochFact {
     pub tied_by: String,
     /// False where a wall clock's word is part of it.
     pub hard: bool,
+}
+
+impl Manifest {
+    /// Every file beside the streams, but for the receipt.
+    pub fn beside(&self) -> impl Iterator<Item = &TableFact> {
+        self.tables.iter().chain(&self.earlier_maps)
+    }
 }
 
 /// One stream of one device.

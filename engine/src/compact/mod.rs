@@ -7,6 +7,7 @@
 //! runs      the rows of one stream in order of (time, epoch, seq)                   -> source, columns
 //! parquet   one encoder for each file                                               -> encodings, metadata, files
 //! tables    events, gaps, channels, clock evidence, clock maps                      -> gaps
+//! maps      reads the last two back
 //! manifest, receipt, publish
 //! ```
 //!
@@ -26,6 +27,7 @@ mod generation;
 mod left_out;
 mod live;
 mod manifest;
+mod maps;
 mod metadata;
 mod parallel;
 mod parquet;
@@ -48,6 +50,7 @@ pub use manifest::{
     ALIGNMENT_VERSION, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact, SegmentFact,
     StreamFact, TableFact, TakenFact,
 };
+pub use maps::{PublishedMap, PublishedProbe, earlier_map, read_map, read_probes};
 pub use receipt::{
     DamageFact, GapFact, KeptOutFact, LostFrame, NoteFact, Receipt, StreamReceipt, TimeFact, UnreadableFact,
 };

@@ -43,13 +43,24 @@ pub struct StreamGaps<'a> {
     pub gaps: &'a [Gap],
 }
 
+/// The clock maps of all devices.
+pub const CLOCK_MAP: &str = "clock_map.parquet";
+
+/// The evidence that they were made from.
+pub const CLOCK_PROBES: &str = "clock_probes.parquet";
+
+/// What a generation's clock map is called once there is a later one.
+pub fn earlier_map(generation: u32) -> String {
+    format!("clock_map-{generation:04}.parquet")
+}
+
 /// Names of the tables, in the order in which they are written.
 pub const TABLES: [&str; 5] = [
     "events.parquet",
     "gaps.parquet",
     "channels.parquet",
-    "clock_probes.parquet",
-    "clock_map.parquet",
+    CLOCK_PROBES,
+    CLOCK_MAP,
 ];
 
 /// Writes all tables aside, durably but for their names.

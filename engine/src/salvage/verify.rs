@@ -432,7 +432,7 @@ impl Verifying<'_> {
             .iter()
             .map(|stream| stream.parts.len())
             .sum::<usize>();
-        self.report.checked.parquet_files += (parts + manifest.tables.len()) as u64;
+        self.report.checked.parquet_files += (parts + manifest.beside().count()) as u64;
         let (Some(scratch), Some(session)) = (&self.options.rebuild, session) else {
             return;
         };
@@ -507,7 +507,7 @@ pub(super) fn log_bytes(disk: &dyn Disk, session: &SessionId, device: &DeviceId)
 fn manifest_bytes(manifest: &compact::Manifest) -> u64 {
     let logs = manifest.logs.iter().flat_map(|log| &log.segments);
     let parts = manifest.streams.iter().flat_map(|stream| &stream.parts);
-    let tables = manifest.tables.iter().map(|table| table.hashes.bytes);
+    let tables = manifest.beside().map(|table| table.hashes.bytes);
     logs.map(|segment| segment.bytes)
         .chain(parts.map(|part| part.hashes.bytes))
         .chain(tables)

@@ -63,6 +63,8 @@ enum Verb {
     Recover(commands::recover::Arguments),
     /// Publishes what came since the last seal.
     Compact(commands::compact::Arguments),
+    /// Aligns the clocks of a session anew from its logs, and says how far its times moved.
+    Realign(commands::realign::Arguments),
     /// Aligns clocks from evidence that was gathered elsewhere.
     Clock(commands::clock::Arguments),
     /// Whether a disk is one to record on.
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         Verb::Verify(verb) => commands::verify::run(verb, dir, &output),
         Verb::Recover(verb) => commands::recover::run(verb, dir, &output),
         Verb::Compact(verb) => commands::compact::run(verb, dir, &output),
+        Verb::Realign(verb) => commands::realign::run(verb, dir, &output),
         Verb::Clock(verb) => commands::clock::run(verb, &output),
         Verb::Selftest(verb) => commands::selftest::run(verb, &output),
         Verb::Completions(verb) => commands::completions::run(verb, &output),

@@ -2,7 +2,9 @@
 
 use super::maker::{ANCHOR, HUB, LogMaker, SECOND_NS, session};
 use crate::compact::publish::files_below;
-use crate::compact::{Compacted, Generation, check_session, compact_session, roll};
+use crate::compact::{
+    Compacted, Generation, Manifest, check_session, compact_session, earlier_map, read_map, read_probes, roll,
+};
 use crate::disk::memory::MemoryDisk;
 use crate::disk::{Disk, read_all};
 use crate::options::Options;
@@ -250,6 +252,60 @@ fn what_was_published_and_is_damaged_is_made_again() {
             );
         }
     }
+}
+
+#[test]
+fn the_clock_maps_of_earlier_generations_stay() {
+    let disk = MemoryDisk::new();
+    let session = record(&disk);
+    let dir = Session::dir(&session.id);
+    let first = compact(&disk, &session);
+    assert_eq!(first.manifest.earlier_maps, []);
+    let map = read_map(&disk, &dir, None).unwrap().expect("it was published");
+    assert_eq!(map.len(), 2, "a clock for each device: {map:?}");
+    let mut probes = 0;
+    assert!(read_probes(&disk, &dir, |_| probes += 1).unwrap());
+    assert!(probes > 0);
+
+    let always = || {
+        let mut known = session.clone();
+        known.generation = Manifest::read(&disk, &dir).unwrap().unwrap().generation;
+        compact_session(&disk, &known, &options(), Generation::Always, &quiet).unwrap()
+    };
+    let names = |compacted: &Compacted| -> Vec<String> {
+        let maps = compacted.manifest.earlier_maps.iter();
+        maps.map(|map| map.path.clone()).collect()
+    };
+    assert_eq!(names(&always()), [earlier_map(1)]);
+    let third = always();
+    assert_eq!(names(&third), [earlier_map(1), earlier_map(2)]);
+    for name in names(&third) {
+        assert_eq!(
+            read_map(&disk, &dir, Some(&name)).unwrap().as_ref(),
+            Some(&map),
+            "{name}"
+        );
+    }
+    assert_eq!(check_session(&disk, &session.id, &options()).unwrap().faults, []);
+
+    // One that was damaged is found, and is no record any more once it has been.
+    disk.damage(&dir.join(earlier_map(1)), |bytes| bytes[10] ^= 1)
+        .unwrap();
+    let faults = check_session(&disk, &session.id, &options()).unwrap().faults;
+    assert!(
+        faults.iter().any(|fault| fault.file.ends_with(earlier_map(1))),
+        "{faults:?}"
+    );
+    assert_eq!(names(&always()), [earlier_map(2), earlier_map(3)]);
+    assert_eq!(check_session(&disk, &session.id, &options()).unwrap().faults, []);
+    let no_map = read_map(&disk, &dir, Some("events.parquet"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        no_map.contains("events.parquet") && no_map.contains("it has no column clock"),
+        "{no_map}"
+    );
+    assert_eq!(read_map(&disk, &dir, Some(&earlier_map(9))).unwrap(), None);
 }
 
 #[test]

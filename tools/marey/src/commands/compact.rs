@@ -32,20 +32,28 @@ struct Compacted<'a> {
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
     let dir = hubdir::find(dir)?;
     let session = &arguments.session;
-    let is_configured = dir.join("hub.toml").exists() || ControlClient::connect(&dir).is_ok();
-    let generation = match is_configured {
-        true => by_hub(&dir, &arguments, output)?,
-        false => here(&dir, &arguments, output)?,
+    let how = match arguments.again {
+        true => Generation::Always,
+        false => Generation::IfNew,
     };
+    let generation = publish(&dir, session, how, output)?;
     output.result(&Compacted { session, generation }, |compacted| {
         format!("session {session}: generation {} stands", compacted.generation)
     })
 }
 
-fn by_hub(dir: &Path, arguments: &Arguments, output: &Output) -> Result<u32> {
+/// The generation that stands then.
+pub fn publish(dir: &Path, session: &SessionId, how: Generation, output: &Output) -> Result<u32> {
+    match dir.join("hub.toml").exists() || ControlClient::connect(dir).is_ok() {
+        true => by_hub(dir, session, how, output),
+        false => here(dir, session, how, output),
+    }
+}
+
+fn by_hub(dir: &Path, session: &SessionId, how: Generation, output: &Output) -> Result<u32> {
     let request = Request::Compact {
-        session: arguments.session.clone(),
-        again: arguments.again,
+        session: session.clone(),
+        again: how == Generation::Always,
     };
     match ask(dir, &request, output)? {
         Response::Sealed {
@@ -60,7 +68,7 @@ fn by_hub(dir: &Path, arguments: &Arguments, output: &Output) -> Result<u32> {
 }
 
 /// Without configuration and keys there is no hub to run, and the engine alone serves.
-fn here(dir: &Path, arguments: &Arguments, output: &Output) -> Result<u32> {
+fn here(dir: &Path, session: &SessionId, how: Generation, output: &Output) -> Result<u32> {
     let clock = Arc::new(OsClocks::hub_clock()?);
     let opened = Store::open(Arc::new(OsDisk::new(dir)), clock, Options::default());
     let (store, report) = opened.map_err(|error| match error {
@@ -70,11 +78,7 @@ fn here(dir: &Path, arguments: &Arguments, output: &Output) -> Result<u32> {
     for fault in &report.faults {
         output.warn(fault);
     }
-    let how = match arguments.again {
-        true => Generation::Always,
-        false => Generation::IfNew,
-    };
-    let sealed = store.seal_session_as(&arguments.session, how, &|step| {
+    let sealed = store.seal_session_as(session, how, &|step| {
         output.progress(format!("{:?}: {} of {}", step.phase, step.done, step.of));
     });
     output.progress_done();

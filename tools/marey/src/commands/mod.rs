@@ -9,6 +9,7 @@ pub mod device;
 pub mod hub;
 pub mod info;
 pub mod init;
+pub mod realign;
 pub mod recover;
 pub mod selftest;
 pub mod session;
