@@ -164,6 +164,17 @@ fn a_realigned_session_opens_and_keeps_the_map_before() {
     python::run(&python::script("check_readers.py"), [&session]);
     let verify = process::run(["verify", "--rebuild", "--dir", &folder]);
     assert_eq!(verify.code, Some(0), "{verify:?}");
+    let picture = dir.join("clock.svg");
+    let out = picture.to_string_lossy();
+    let drawn = process::run(["clock", "plot", "demo", "--json", "--dir", &folder, "--out", &out])
+        .well()
+        .json();
+    assert_eq!(drawn["clocks"], 3, "{drawn}");
+    assert!(drawn["delays"].as_u64() > Some(100), "{drawn}");
+    let svg = std::fs::read_to_string(&picture).expect("a picture");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+    assert_eq!(svg.matches("<g ").count(), 6, "two panels for each clock");
+    assert_eq!(svg.matches("<polyline ").count(), 3);
     let unknown = process::run(["realign", "nobody", "--dir", &folder]);
     assert!(unknown.sentence(1).contains("no session nobody"), "{unknown:?}");
 }

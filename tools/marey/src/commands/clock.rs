@@ -1,9 +1,11 @@
 //! `marey clock fit DIR`: aligns a device's clock from evidence that was gathered anywhere, and says how well where the
-//! truth is known.
+//! truth is known. `marey clock plot SESSION` is `clock::plot`.
 //!
-//! Owns: the verb, and the score. The model is the engine's; `clock::evidence` reads the files.
+//! Owns: the verbs, and the score. The model is the engine's; `clock::evidence` reads the files.
 
 mod evidence;
+mod plot;
+mod svg;
 
 use crate::output::{Failure, Output, Result};
 use evidence::{Evidence, Moment};
@@ -30,6 +32,8 @@ enum Verb {
     /// frames_up.csv (device send, hub receive, boot) and acks_down.csv (hub send, device receive, boot): whole
     /// nanoseconds, a line of names first, packed by gzip or not.
     Fit(Fit),
+    /// Draws the clocks of a session: how they wandered, the delays that show it, and the bound.
+    Plot(plot::Plot),
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,9 +68,10 @@ struct Fit {
     max_drift_ppm: f64,
 }
 
-pub fn run(arguments: Arguments, output: &Output) -> Result {
+pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
     match arguments.verb {
         Verb::Fit(fit) => run_fit(&fit, output),
+        Verb::Plot(plot) => plot::run(plot, dir, output),
     }
 }
 
@@ -75,6 +80,8 @@ struct Row {
     moment: Moment,
     hub_ns: i64,
     err_ns: f64,
+    /// Half of the interval that holds the truth.
+    half_width_ns: f64,
     epoch: u32,
     segment: u32,
 }
@@ -89,9 +96,12 @@ struct Report {
     points: usize,
     /// Of the alignment alone.
     seconds: f64,
-    /// Half the width of what holds the truth, where there is such a bound.
+    /// Half the width of the interval that holds the truth, where it has two ends.
     mean_half_width_us: Option<f64>,
     p99_half_width_us: Option<f64>,
+    /// From the estimate to the farther end of it, which is what `err_ns` says.
+    mean_err_us: Option<f64>,
+    p99_err_us: Option<f64>,
     /// Points that have no bound.
     unbounded: usize,
     score: Option<Score>,
@@ -173,8 +183,8 @@ fn placed(alignment: &Alignment, evidence: &Evidence, moments: Vec<Moment>) -> R
                 ))
             })?,
         };
-        let placed = match alignment.map(DEVICE, epoch) {
-            Some(map) => map.at(moment.dev_ns),
+        let (placed, (low, high)) = match alignment.map(DEVICE, epoch) {
+            Some(map) => (map.at(moment.dev_ns), map.interval(moment.dev_ns)),
             None => {
                 return Err(Failure::fault(format!(
                     "{}: no evidence of its epoch",
@@ -185,6 +195,10 @@ fn placed(alignment: &Alignment, evidence: &Evidence, moments: Vec<Moment>) -> R
         rows.push(Row {
             hub_ns: placed.session_ns,
             err_ns: placed.half_width_ns,
+            half_width_ns: match (low, high) {
+                (i64::MIN, _) | (_, i64::MAX) => f64::INFINITY,
+                (low, high) => high.saturating_sub(low) as f64 / 2.0,
+            },
             epoch,
             segment: placed.segment,
             moment,
@@ -194,12 +208,13 @@ fn placed(alignment: &Alignment, evidence: &Evidence, moments: Vec<Moment>) -> R
 }
 
 fn report(alignment: &Alignment, evidence: &Evidence, rows: &[Row], seconds: f64) -> Report {
-    let mut widths: Vec<f64> = rows
-        .iter()
-        .map(|row| row.err_ns / 1e3)
-        .filter(|width| width.is_finite())
-        .collect();
-    widths.sort_by(f64::total_cmp);
+    let finite_us = |of: fn(&Row) -> f64| -> Vec<f64> {
+        let mut values: Vec<f64> = rows.iter().map(|row| of(row) / 1e3).collect();
+        values.retain(|value| value.is_finite());
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let (widths, errs) = (finite_us(|row| row.half_width_ns), finite_us(|row| row.err_ns));
     let scored: Vec<(f64, bool)> = rows
         .iter()
         .filter_map(|row| {
@@ -227,12 +242,18 @@ fn report(alignment: &Alignment, evidence: &Evidence, rows: &[Row], seconds: f64
         observations: evidence.observations(),
         points: rows.len(),
         seconds,
+        mean_half_width_us: mean_of(&widths),
         p99_half_width_us: percentile(&widths),
-        mean_half_width_us: (!widths.is_empty()).then(|| mean(&mut widths.iter().copied(), widths.len())),
-        unbounded: rows.len() - widths.len(),
+        mean_err_us: mean_of(&errs),
+        p99_err_us: percentile(&errs),
+        unbounded: rows.len() - errs.len(),
         score,
         warnings: alignment.warnings().iter().map(ToString::to_string).collect(),
     }
+}
+
+fn mean_of(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// The value below which 99 of 100 lie; `sorted` is in rising order.
@@ -271,10 +292,11 @@ fn show(report: &Report) -> String {
             100.0 * score.coverage
         ));
     }
-    match (report.mean_half_width_us, report.p99_half_width_us) {
+    match (report.mean_err_us, report.p99_err_us) {
         (Some(mean), Some(p99)) => {
+            let half = report.mean_half_width_us.unwrap_or(f64::INFINITY);
             lines.push(format!(
-                "half-width of the bound: mean {mean:.1} us, p99 {p99:.1}"
+                "bound: mean {mean:.1} us, p99 {p99:.1}; half of the interval that holds the truth: mean {half:.1} us"
             ));
         }
         _ => lines.push("no time has a bound: there is evidence of one direction only, or none".to_owned()),
