@@ -299,7 +299,7 @@ impl Store {
                 let ticket = self.committed.ticket(commit);
                 let awake = inner.window.awake();
                 drop(inner);
-                if self.committed.wait(ticket, awake) {
+                if self.committed.wait(ticket, awake, &*self.clock) {
                     return Ok(());
                 }
                 inner = self.inner();

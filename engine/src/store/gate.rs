@@ -9,9 +9,10 @@
 //! Where a sync is short, going to sleep and being woken cost more than it takes. So whoever waits first lets others run
 //! and looks again, for about as long as its commit should take.
 
+use crate::time::HubClock;
 use rustix::thread::futex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The commits that are done, and those who wait for others.
 #[derive(Debug, Default)]
@@ -23,6 +24,9 @@ pub(super) struct Gate {
     /// How many may sleep on each.
     sleepers: [AtomicU32; 2],
 }
+
+/// How often somebody looks before it sleeps, where the clock stands still.
+const LOOKS_MAX: u32 = 100_000;
 
 /// What somebody waits for, and what its word was.
 #[derive(Clone, Copy, Debug)]
@@ -47,24 +51,17 @@ impl Gate {
 
     /// Waits until something happens to the commit; true if it is done. Otherwise look again, under the lock. The processor is
     /// given to others for as long as `awake`, and then let go.
-    pub fn wait(&self, ticket: Ticket, awake: Duration) -> bool {
-        match self.look(ticket, awake) {
+    pub fn wait(&self, ticket: Ticket, awake: Duration, clock: &dyn HubClock) -> bool {
+        match self.look(ticket, awake, clock) {
             Some(is_done) => is_done,
             None => self.sleep(ticket),
         }
     }
 
     /// None: nothing happened in this time.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "how long to stay awake, which stamps nothing"
-    )]
-    fn look(&self, ticket: Ticket, awake: Duration) -> Option<bool> {
-        if awake.is_zero() {
-            return None;
-        }
-        let began = Instant::now();
-        while began.elapsed() < awake {
+    fn look(&self, ticket: Ticket, awake: Duration, clock: &dyn HubClock) -> Option<bool> {
+        let until_ns = clock.now().ns.saturating_add(awake.as_nanos() as i64);
+        for _ in 0..LOOKS_MAX {
             if self.done.load(Ordering::Acquire) >= ticket.commit {
                 return Some(true);
             }
@@ -74,13 +71,17 @@ impl Gate {
             if claim.is_ok() {
                 return Some(false);
             }
+            if clock.now().ns >= until_ns {
+                break;
+            }
             std::thread::yield_now();
         }
         None
     }
 
     fn sleep(&self, ticket: Ticket) -> bool {
-        self.sleepers[side(ticket.commit)].fetch_add(1, Ordering::AcqRel);
+        // In one order with `change` and the looks at it in `done`: either they see this one, or it sees the word changed.
+        self.sleepers[side(ticket.commit)].fetch_add(1, Ordering::SeqCst);
         // Interrupted, or changed already: look.
         let _ = futex::wait(self.word(ticket.commit), futex::Flags::PRIVATE, ticket.word, None);
         self.done.load(Ordering::Acquire) >= ticket.commit
@@ -92,10 +93,10 @@ impl Gate {
         self.done.store(commit, Ordering::Release);
         self.unclaimed.store(commit + 1, Ordering::Release);
         self.change();
-        if self.sleepers[side(commit)].swap(0, Ordering::AcqRel) > 0 {
+        if self.sleepers[side(commit)].swap(0, Ordering::SeqCst) > 0 {
             wake(self.word(commit), ALL);
         }
-        if self.sleepers[side(commit + 1)].load(Ordering::Acquire) > 0 {
+        if self.sleepers[side(commit + 1)].load(Ordering::SeqCst) > 0 {
             wake(self.word(commit + 1), 1);
         }
     }
@@ -108,7 +109,7 @@ impl Gate {
 
     fn change(&self) {
         for word in &self.words {
-            word.fetch_add(1, Ordering::AcqRel);
+            word.fetch_add(1, Ordering::SeqCst);
         }
     }
 
