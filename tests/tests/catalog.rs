@@ -1,10 +1,11 @@
 //! The catalog is an index: without it the same answers come. Identity is not: without it a hub does not start.
 
+use marey_engine::compact::Generation;
 use marey_engine::disk::Disk;
 use marey_engine::disk::memory::MemoryDisk;
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
-use marey_engine::{OpenError, Options, Session, Store};
+use marey_engine::{OpenError, Options, Session, SessionState, Store};
 use marey_tests::recording::{Sender, open, prepare, session, small_options};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +59,28 @@ fn without_the_catalog_the_answers_are_the_same_and_devices_go_on() {
     );
     let store = open(Arc::new(disk), &clock).unwrap();
     sender.join(&store).unwrap();
+}
+
+/// Those are what a later version would align anew.
+#[test]
+fn a_closed_session_is_published_no_more_but_made_again() {
+    let (disk, clock, _) = recorded();
+    let store = open(Arc::new(disk.clone()), &clock).unwrap();
+    store.close_session(&session()).unwrap();
+    let refused = store.seal_session(&session(), &|_| {}).unwrap_err().to_string();
+    assert!(refused.contains("closed"), "{refused}");
+    let again = store
+        .seal_session_as(&session(), Generation::Always, &|_| {})
+        .unwrap();
+    assert_eq!(
+        (again.session.state, again.session.generation),
+        (SessionState::Closed, 2)
+    );
+    assert_eq!(again.compacted.manifest.earlier_maps.len(), 1);
+    store.close().unwrap();
+    drop(store);
+    let store = open(Arc::new(disk), &clock).unwrap();
+    assert_eq!(store.session(&session()).unwrap().generation, 2);
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Job<'_> {
             hashes: (&table.hashes).into(),
         });
         let tables_of = table_facts.collect();
-        let (earlier_maps, kept) = self.keep_map(session_dir, aside)?;
+        let (earlier_maps, kept) = self.keep_map(session_dir, aside);
         let mut manifest = self.manifest(&streams, &written, tables_of);
         manifest.earlier_maps = earlier_maps;
         let manifest_hashes = self.put(&aside.file(MANIFEST), &manifest.to_bytes())?;
@@ -245,49 +245,39 @@ impl Job<'_> {
     }
 
     /// The map of the generation before gets a name of its own, so that what was computed with it can be told from what
-    /// comes. All that are kept, and the file that is to be put in place. One whose bytes have changed is no record.
-    fn keep_map(
-        &self,
-        session_dir: &Path,
-        aside: &Aside,
-    ) -> Result<(Vec<TableFact>, Option<String>), CompactError> {
+    /// comes. All that are kept, and the file that is to be put in place. One that can't be read, or whose bytes have
+    /// changed, is no record, and no reason not to publish.
+    fn keep_map(&self, session_dir: &Path, aside: &Aside) -> (Vec<TableFact>, Option<String>) {
         let Some(before) = self.before else {
-            return Ok((Vec::new(), None));
+            return (Vec::new(), None);
         };
-        let holds = |path: &str, fact: &TableFact| -> Result<bool, CompactError> {
-            let path = session_dir.join(path);
-            let io = |error| StorageError::io("looking at", self.disk.describe(&path), error);
-            match self.disk.stat(&path).map_err(io)? {
-                Some(stat) if !stat.is_dir && stat.bytes == fact.hashes.bytes => {
-                    Ok(super::survey::hash_file(self.disk, &path)? == fact.hashes.blake3)
-                }
-                _ => Ok(false),
+        let holds = |path: &str, fact: &TableFact| {
+            let hash = super::survey::hash_file(self.disk, &session_dir.join(path));
+            let holds = hash.is_ok_and(|hash| hash == fact.hashes.blake3);
+            if !holds {
+                tracing::warn!(session = %self.session.id, path, "an earlier clock map is damaged and not kept");
             }
+            holds
         };
-        let mut maps = Vec::new();
-        for fact in &before.earlier_maps {
-            if holds(&fact.path, fact)? {
-                maps.push(fact.clone());
-            }
-        }
+        let mut maps = before.earlier_maps.clone();
+        maps.retain(|fact| holds(&fact.path, fact));
         let newest = before.tables.iter().find(|table| table.path == CLOCK_MAP);
-        let Some(newest) = newest else {
-            return Ok((maps, None));
+        let Some(newest) = newest.filter(|fact| holds(CLOCK_MAP, fact)) else {
+            return (maps, None);
         };
-        if !holds(CLOCK_MAP, newest)? {
-            return Ok((maps, None));
-        }
         let name = earlier_map(before.generation);
-        let link = aside.file(&name);
-        let io = |error| StorageError::io("linking", self.disk.describe(&link), error);
-        self.disk
-            .hard_link(&session_dir.join(CLOCK_MAP), &link)
-            .map_err(io)?;
+        let linked = self
+            .disk
+            .hard_link(&session_dir.join(CLOCK_MAP), &aside.file(&name));
+        if let Err(error) = linked {
+            tracing::warn!(session = %self.session.id, %error, "the clock map before can't be kept");
+            return (maps, None);
+        }
         maps.push(TableFact {
             path: name.clone(),
             ..newest.clone()
         });
-        Ok((maps, Some(name)))
+        (maps, Some(name))
     }
 
     fn manifest(

@@ -2,10 +2,13 @@
 
 use super::CompactError;
 use super::files::FileChunks;
+use super::manifest::{Manifest, TableFact};
+use super::survey::hash_file;
 use super::tables::{CLOCK_MAP, CLOCK_PROBES};
 use crate::disk::Disk;
 use crate::error::StorageError;
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use ::parquet::errors::ParquetError;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int32Type, Int64Type};
 use std::path::Path;
@@ -129,6 +132,29 @@ pub fn read_probes(
     })
 }
 
+/// Holds clock map and evidence against the manifest: Parquet that was damaged is not to be decoded.
+///
+/// # Errors
+/// If one of them can't be read, or is not what the manifest names.
+pub fn check_clock_tables(
+    disk: &dyn Disk,
+    session_dir: &Path,
+    manifest: &Manifest,
+) -> Result<(), StorageError> {
+    let named = |table: &&TableFact| [CLOCK_MAP, CLOCK_PROBES].contains(&table.path.as_str());
+    for table in manifest.tables.iter().filter(named) {
+        let path = session_dir.join(&table.path);
+        if hash_file(disk, &path)? != table.hashes.blake3 {
+            let what = format!(
+                "its bytes are not those of the manifest; `marey compact {} --again` makes it again",
+                manifest.session
+            );
+            return Err(StorageError::damaged(disk.describe(&path), what));
+        }
+    }
+    Ok(())
+}
+
 /// What is wrong with a column.
 type Lacks = String;
 
@@ -143,7 +169,12 @@ fn each_batch(
         return Ok(false);
     }
     let chunks = FileChunks::open(disk, path).map_err(io)?;
-    let parquet = |error| CompactError::parquet(disk, path, error);
+    let parquet = |error: ParquetError| match error {
+        ParquetError::External(source) if source.is::<std::io::Error>() => {
+            io(*source.downcast().expect("it was just looked at")).into()
+        }
+        error => CompactError::parquet(disk, path, error),
+    };
     let builder = ParquetRecordBatchReaderBuilder::try_new(chunks).map_err(parquet)?;
     for batch in builder.with_batch_size(BATCH_ROWS).build().map_err(parquet)? {
         let batch = batch.map_err(|error| parquet(error.into()))?;

@@ -50,7 +50,7 @@ pub use manifest::{
     ALIGNMENT_VERSION, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact, SegmentFact,
     StreamFact, TableFact, TakenFact,
 };
-pub use maps::{PublishedMap, PublishedProbe, earlier_map, read_map, read_probes};
+pub use maps::{PublishedMap, PublishedProbe, check_clock_tables, earlier_map, read_map, read_probes};
 pub use receipt::{
     DamageFact, GapFact, KeptOutFact, LostFrame, NoteFact, Receipt, StreamReceipt, TimeFact, UnreadableFact,
 };

@@ -203,8 +203,12 @@ impl File for OsFile {
 #[cfg(target_os = "linux")]
 fn still_there(file: &fs::File) -> io::Result<()> {
     use rustix::fs::{AtFlags, StatxFlags, statx};
-    statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
-    Ok(())
+    match statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO) {
+        Ok(_) => Ok(()),
+        // An old kernel, or a container that forbids it.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => file.metadata().map(drop),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -120,7 +120,13 @@ impl Store {
                 .sessions
                 .get_mut(id)
                 .ok_or_else(|| SessionError::Unknown(id.clone()))?;
-            if !matches!(slot.session.state, SessionState::Stopping | SessionState::Sealed) {
+            let may = match slot.session.state {
+                SessionState::Stopping | SessionState::Sealed => true,
+                // Nothing more is taken, but what was can be aligned anew.
+                SessionState::Closed => how == Generation::Always,
+                _ => false,
+            };
+            if !may {
                 return Err(slot.session.state_error("seal", "stopping or sealed").into());
             }
             // Frames from here on are late again.

@@ -317,10 +317,15 @@ fn compact(
     progress: &mut dyn FnMut(String),
 ) -> Result<Response, String> {
     let session = desk.store.session(id).map_err(text)?;
-    if !matches!(session.state, SessionState::Stopping | SessionState::Sealed) {
+    let may = match session.state {
+        SessionState::Stopping | SessionState::Sealed => true,
+        SessionState::Closed => again,
+        _ => false,
+    };
+    if !may {
         let state = session.state;
         return Err(format!(
-            "session {id} is {state}; compact takes one that was stopped and is not closed"
+            "session {id} is {state}; what was stopped and is not closed can be published, and made again when it is closed too"
         ));
     }
     let progress = RefCell::new(progress);

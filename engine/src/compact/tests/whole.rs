@@ -298,6 +298,11 @@ fn the_clock_maps_of_earlier_generations_stay() {
     );
     assert_eq!(names(&always()), [earlier_map(2), earlier_map(3)]);
     assert_eq!(check_session(&disk, &session.id, &options()).unwrap().faults, []);
+    // Nor does one that is gone keep anything from being published.
+    disk.remove_file(&dir.join(earlier_map(2))).unwrap();
+    disk.remove_file(&dir.join("clock_map.parquet")).unwrap();
+    assert_eq!(names(&always()), [earlier_map(3)]);
+    assert_eq!(check_session(&disk, &session.id, &options()).unwrap().faults, []);
     let no_map = read_map(&disk, &dir, Some("events.parquet"))
         .unwrap_err()
         .to_string();

@@ -36,7 +36,7 @@ struct Moved {
     /// None where one of the two has no such clock.
     most_us: Option<f64>,
     rms_us: Option<f64>,
-    /// The median bound of the pieces.
+    /// The median bound of the pieces; none where that has no end.
     err_before_us: Option<f64>,
     err_us: Option<f64>,
 }
@@ -51,13 +51,18 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     }
     let Some(before) = Manifest::read(&disk, &folder)? else {
         return Err(Failure::fault(format!(
-            "session {session} was never published, so there is nothing to realign; `marey compact {session}` publishes it"
+            "session {session} was never published, so there is nothing to realign; `marey compact {session}` publishes one \
+             that was stopped"
         )));
     };
     let generation = compact::publish(&dir, &session, Generation::Always, output)?;
     let now = published(&disk, &folder)?;
     let kept = earlier_map(before.generation);
-    let old = read_map(&disk, &folder, Some(&kept))?;
+    // By the manifest: a file of this name may be somebody else's.
+    let old = match now.earlier_maps.iter().any(|map| map.path == kept) {
+        true => read_map(&disk, &folder, Some(&kept))?,
+        false => None,
+    };
     let new = read_map(&disk, &folder, None)?.unwrap_or_default();
     let clocks = moved(old.as_deref().unwrap_or_default(), &new);
     let realigned = Realigned {
@@ -105,12 +110,11 @@ fn moved(old: &[PublishedMap], new: &[PublishedMap]) -> Vec<Moved> {
     each.chain(gone.map(|map| alone(map, false))).collect()
 }
 
-/// None where no piece is bounded on both sides.
+/// None where it has no end.
 fn median_err_us(map: &PublishedMap) -> Option<f64> {
-    let errs = map.rows.iter().map(|row| row.err_ns / 1e3);
-    let mut errs: Vec<f64> = errs.filter(|err| err.is_finite()).collect();
+    let mut errs: Vec<f64> = map.rows.iter().map(|row| row.err_ns / 1e3).collect();
     errs.sort_by(f64::total_cmp);
-    errs.get(errs.len() / 2).copied()
+    errs.get(errs.len() / 2).copied().filter(|err| err.is_finite())
 }
 
 fn show(realigned: &Realigned) -> String {

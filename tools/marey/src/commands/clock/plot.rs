@@ -6,7 +6,9 @@
 use super::svg::{Band, Dots, Panel, page};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, plain};
-use marey_engine::compact::{Manifest, PublishedMap, PublishedProbe, read_map, read_probes};
+use marey_engine::compact::{
+    Manifest, PublishedMap, PublishedProbe, check_clock_tables, read_map, read_probes,
+};
 use marey_engine::disk::OsDisk;
 use marey_engine::{Session, SessionError};
 use marey_format::SessionId;
@@ -47,7 +49,10 @@ pub fn run(plot: Plot, dir: Option<PathBuf>, output: &Output) -> Result {
         session: plot.session,
         out: plot.out,
     };
-    let title = format!("Clocks of session {}", drawn.session);
+    let title = format!(
+        "Clocks of session {}, from its first device's first piece on",
+        drawn.session
+    );
     let panels: Vec<Panel> = clocks.iter().flat_map(Clock::panels).collect();
     std::fs::write(&drawn.out, page(&title, &panels))
         .map_err(|error| Failure::fault(format!("{} can't be written: {error}", drawn.out.display())))?;
@@ -57,7 +62,7 @@ pub fn run(plot: Plot, dir: Option<PathBuf>, output: &Output) -> Result {
     })
 }
 
-/// One clock of a device.
+/// One clock of a device; its map has a row.
 struct Clock {
     map: PublishedMap,
     /// Session time of the left edge, and how many seconds the picture is wide.
@@ -90,6 +95,9 @@ impl Columns {
 
 fn read(disk: &OsDisk, folder: &Path, session: &SessionId) -> Result<Vec<Clock>> {
     let manifest = Manifest::read(disk, folder)?;
+    if let Some(manifest) = &manifest {
+        check_clock_tables(disk, folder, manifest)?;
+    }
     let (Some(manifest), Some(maps)) = (manifest, read_map(disk, folder, None)?) else {
         return Err(Failure::fault(format!(
             "session {session} has no clock_map.parquet yet; `marey compact {session}` publishes it"
@@ -100,7 +108,16 @@ fn read(disk: &OsDisk, folder: &Path, session: &SessionId) -> Result<Vec<Clock>>
         .iter()
         .map(|epoch| (epoch.hub_epoch.to_string(), epoch.offset_ns))
         .collect();
-    let mut clocks: Vec<Clock> = maps.into_iter().filter_map(Clock::new).collect();
+    // On one axis, or devices could not be compared.
+    let stamps = maps
+        .iter()
+        .flat_map(|map| map.rows.iter().map(|row| row.session_ns));
+    let (begin_ns, end_ns) = stamps.fold((i64::MAX, i64::MIN), |(from, to), at| (from.min(at), to.max(at)));
+    let mut clocks: Vec<Clock> = maps
+        .into_iter()
+        .filter(|map| !map.rows.is_empty())
+        .map(|map| Clock::new(map, begin_ns, end_ns))
+        .collect();
     let found = read_probes(disk, folder, |probe| {
         let Some(&offset_ns) = offsets.get(&probe.hub_epoch) else {
             return;
@@ -119,19 +136,16 @@ fn read(disk: &OsDisk, folder: &Path, session: &SessionId) -> Result<Vec<Clock>>
 }
 
 impl Clock {
-    /// None for a map without rows.
-    fn new(map: PublishedMap) -> Option<Self> {
-        let begin_ns = map.rows.first()?.session_ns;
-        let end_ns = map.rows.last()?.session_ns;
+    fn new(map: PublishedMap, begin_ns: i64, end_ns: i64) -> Self {
         let columns = || Columns(vec![f64::INFINITY; COLUMNS]);
-        Some(Self {
+        Self {
             seconds: (end_ns.saturating_sub(begin_ns) as f64 / 1e9).max(1e-3),
             begin_ns,
             up: columns(),
             down: columns(),
             delays: 0,
             map,
-        })
+        }
     }
 
     fn has(&self, probe: &PublishedProbe) -> bool {
@@ -196,10 +210,15 @@ impl Clock {
         } else {
             "; dashed: the clock jumped or stood still"
         };
+        // Session time less device time rises where the device's clock is slow.
+        let way = if ppm > 0.0 { "slow" } else { "fast" };
         let of_clock = format!("{device}, clock {clock}, epochs {}", plain(&self.map.epochs));
         [
             Panel {
-                title: format!("{of_clock}: offset less a straight line ({ppm:+.2} ppm){known}"),
+                title: format!(
+                    "{of_clock}: offset less a straight line (the clock is {:.2} ppm {way}){known}",
+                    ppm.abs()
+                ),
                 unit: "us",
                 seconds: self.seconds,
                 reach: None,
