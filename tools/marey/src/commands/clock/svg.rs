@@ -77,7 +77,8 @@ impl Panel {
         let width = WIDTH - LEFT - RIGHT;
         let reach = self.reach.unwrap_or_else(|| {
             let heights = self.lines.iter().flatten().map(|point| point.1.abs());
-            1.1 * heights.filter(|y| y.is_finite()).fold(1e-3, f64::max)
+            // Not into what only rounding made.
+            1.1 * heights.filter(|y| y.is_finite()).fold(1.0, f64::max)
         });
         let x = |second: f64| (second / self.seconds).clamp(0.0, 1.0) * width;
         let y = |value: f64| HEIGHT / 2.0 * (1.0 - (value / reach).clamp(-1.0, 1.0));
