@@ -73,10 +73,11 @@ impl Job<'_> {
             rows: table.rows,
             hashes: (&table.hashes).into(),
         });
-        let tables_of = table_facts.collect();
         let (earlier_maps, kept) = self.keep_map(session_dir, aside);
-        let mut manifest = self.manifest(&streams, &written, tables_of);
-        manifest.earlier_maps = earlier_maps;
+        let manifest = Manifest {
+            earlier_maps,
+            ..self.manifest(&streams, &written, table_facts.collect())
+        };
         let manifest_hashes = self.put(&aside.file(MANIFEST), &manifest.to_bytes())?;
 
         let outcomes: Vec<StreamOutcome<'_>> = streams

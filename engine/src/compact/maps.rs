@@ -144,13 +144,19 @@ pub fn check_clock_tables(
     let named = |table: &&TableFact| [CLOCK_MAP, CLOCK_PROBES].contains(&table.path.as_str());
     for table in manifest.tables.iter().filter(named) {
         let path = session_dir.join(&table.path);
-        if hash_file(disk, &path)? != table.hashes.blake3 {
-            let what = format!(
-                "its bytes are not those of the manifest; `marey compact {} --again` makes it again",
-                manifest.session
-            );
-            return Err(StorageError::damaged(disk.describe(&path), what));
-        }
+        let io = |error| StorageError::io("looking at", disk.describe(&path), error);
+        let why = match disk.stat(&path).map_err(io)?.filter(|stat| !stat.is_dir) {
+            None => "it is missing",
+            Some(_) if hash_file(disk, &path)? != table.hashes.blake3 => {
+                "its bytes are not those of the manifest"
+            }
+            Some(_) => continue,
+        };
+        let what = format!(
+            "{why}; `marey compact {} --again` makes it again",
+            manifest.session
+        );
+        return Err(StorageError::damaged(disk.describe(&path), what));
     }
     Ok(())
 }

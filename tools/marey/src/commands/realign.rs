@@ -49,7 +49,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     if !dir.join(&folder).is_dir() {
         return Err(Failure::fault(SessionError::Unknown(session)));
     }
-    let Some(before) = Manifest::read(&disk, &folder)? else {
+    let Some(before) = read_manifest(&disk, &folder, &session)? else {
         return Err(Failure::fault(format!(
             "session {session} was never published, so there is nothing to realign; `marey compact {session}` publishes one \
              that was stopped"
@@ -74,6 +74,15 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         clocks,
     };
     output.result(&realigned, show)
+}
+
+/// The manifest of a session, if it was published; where that is damaged, with what helps.
+pub fn read_manifest(disk: &OsDisk, folder: &Path, session: &SessionId) -> Result<Option<Manifest>> {
+    Manifest::read(disk, folder).map_err(|error| {
+        Failure::fault(format!(
+            "{error}; `marey compact {session} --again` makes it again"
+        ))
+    })
 }
 
 fn published(disk: &OsDisk, folder: &Path) -> Result<Manifest> {

@@ -4,11 +4,10 @@
 //! Reads what was published, `clock_map.parquet` and `clock_probes.parquet`, and no log.
 
 use super::svg::{Band, Dots, Panel, page};
+use crate::commands::realign::read_manifest;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, plain};
-use marey_engine::compact::{
-    Manifest, PublishedMap, PublishedProbe, check_clock_tables, read_map, read_probes,
-};
+use marey_engine::compact::{PublishedMap, PublishedProbe, check_clock_tables, read_map, read_probes};
 use marey_engine::disk::OsDisk;
 use marey_engine::{Session, SessionError};
 use marey_format::SessionId;
@@ -94,7 +93,7 @@ impl Columns {
 }
 
 fn read(disk: &OsDisk, folder: &Path, session: &SessionId) -> Result<Vec<Clock>> {
-    let manifest = Manifest::read(disk, folder)?;
+    let manifest = read_manifest(disk, folder, session)?;
     if let Some(manifest) = &manifest {
         check_clock_tables(disk, folder, manifest)?;
     }
