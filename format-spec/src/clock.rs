@@ -150,6 +150,10 @@ pub enum ProbeKind {
     InBand = 2,
     /// An ack's departure and arrival: a lower bound alone.
     Ack = 3,
+    /// What somebody else made of exchanges that are not kept: hub time `hub_recv` at device time `dev_send`. `nonce` is
+    /// the most in nanoseconds that it may be off, 0 if nobody knows; the other two stamps and the tag are 0. Only
+    /// imports write it: no device may send what the hub never gave.
+    Told = 4,
 }
 
 impl ProbeRow {
@@ -181,6 +185,7 @@ impl ProbeRow {
             1 => ProbeKind::Udp,
             2 => ProbeKind::InBand,
             3 => ProbeKind::Ack,
+            4 => ProbeKind::Told,
             _ => return None,
         };
         from.bytes(7)?;

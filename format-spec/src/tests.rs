@@ -78,7 +78,7 @@ fn packets_and_rows_of_unknown_kinds_are_none() {
     assert_eq!(TimePacket::key_id(&bytes[..40]), None);
     assert_eq!(TimePacket::key_id(&[0; PACKET_BYTES]), None);
     assert!(ProbeRow::rows(&[0; 63]).is_none());
-    for (kind, byte) in [(ProbeKind::InBand, 2), (ProbeKind::Ack, 3)] {
+    for (kind, byte) in [(ProbeKind::InBand, 2), (ProbeKind::Ack, 3), (ProbeKind::Told, 4)] {
         let mut row = [0; ProbeRow::BYTES];
         row[0] = byte;
         assert_eq!(ProbeRow::rows(&row).unwrap().next().unwrap().kind, kind);

@@ -217,7 +217,8 @@ fn segments(
 fn segment(session: &InSession<'_>, all: &[Range<usize>], begins: &[i64], i: usize) -> Segment {
     let (range, drift, slack) = (&all[i], session.drift, session.resolution_ns);
     let envelope = Envelope::build(session.bounds(range), drift);
-    let sightings: Vec<Sighting> = range.clone().map(|i| session.sighting(i)).collect();
+    let seen = range.clone().filter(|&i| !session.facts[i].bounds_only);
+    let sightings: Vec<Sighting> = seen.map(|i| session.sighting(i)).collect();
     let knots = estimate(&SegmentEvidence {
         sightings: &sightings,
         envelope: &envelope,

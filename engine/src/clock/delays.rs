@@ -18,21 +18,22 @@ pub(super) struct Point {
 }
 
 impl Point {
-    /// How late the packet was, if the offset was `offset_us`.
+    /// How late the packet was, if the offset was `offset_us`; how far off what was told is.
     pub fn delay(&self, offset_us: f64) -> f64 {
         match self.side {
-            Side::Up => self.offset_us - offset_us,
+            Side::Up | Side::Told => self.offset_us - offset_us,
             Side::Down => offset_us - self.offset_us,
         }
     }
 
     /// The classes whose delays are alike: direction, and probe or not.
     pub fn class(&self) -> usize {
-        usize::from(self.side == Side::Down) * 2 + usize::from(self.probe)
+        self.side as usize * 2 + usize::from(self.probe)
     }
 }
 
-pub(super) const CLASSES: usize = 4;
+pub(super) const CLASSES: usize = 6;
+const TOLD: usize = Side::Told as usize * 2;
 
 /// The best few per second, direction and kind: the rest add cost, not knowledge.
 pub(super) fn thin(points: &[Point], offset_at: impl Fn(&Point) -> f64) -> Vec<Point> {
@@ -59,7 +60,13 @@ pub(super) fn thin(points: &[Point], offset_at: impl Fn(&Point) -> f64) -> Vec<P
             second = libm::floor(point.at_s);
             flush(&mut rank, &mut kept);
         }
-        rank[point.class()].push((point.delay(offset_at(point)), i));
+        let delay = point.delay(offset_at(point));
+        let rank_by = if point.side == Side::Told {
+            delay.abs()
+        } else {
+            delay
+        };
+        rank[point.class()].push((rank_by, i));
     }
     flush(&mut rank, &mut kept);
     kept
@@ -103,6 +110,29 @@ pub(super) fn best_of_one_side(points: &[Point]) -> Vec<Observation> {
         .map(|point| Observation {
             at_s: point.at_s,
             offset_us: point.offset_us,
+            variance: 1e4,
+        })
+        .collect()
+}
+
+/// Medians of three neighbours of what was told, so that one that is far off does not lead the first fit astray.
+pub(super) fn medians_of_told(points: &[Point]) -> Vec<Observation> {
+    let told: Vec<&Point> = points.iter().filter(|point| point.side == Side::Told).collect();
+    let median = |at: usize| {
+        let mut around: Vec<f64> = told[at.saturating_sub(1)..(at + 2).min(told.len())]
+            .iter()
+            .map(|point| point.offset_us)
+            .collect();
+        around.sort_unstable_by(f64::total_cmp);
+        match *around {
+            [low, _, high] | [low, high] if around.len() == 2 => (low + high) / 2.0,
+            _ => around[around.len() / 2],
+        }
+    };
+    (0..told.len())
+        .map(|at| Observation {
+            at_s: told[at].at_s,
+            offset_us: median(at),
             variance: 1e4,
         })
         .collect()
@@ -161,7 +191,11 @@ pub(super) fn scatters(points: &[Point], delays: &[f64]) -> [Scatter; CLASSES] {
             sorted(&|point| point.class() / 2 == class / 2)
         };
         if !delays.is_empty() {
-            *scatter = scatter_of(&delays);
+            *scatter = if class < TOLD {
+                scatter_of(&delays)
+            } else {
+                scatter_both_ways(&delays)
+            };
         }
     }
     scatters
@@ -178,6 +212,16 @@ fn scatter_of(sorted: &[f64]) -> Scatter {
     Scatter {
         mode,
         spread: (1.25 * mean).max(LEAST_SPREAD_US),
+    }
+}
+
+/// Around nothing, and on both sides: the median of how far off they are, as a standard deviation.
+fn scatter_both_ways(delays: &[f64]) -> Scatter {
+    let mut off: Vec<f64> = delays.iter().map(|delay| delay.abs()).collect();
+    off.sort_unstable_by(f64::total_cmp);
+    Scatter {
+        mode: 0.0,
+        spread: (1.4826 * off[off.len() / 2]).max(LEAST_SPREAD_US),
     }
 }
 
@@ -206,7 +250,7 @@ fn half_sample_mode(sorted: &[f64]) -> f64 {
 }
 
 /// How far the course must be lifted so that the least delays of both directions are equal; with one direction
-/// only, so that its least delay is zero.
+/// only, so that its least delay is zero, unless something was told.
 pub(super) fn level(points: &[Point], delays: &[f64]) -> f64 {
     let least = |side: Side| {
         let mut sorted: Vec<f64> = points
@@ -224,6 +268,7 @@ pub(super) fn level(points: &[Point], delays: &[f64]) -> f64 {
     };
     match (least(Side::Up), least(Side::Down)) {
         (Some(up), Some(down)) => (up - down) / 2.0,
+        _ if points.iter().any(|point| point.side == Side::Told) => 0.0,
         (Some(up), None) => up,
         (None, Some(down)) => -down,
         (None, None) => 0.0,

@@ -9,9 +9,14 @@
 //! delay, with scatter to one side. The curve is smoothed through the *mode* of each direction's scatter, trusting
 //! packets on the quick side of it and distrusting late ones by how late they are. Where the middle lies between
 //! the two curves nobody can see; the least delays are taken to be equal both ways.
+//!
+//! Offsets that were told (`Row::Told`) are what another program made of exchanges that are gone. They have no quick side:
+//! the curve runs through them, with less trust in one the farther it lies from it.
 
 use super::bounds::{Envelope, Place};
-use super::delays::{Point, best_of_one_side, best_per_stretch, level, middles, scatters, thin};
+use super::delays::{
+    Point, best_of_one_side, best_per_stretch, level, medians_of_told, middles, scatters, thin,
+};
 use super::evidence::{Fact, Side};
 use super::interval::Drift;
 use super::smoother::{Observation, Smoother, State, foretold};
@@ -103,6 +108,7 @@ fn near_the_envelope(evidence: &SegmentEvidence<'_>, origin: Origin) -> Vec<Poin
         let late = match sighting.side {
             Side::Up => bound.hi != i64::MAX && sighting.offset_ns.saturating_sub(bound.hi) > LATE_NS,
             Side::Down => bound.lo != i64::MIN && bound.lo.saturating_sub(sighting.offset_ns) > LATE_NS,
+            Side::Told => false,
         };
         if !late {
             points.push(Point {
@@ -129,7 +135,7 @@ struct Fit {
 
 impl Fit {
     /// Smooths the middles between the best packet up and the best down, over ever longer stretches until there
-    /// are some; with one direction only, its best packets.
+    /// are some; without pairs, what was told, and with one direction only, its best packets.
     fn begin(points: &[Point]) -> Self {
         let mut observations = Vec::new();
         for stretch_s in [1.0, 10.0, 100.0, f64::INFINITY] {
@@ -137,6 +143,9 @@ impl Fit {
             if observations.len() >= 8 || (observations.len() >= 2 && stretch_s > 50.0) {
                 break;
             }
+        }
+        if observations.is_empty() {
+            observations = medians_of_told(points);
         }
         if observations.is_empty() {
             observations = best_of_one_side(points);
@@ -159,7 +168,11 @@ impl Fit {
         self.observations.clear();
         for (point, &delay) in kept.iter().zip(&delays) {
             let scatter = scatters[point.class()];
-            let late = delay - scatter.mode;
+            let late = match point.side {
+                Side::Up | Side::Down => delay - scatter.mode,
+                // Who told it may have erred either way.
+                Side::Told => delay.abs(),
+            };
             let spread = scatter.spread * scatter.spread;
             let variance = if late <= 0.0 {
                 spread
@@ -171,6 +184,7 @@ impl Fit {
             let offset_us = match point.side {
                 Side::Up => point.offset_us - scatter.mode,
                 Side::Down => point.offset_us + scatter.mode,
+                Side::Told => point.offset_us,
             };
             self.observations.push(Observation {
                 at_s: point.at_s,

@@ -36,6 +36,14 @@ pub enum Row {
         hub_send: i64,
         dev_recv: i64,
     },
+    /// What somebody else made of exchanges that nobody kept: at device time `dev_ns` it was `hub_ns`, to within
+    /// `error_ns` if that is known. Without it the row helps the estimate, and bounds nothing.
+    Told {
+        hub_epoch: u64,
+        dev_ns: i64,
+        hub_ns: i64,
+        error_ns: Option<i64>,
+    },
 }
 
 /// All that is known of one clock: one boot of a device, or one epoch where the device names no boot.
@@ -86,10 +94,12 @@ pub(super) enum Side {
     Up,
     /// Hub to device: the offset was at least this.
     Down,
+    /// Neither: somebody says that the offset was about this.
+    Told,
 }
 
 /// One one-way fact: at device time `dev_ns`, hub time minus device time was at most (up) or at least (down)
-/// `offset_ns`, in the frame of the hub epoch with index `hub`.
+/// `offset_ns`, in the frame of the hub epoch with index `hub`; or about that, as it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fact {
     pub dev_ns: i64,
@@ -98,6 +108,8 @@ pub(super) struct Fact {
     pub hub: u32,
     /// True for half of an exchange, false for a frame or an ack.
     pub probe: bool,
+    /// True for an end of what was told: no packet's delay can be seen in it.
+    pub bounds_only: bool,
 }
 
 impl Fact {
@@ -106,6 +118,7 @@ impl Fact {
         match self.side {
             Side::Up => Interval::at_most(self.offset_ns).widen(resolution_ns),
             Side::Down => Interval::at_least(self.offset_ns).widen(resolution_ns),
+            Side::Told => Interval::ALL,
         }
     }
 }
@@ -153,6 +166,28 @@ pub(super) fn reduce(rows: &[Row], hubs: &BTreeMap<u64, u32>, drift: Drift, reso
                         facts.push(down);
                     })
             }
+            Row::Told {
+                hub_epoch,
+                dev_ns,
+                hub_ns,
+                error_ns,
+            } => {
+                let end = |side, by_ns: i64| {
+                    fact(hubs, hub_epoch, side, dev_ns, hub_ns.saturating_add(by_ns), false)
+                };
+                let told = end(Side::Told, 0).filter(|_| error_ns.is_none_or(|error_ns| error_ns >= 0));
+                told.map(|told| {
+                    facts.push(told);
+                    let ends = error_ns.and_then(|error_ns| {
+                        end(Side::Up, error_ns).zip(end(Side::Down, error_ns.saturating_neg()))
+                    });
+                    let ends = ends.into_iter().flat_map(|(up, down)| [up, down]);
+                    facts.extend(ends.map(|end| Fact {
+                        bounds_only: true,
+                        ..end
+                    }));
+                })
+            }
         };
         dropped += u64::from(added.is_none());
     }
@@ -173,9 +208,10 @@ pub(super) fn number_hub_epochs(evidence: &SessionEvidence) -> (Vec<u64>, BTreeM
         .flat_map(|device| &device.clocks)
         .flat_map(|clock| &clock.rows)
         .map(|row| match *row {
-            Row::Exchange { hub_epoch, .. } | Row::Up { hub_epoch, .. } | Row::Down { hub_epoch, .. } => {
-                hub_epoch
-            }
+            Row::Exchange { hub_epoch, .. }
+            | Row::Up { hub_epoch, .. }
+            | Row::Down { hub_epoch, .. }
+            | Row::Told { hub_epoch, .. } => hub_epoch,
         });
     let known = evidence
         .hub_epochs
@@ -222,6 +258,7 @@ fn fact(
         offset_ns: hub_ns - dev_ns,
         hub,
         probe,
+        bounds_only: false,
     })
 }
 
@@ -249,6 +286,7 @@ fn tick_ns(rows: &[Row]) -> i64 {
             } => stamps.extend([dev_send, dev_recv]),
             Row::Up { dev_send, .. } => stamps.push(dev_send),
             Row::Down { dev_recv, .. } => stamps.push(dev_recv),
+            Row::Told { dev_ns, .. } => stamps.push(dev_ns),
         }
     }
     stamps.sort_unstable();

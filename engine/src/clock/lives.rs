@@ -151,7 +151,8 @@ impl RunEnds {
                 .map(|fact| (fact.dev_ns, fact.interval(clock.resolution_ns))),
             drift,
         );
-        let sightings: Vec<Sighting> = facts.iter().map(|fact| Sighting::of(fact, 0)).collect();
+        let seen = facts.iter().filter(|fact| !fact.bounds_only);
+        let sightings: Vec<Sighting> = seen.map(|fact| Sighting::of(fact, 0)).collect();
         let knots = estimate(&SegmentEvidence {
             sightings: &sightings,
             envelope: &envelope,

@@ -44,6 +44,12 @@ pub enum Warning {
         key: [u8; 16],
         segment: u32,
     },
+    /// No bound can be given for a segment: what was told of it does not say how far off it may be.
+    ToldWithoutBound {
+        device: String,
+        key: [u8; 16],
+        segment: u32,
+    },
     /// Nothing at all is known of the clock.
     NoEvidence { device: String, key: [u8; 16] },
     /// Rows with impossible stamps were left out.
@@ -137,6 +143,12 @@ pub(super) fn warn_of_clock(device: &str, map: &ClockMap, dropped: u64, warnings
                 device: device(),
                 key,
             });
+        } else if upper.is_empty() && lower.is_empty() {
+            warnings.push(Warning::ToldWithoutBound {
+                device: device(),
+                key,
+                segment: segment_number,
+            });
         } else if upper.is_empty() || lower.is_empty() {
             warnings.push(Warning::OneSided {
                 device: device(),
@@ -228,6 +240,10 @@ impl fmt::Display for Warning {
             Self::OneSided { device, segment, .. } => write!(
                 f,
                 "{device}: clock segment {segment} has evidence of one direction only, so its times have no bound"
+            ),
+            Self::ToldWithoutBound { device, segment, .. } => write!(
+                f,
+                "{device}: clock segment {segment} rests on offsets that do not say how far off they may be, so its times have no bound"
             ),
             Self::NoEvidence { device, .. } => {
                 write!(

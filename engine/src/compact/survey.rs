@@ -108,6 +108,8 @@ pub enum EvidenceKind {
     Udp,
     InBand,
     Ack,
+    /// An offset that another recorder kept.
+    Told,
     /// Frames came, and the device had said when it sent them.
     Arrival,
     /// Frames came; the last sample in them stands for the time of sending.
@@ -120,6 +122,7 @@ impl EvidenceKind {
             Self::Udp => "udp",
             Self::InBand => "in_band",
             Self::Ack => "ack",
+            Self::Told => "told",
             Self::Arrival => "arrival",
             Self::Samples => "samples",
         }
@@ -581,6 +584,15 @@ fn probe(epoch: u32, row: &ProbeRow) -> Evidence {
                 hub_epoch,
                 hub_send: row.hub_send_ns,
                 dev_recv: row.dev_recv_ns,
+            },
+        ),
+        ProbeKind::Told => (
+            EvidenceKind::Told,
+            Row::Told {
+                hub_epoch,
+                dev_ns: row.dev_send_ns,
+                hub_ns: row.hub_recv_ns,
+                error_ns: i64::try_from(row.nonce).ok().filter(|&error_ns| error_ns > 0),
             },
         ),
     };

@@ -386,6 +386,13 @@ fn clock_probes(surveys: &[DeviceSurvey]) -> Table {
             hub_send,
             dev_recv,
         } => (hub_epoch, [0, 0, hub_send, dev_recv]),
+        // What it may be off is in the log: the published bound has it.
+        Row::Told {
+            hub_epoch,
+            dev_ns,
+            hub_ns,
+            ..
+        } => (hub_epoch, [dev_ns, hub_ns, 0, 0]),
     };
     let mut table = Table::new(false)
         .text("device", rows.iter().map(|(survey, _)| survey.device.as_str()))

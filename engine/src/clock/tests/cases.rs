@@ -130,3 +130,81 @@ fn a_fast_clock_and_a_coarse_one_are_told_of() {
     let map = alignment.map("phone", 3).expect("the epoch is listed");
     assert!(map.at(50 * SECOND).half_width_ns > 3e6);
 }
+
+/// A clock that runs 30 ppm fast and wanders by a slow wave of half a millisecond, of which another recorder told the offset
+/// every 5 s, off by up to 60 us and sometimes by a second.
+fn told(error_ns: Option<i64>) -> (SessionEvidence, impl Fn(i64) -> i64) {
+    let truth = |dev_ns: i64| {
+        let seconds = dev_ns as f64 / 1e9;
+        dev_ns + SECOND - (seconds * 30_000.0) as i64 + (5e5 * libm::sin(seconds / 300.0)) as i64
+    };
+    let mut evidence = heard(0, false, false);
+    evidence.devices[0].clocks[0].rows = (0..240i64)
+        .map(|i| {
+            let dev_ns = i * 5 * SECOND + (i * i * 7_919) % 1_000_003;
+            let scatter_ns = (i * i * 104_729) % 120_001 - 60_000;
+            let garbage_ns = if i % 53 == 0 { SECOND } else { 0 };
+            Row::Told {
+                hub_epoch: 1,
+                dev_ns,
+                hub_ns: truth(dev_ns) + scatter_ns + garbage_ns,
+                error_ns: error_ns.map(|error_ns| error_ns + garbage_ns),
+            }
+        })
+        .collect();
+    (evidence, truth)
+}
+
+#[test]
+fn told_offsets_are_followed_and_bound_nothing() {
+    let (evidence, truth) = told(None);
+    let alignment = align(&evidence, &Options::default());
+    let map = alignment.map("phone", 3).expect("the epoch is listed");
+    let mut squares = 0.0;
+    for i in 0..1_190i64 {
+        let placed = map.at(i * SECOND);
+        assert_eq!(placed.half_width_ns, f64::INFINITY);
+        let off_ns = placed.session_ns.abs_diff(truth(i * SECOND)) as f64;
+        assert!(off_ns < 6e4, "at {i} s off by {off_ns} ns");
+        squares += off_ns * off_ns;
+    }
+    // What was told scatters by 35 us RMS.
+    assert!(libm::sqrt(squares / 1_190.0) < 15_000.0, "{squares}");
+    assert!(matches!(
+        alignment.warnings(),
+        [Warning::ToldWithoutBound { segment: 0, .. }]
+    ));
+}
+
+#[test]
+fn told_offsets_with_a_bound_bound() {
+    let (evidence, truth) = told(Some(100_000));
+    let alignment = align(&evidence, &Options::default());
+    assert!(alignment.warnings().is_empty(), "{:?}", alignment.warnings());
+    let map = alignment.map("phone", 3).expect("the epoch is listed");
+    for i in 0..1_190i64 {
+        super::world::assert_inside(map, i * SECOND, truth(i * SECOND));
+        // A tenth of a millisecond told, and up to 5 s of drift where the nearest was garbage.
+        assert!(map.at(i * SECOND).half_width_ns < 8e5, "{:?}", map.at(i * SECOND));
+    }
+    let (mut evidence, _) = told(None);
+    evidence.devices[0].clocks[0].rows = vec![
+        Row::Told {
+            hub_epoch: 1,
+            dev_ns: i64::MAX,
+            hub_ns: 0,
+            error_ns: None,
+        },
+        Row::Told {
+            hub_epoch: 1,
+            dev_ns: 0,
+            hub_ns: 0,
+            error_ns: Some(-1),
+        },
+    ];
+    let alignment = align(&evidence, &Options::default());
+    assert!(matches!(
+        alignment.warnings(),
+        [Warning::RowsDropped { rows: 2, .. }, ..]
+    ));
+}

@@ -143,6 +143,7 @@ fn a_sleep_of_five_milliseconds_is_found() {
                 Row::Down {
                     hub_send, dev_recv, ..
                 } => *hub_send = later(*dev_recv, *hub_send),
+                Row::Told { dev_ns, hub_ns, .. } => *hub_ns = later(*dev_ns, *hub_ns),
             }
         }
         let alignment = align(&evidence, &Options::default());

@@ -30,7 +30,9 @@ enum Verb {
     ///
     /// The folder holds exchanges.csv (hub send, device receive, device send, hub receive, boot), and may hold
     /// frames_up.csv (device send, hub receive, boot) and acks_down.csv (hub send, device receive, boot): whole
-    /// nanoseconds, a line of names first, packed by gzip or not.
+    /// nanoseconds, a line of names first, packed by gzip or not. What another recorder made of exchanges that it did not
+    /// keep goes into offsets.csv (device time, hub time less device time, boot), beside them or alone: it helps the
+    /// estimate, and bounds nothing.
     Fit(Fit),
     /// Draws the clocks of a session: how they wandered, the delays that show it, and the bound.
     Plot(plot::Plot),
@@ -58,6 +60,10 @@ struct Fit {
     /// Widens each bound by what a standstill could hide in.
     #[arg(long)]
     guard_steps: bool,
+    /// How old an offset of offsets.csv was when it was written down, on average. For LabRecorder's it is 1.256 s: liblsl
+    /// renews its offset every 2 s, from a burst that lasts half a second.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    offset_age: f64,
     /// The most that the device's clock may be fast or slow, in parts per million.
     #[arg(
         long,
@@ -147,7 +153,15 @@ fn aligned(fit: &Fit) -> Result<(Vec<Row>, Report)> {
         );
         return Err(Failure::Usage(what));
     }
-    let evidence = Evidence::read(&fit.evidence, fit.no_boot_id)?;
+    if !(0.0..=3_600.0).contains(&fit.offset_age) {
+        let what = format!(
+            "--offset-age {}: it must lie between 0 and 3600 seconds",
+            fit.offset_age
+        );
+        return Err(Failure::Usage(what));
+    }
+    let offset_age_ns = (fit.offset_age * 1e9) as i64;
+    let evidence = Evidence::read(&fit.evidence, fit.no_boot_id, offset_age_ns)?;
     let moments = match &fit.at {
         Some(path) => evidence::moments(path, fit.no_boot_id)?,
         None => evidence.moments(),
@@ -382,6 +396,7 @@ mod tests {
             live: false,
             no_boot_id: false,
             guard_steps: false,
+            offset_age: 0.0,
             max_drift_ppm: 100.0,
         }
     }
@@ -515,7 +530,7 @@ mod tests {
             .expect_err("no folder")
             .to_string();
         assert!(
-            failure.ends_with("is a file; name the folder that holds exchanges.csv"),
+            failure.ends_with("is a file; name the folder that holds exchanges.csv or offsets.csv"),
             "{failure}"
         );
         std::fs::remove_file(&path).expect("removed");
@@ -524,6 +539,41 @@ mod tests {
             .expect_err("no exchanges")
             .to_string();
         assert!(failure.contains("is no folder of evidence"), "{failure}");
+    }
+
+    #[test]
+    fn offsets_that_another_recorder_kept_place_a_clock_without_bound() {
+        let made = make(1_200, &[(0, 4_000_000_000)]);
+        std::fs::remove_file(made.dir.path().join("exchanges.csv")).expect("removed");
+        // Every 5 s what was true 1.2 s before, to within 40 us; each third is the one before it, told again.
+        let mut offsets = "time,offset\n".to_owned();
+        let mut told = 0;
+        for (nth, (device, hub)) in (0i64..).zip(made.truth.iter().step_by(5)) {
+            if nth % 3 != 2 {
+                told = hub - device + (nth * 7_919) % 80_001 - 40_000 + 1_200_000_000 / 50_000;
+            }
+            // Off any grid, so that no coarse clock is seen.
+            writeln!(offsets, "{},{told}", device + (nth * nth * 7_919) % 100_003)
+                .expect("a string takes all");
+        }
+        std::fs::write(made.dir.path().join("offsets.csv"), offsets).expect("written");
+        let scored = |offset_age| {
+            let (report, score) = score(&Fit {
+                offset_age,
+                ..fit(&made)
+            });
+            assert_eq!((report.unbounded, report.points), (1_200, 1_200));
+            assert_eq!(report.observations, 160);
+            assert!(
+                report.warnings[0].contains("do not say how far off"),
+                "{report:?}"
+            );
+            score
+        };
+        let (as_stamped, by_age) = (scored(0.0), scored(1.2));
+        // 1.2 s at 20 ppm.
+        assert!((as_stamped.bias_us.abs() - 24.0).abs() < 6.0, "{as_stamped:?}");
+        assert!(by_age.rms_us < 12.0, "{by_age:?}");
     }
 
     #[test]

@@ -32,7 +32,7 @@ struct Packet {
 #[derive(Debug)]
 pub struct Evidence {
     clocks: Vec<Clock>,
-    /// Device times of the exchanges, with the clock that each is of.
+    /// Device times of the exchanges and the offsets, with the clock that each is of.
     probes: Vec<(i64, u32)>,
 }
 
@@ -59,38 +59,44 @@ pub struct Moment {
 
 impl Evidence {
     /// Reads a folder.
-    pub fn read(dir: &Path, no_boot_id: bool) -> Result<Self> {
+    pub fn read(dir: &Path, no_boot_id: bool, offset_age_ns: i64) -> Result<Self> {
         if dir.is_file() {
             let what = format!(
-                "{} is a file; name the folder that holds exchanges.csv",
+                "{} is a file; name the folder that holds exchanges.csv or offsets.csv",
                 dir.display()
             );
             return Err(Failure::fault(what));
         }
         let mut packets = Vec::new();
-        let exchanges = find(dir, "exchanges")?.ok_or_else(|| {
-            Failure::fault(format!(
-                "{} holds no exchanges.csv and no exchanges.csv.gz: it is no folder of evidence",
+        let (exchanges, offsets) = (find(dir, "exchanges")?, find(dir, "offsets")?);
+        if exchanges.is_none() && offsets.is_none() {
+            return Err(Failure::fault(format!(
+                "{} holds no exchanges.csv and no offsets.csv, packed by gzip or not: it is no folder of evidence",
                 dir.display()
-            ))
-        })?;
-        for_rows(&exchanges, 4, |_, stamps| {
-            let &[hub_send, dev_recv, dev_send, hub_recv, ..] = stamps else {
-                return;
-            };
-            packets.push(Packet {
-                row: Row::Exchange {
-                    hub_epoch: HUB_EPOCH,
-                    dev_send,
-                    hub_recv,
-                    hub_send,
-                    dev_recv,
-                },
-                dev_ns: dev_send,
-                hub_ns: hub_recv,
-                boot: stamps.get(4).copied().unwrap_or(0),
-            });
-        })?;
+            )));
+        }
+        if let Some(path) = exchanges {
+            for_rows(&path, 4, |_, stamps| {
+                let &[hub_send, dev_recv, dev_send, hub_recv, ..] = stamps else {
+                    return;
+                };
+                packets.push(Packet {
+                    row: Row::Exchange {
+                        hub_epoch: HUB_EPOCH,
+                        dev_send,
+                        hub_recv,
+                        hub_send,
+                        dev_recv,
+                    },
+                    dev_ns: dev_send,
+                    hub_ns: hub_recv,
+                    boot: stamps.get(4).copied().unwrap_or(0),
+                });
+            })?;
+        }
+        if let Some(path) = offsets {
+            read_offsets(&path, offset_age_ns, &mut packets)?;
+        }
         let probes = packets.len();
         if let Some(path) = find(dir, "frames_up")? {
             for_rows(&path, 2, |_, stamps| {
@@ -225,6 +231,31 @@ impl Evidence {
         };
         self.probes.iter().map(moment).collect()
     }
+}
+
+/// Offsets that another recorder kept. One that is the same to the nanosecond as the one before it is that one, told again.
+fn read_offsets(path: &Path, age_ns: i64, packets: &mut Vec<Packet>) -> Result {
+    let mut last = None;
+    for_rows(path, 2, |_, stamps| {
+        let &[told_ns, offset_ns, ..] = stamps else { return };
+        let dev_ns = told_ns.saturating_sub(age_ns);
+        let boot = stamps.get(2).copied().unwrap_or(0);
+        if last.replace((offset_ns, boot)) == Some((offset_ns, boot)) {
+            return;
+        }
+        let hub_ns = dev_ns.saturating_add(offset_ns);
+        packets.push(Packet {
+            row: Row::Told {
+                hub_epoch: HUB_EPOCH,
+                dev_ns,
+                hub_ns,
+                error_ns: None,
+            },
+            dev_ns,
+            hub_ns,
+            boot,
+        });
+    })
 }
 
 /// Numbers the lives of the device's clock by what the hub saw of it.
