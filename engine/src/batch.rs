@@ -36,7 +36,8 @@ pub struct Batch {
 pub(crate) struct Item {
     pub handle: LogHandle,
     pub frame: Bytes,
-    pub stamp: Stamp,
+    /// None if nobody knows when it came.
+    pub stamp: Option<Stamp>,
 }
 
 impl Batch {
@@ -49,6 +50,19 @@ impl Batch {
     /// # Errors
     /// A refusal for what is no frame of this device, session and epoch; the batch is as it was.
     pub fn push(&mut self, handle: LogHandle, frame: Bytes, stamp: Stamp) -> Result<(), Refusal> {
+        self.take(handle, frame, Some(stamp))
+    }
+
+    /// [`Batch::push`] for a frame made of somebody else's recording: nobody knows when it came, so its arrival says nothing
+    /// of its device's clock.
+    ///
+    /// # Errors
+    /// As [`Batch::push`].
+    pub fn push_imported(&mut self, handle: LogHandle, frame: Bytes) -> Result<(), Refusal> {
+        self.take(handle, frame, None)
+    }
+
+    fn take(&mut self, handle: LogHandle, frame: Bytes, stamp: Option<Stamp>) -> Result<(), Refusal> {
         check(handle, &frame)?;
         self.frame_bytes += frame.len();
         self.items.push(Item { handle, frame, stamp });

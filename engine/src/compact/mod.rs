@@ -48,7 +48,7 @@ pub use frames::Place;
 pub use live::roll;
 pub use manifest::{
     ALIGNMENT_VERSION, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact, SegmentFact,
-    StreamFact, TableFact, TakenFact,
+    StreamFact, TableFact, TakenFact, rfc3339,
 };
 pub use maps::{PublishedMap, PublishedProbe, check_clock_tables, earlier_map, read_map, read_probes};
 pub use receipt::{

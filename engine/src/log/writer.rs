@@ -576,7 +576,7 @@ impl Log {
     }
 
     fn arrived(&mut self, item: &Item, lane: Lane, sequence: u64) {
-        let stamp = item.stamp;
+        let Some(stamp) = item.stamp else { return };
         if let Some(last) = self.arrivals.last_mut()
             && (last.epoch, last.lane) == (item.handle.epoch, lane as u8)
             && (last.hub_epoch, last.hub_recv_ns, last.dev_send_ns)

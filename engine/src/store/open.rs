@@ -71,6 +71,14 @@ impl Store {
         Ok(())
     }
 
+    /// The id of the hub in a folder, which every segment of its logs carries.
+    ///
+    /// # Errors
+    /// [`OpenError::NotAHub`], or that `hub.json` can't be read.
+    pub fn read_hub_id(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
+        read_hub_id(disk)
+    }
+
     /// Opens a hub's folder and recovers what a crash left.
     pub fn open(
         disk: Arc<dyn Disk>,

@@ -65,6 +65,8 @@ enum Verb {
     Compact(commands::compact::Arguments),
     /// Aligns the clocks of a session anew from its logs, and says how far its times moved.
     Realign(commands::realign::Arguments),
+    /// Takes a recording that was made with something else into a session of its own.
+    Import(commands::import::Arguments),
     /// Aligns clocks from evidence that was gathered elsewhere, and draws those of a session.
     Clock(commands::clock::Arguments),
     /// Whether a disk is one to record on.
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         Verb::Recover(verb) => commands::recover::run(verb, dir, &output),
         Verb::Compact(verb) => commands::compact::run(verb, dir, &output),
         Verb::Realign(verb) => commands::realign::run(verb, dir, &output),
+        Verb::Import(verb) => commands::import::run(verb, dir, &output),
         Verb::Clock(verb) => commands::clock::run(verb, dir, &output),
         Verb::Selftest(verb) => commands::selftest::run(verb, &output),
         Verb::Completions(verb) => commands::completions::run(verb, &output),

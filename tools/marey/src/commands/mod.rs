@@ -7,6 +7,7 @@ pub mod completions;
 pub mod demo;
 pub mod device;
 pub mod hub;
+pub mod import;
 pub mod info;
 pub mod init;
 pub mod realign;
