@@ -53,6 +53,7 @@ impl LocalHub {
             devices: None,
             metadata: Default::default(),
             max_drift_ppm: None,
+            max_time_error_us: None,
         };
         local.ask(Request::SessionStart {
             session,

@@ -58,6 +58,8 @@ pub struct NewSession {
     pub metadata: BTreeMap<String, String>,
     /// Declared maximum of any device clock's rate error, in parts per million.
     pub max_drift_ppm: f64,
+    /// A bound wider than this, in microseconds, is warned of. It changes no time.
+    pub max_time_error_us: Option<f64>,
 }
 
 impl NewSession {
@@ -68,6 +70,7 @@ impl NewSession {
             roster: None,
             metadata: BTreeMap::new(),
             max_drift_ppm: 100.0,
+            max_time_error_us: None,
         }
     }
 }
@@ -85,6 +88,9 @@ pub struct Session {
     pub started: Option<Moment>,
     pub stopped: Option<Moment>,
     pub max_drift_ppm: f64,
+    /// The widest bound that was asked for, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_time_error_us: Option<f64>,
     /// Of the newest seal; 0 before the first.
     pub generation: u32,
     pub metadata: BTreeMap<String, String>,
@@ -134,6 +140,7 @@ impl Session {
             started: None,
             stopped: None,
             max_drift_ppm: new.max_drift_ppm,
+            max_time_error_us: new.max_time_error_us,
             generation: 0,
             metadata: new.metadata,
         }
@@ -142,6 +149,26 @@ impl Session {
     /// Whether the roster lets a device take part.
     pub fn admits(&self, device: &DeviceId) -> bool {
         self.roster.as_ref().is_none_or(|roster| roster.contains(device))
+    }
+
+    /// What to say of a device's stream whose widest published bound is `err_us_max` (none: infinite), if that is more than
+    /// was asked for.
+    pub(crate) fn wider_than_asked(
+        &self,
+        device: &DeviceId,
+        stream: &str,
+        err_us_max: Option<f32>,
+    ) -> Option<String> {
+        let asked_us = self.max_time_error_us?;
+        let is = match err_us_max {
+            Some(err_us) if f64::from(err_us) <= asked_us => return None,
+            Some(err_us) => format!("a bound of up to {:.3} ms", err_us / 1e3),
+            None => "times without bound".to_owned(),
+        };
+        Some(format!(
+            "{device}: {stream} has {is}; the session asks for {:.3} ms",
+            asked_us / 1e3
+        ))
     }
 
     /// The error for a verb that this state does not take.

@@ -13,6 +13,7 @@ mod sessions;
 
 use crate::batch::LogHandle;
 use crate::catalog::{Catalog, Identity};
+use crate::clock::LiveBound;
 use crate::disk::{Disk, LockGuard, Space};
 use crate::error::StorageError;
 use crate::journal::Journal;
@@ -20,7 +21,7 @@ use crate::log::{Flushing, JournalFound, Log};
 use crate::options::Options;
 use crate::session::Session;
 use crate::state::StreamVersions;
-use crate::time::HubClock;
+use crate::time::{HubClock, HubInstant};
 use marey_format::journal::RecordBuilder;
 use marey_format::wire::{Acked, Holes};
 use marey_format::{DeviceId, SessionId};
@@ -127,6 +128,8 @@ pub struct LogStatus {
     pub last_arrival_ns: Option<i64>,
     /// By `NAME@N`: samples, and whether its end was stated in the newest epoch that has it.
     pub streams: BTreeMap<String, StreamStatus>,
+    /// Its clock now; none if nothing was heard of it since the hub was opened.
+    pub clock: Option<LiveBound>,
 }
 
 /// Where one stream of one log stands.
@@ -198,8 +201,9 @@ impl Store {
 
     /// Where every log in memory stands.
     pub fn log_status(&self) -> Vec<LogStatus> {
+        let now = self.clock.now();
         let inner = self.inner();
-        let mut found: Vec<_> = inner.logs.iter().map(status).collect();
+        let mut found: Vec<_> = inner.logs.iter().map(|log| status(log, now)).collect();
         found.sort_by(|a, b| (&a.session, &a.device).cmp(&(&b.session, &b.device)));
         found
     }
@@ -247,7 +251,7 @@ impl Inner {
     }
 }
 
-fn status(log: &Log) -> LogStatus {
+fn status(log: &Log, now: HubInstant) -> LogStatus {
     let mut streams: BTreeMap<String, StreamStatus> = BTreeMap::new();
     for epoch in log.state.epochs() {
         for stream in epoch.streams.values() {
@@ -265,5 +269,6 @@ fn status(log: &Log) -> LogStatus {
         samples: log.state.samples,
         last_arrival_ns: log.state.last_arrival_ns,
         streams,
+        clock: log.clock.at(now.epoch.0, now.ns, log.max_drift_ppm),
     }
 }

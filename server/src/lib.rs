@@ -36,6 +36,7 @@ pub mod tls;
 pub mod protocol;
 
 mod attached;
+mod clocks;
 mod connection;
 mod ingest;
 mod mailbox;

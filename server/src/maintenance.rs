@@ -14,6 +14,7 @@ use marey_engine::time::HubInstant;
 use marey_engine::{Session, SessionState, StorageError};
 use marey_format::SessionId;
 
+use crate::clocks::ClockWatch;
 use crate::reception::Reception;
 use crate::state::HubState;
 
@@ -128,6 +129,7 @@ pub(crate) struct Keeper {
     failed: HashMap<SessionId, HubInstant>,
     rolling: Rolling,
     asides: Asides,
+    clocks: ClockWatch,
 }
 
 impl Keeper {
@@ -137,6 +139,7 @@ impl Keeper {
             failed: HashMap::new(),
             rolling: Rolling::default(),
             asides: Asides::new(state),
+            clocks: ClockWatch::default(),
         }
     }
 
@@ -147,6 +150,7 @@ impl Keeper {
         self.failed.retain(|_, at| since_ms(*at, now) < RETRY_MS);
         let sessions = state.sessions();
         state.quarantine.keep(&sessions);
+        self.clocks.turn(state, &sessions);
         for session in sessions.iter() {
             if is_ending() {
                 return;

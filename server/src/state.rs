@@ -10,6 +10,7 @@ use marey_engine::{SessionState, Store};
 use marey_format::clock::StampKey;
 use tokio::sync::watch;
 
+use crate::clocks;
 use crate::config::{HubConfig, Listen};
 use crate::health::{JSON, METRICS, Page, Pages};
 use crate::ingest::Ingest;
@@ -132,7 +133,7 @@ impl HubState {
             .iter()
             .filter(|s| s.state == SessionState::Recording)
             .count();
-        self.metrics.render(&Gauges {
+        let mut text = self.metrics.render(&Gauges {
             connections: u64::from(gate.connections),
             half_open: u64::from(gate.half_open),
             crowded: gate.refused,
@@ -144,7 +145,9 @@ impl HubState {
             storage_works: health.poisoned.is_none(),
             unreadable_places: self.quarantine.places().len() as u64,
             certificate_not_after_s: self.certificate_not_after_s,
-        })
+        });
+        text += &clocks::metrics(&self.store.log_status(), &self.sessions());
+        text
     }
 
     fn health_text(&self) -> String {

@@ -194,6 +194,7 @@ impl Lab {
             devices: devices.map(|names| names.iter().map(|name| device(name)).collect()),
             metadata: Default::default(),
             max_drift_ppm: None,
+            max_time_error_us: None,
         };
         self.ask(Request::SessionStart {
             session: id.clone(),

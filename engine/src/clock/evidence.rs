@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::interval::{Drift, Interval};
+use marey_format::clock::{ProbeKind, ProbeRow};
 
 /// One clock exchange or one half of it. All stamps in nanoseconds: `dev_*` of the device's clock, `hub_*` of the
 /// hub's monotonic clock within `hub_epoch`.
@@ -44,6 +45,33 @@ pub enum Row {
         hub_ns: i64,
         error_ns: Option<i64>,
     },
+}
+
+impl Row {
+    /// What a row of a log's probes says.
+    pub fn of_probe(row: &ProbeRow) -> Self {
+        let hub_epoch = row.hub_epoch.0;
+        match row.kind {
+            ProbeKind::Udp | ProbeKind::InBand => Self::Exchange {
+                hub_epoch,
+                dev_send: row.dev_send_ns,
+                hub_recv: row.hub_recv_ns,
+                hub_send: row.hub_send_ns,
+                dev_recv: row.dev_recv_ns,
+            },
+            ProbeKind::Ack => Self::Down {
+                hub_epoch,
+                hub_send: row.hub_send_ns,
+                dev_recv: row.dev_recv_ns,
+            },
+            ProbeKind::Told => Self::Told {
+                hub_epoch,
+                dev_ns: row.dev_send_ns,
+                hub_ns: row.hub_recv_ns,
+                error_ns: i64::try_from(row.nonce).ok().filter(|&error_ns| error_ns > 0),
+            },
+        }
+    }
 }
 
 /// All that is known of one clock: one boot of a device, or one epoch where the device names no boot.

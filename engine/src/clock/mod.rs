@@ -100,6 +100,7 @@ mod estimate;
 mod smoother;
 
 mod course;
+mod live;
 mod map;
 mod warnings;
 
@@ -109,5 +110,6 @@ mod tests;
 pub use align::{Alignment, Options, align};
 pub use evidence::{ClockEvidence, DeviceEvidence, Row, SessionEvidence, WallReading};
 pub use hub_epochs::{HubEpoch, TiedBy};
+pub use live::{LiveBound, LiveClock};
 pub use map::{ClockMap, Cursor, MapRow, Placed, Published};
 pub use warnings::Warning;

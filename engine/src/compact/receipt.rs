@@ -197,11 +197,17 @@ impl Receipt {
         generation: u32,
         surveys: &[DeviceSurvey],
         streams: &[StreamOutcome<'_>],
-        warnings: Vec<String>,
+        mut warnings: Vec<String>,
         manifest: &Hashes,
     ) -> Self {
         let owing = owing(session, surveys);
         let streams: Vec<StreamReceipt> = streams.iter().map(StreamReceipt::of).collect();
+        warnings.extend(
+            streams
+                .iter()
+                .filter(|it| it.parquet > 0)
+                .filter_map(|it| session.wider_than_asked(&it.device, &it.stream, it.time_err_us_max)),
+        );
         let kept_out: Vec<KeptOutFact> = surveys.iter().flat_map(kept_out).collect();
         let damage: Vec<DamageFact> = surveys.iter().flat_map(damage).collect();
         let unreadable: Vec<UnreadableFact> = surveys.iter().flat_map(unreadable).collect();

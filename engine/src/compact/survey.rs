@@ -567,35 +567,13 @@ fn misfit(frame: &FrameEntry, why: &str) -> Misfit {
 }
 
 fn probe(epoch: u32, row: &ProbeRow) -> Evidence {
-    let hub_epoch = row.hub_epoch.0;
-    let exchange = Row::Exchange {
-        hub_epoch,
-        dev_send: row.dev_send_ns,
-        hub_recv: row.hub_recv_ns,
-        hub_send: row.hub_send_ns,
-        dev_recv: row.dev_recv_ns,
+    let kind = match row.kind {
+        ProbeKind::Udp => EvidenceKind::Udp,
+        ProbeKind::InBand => EvidenceKind::InBand,
+        ProbeKind::Ack => EvidenceKind::Ack,
+        ProbeKind::Told => EvidenceKind::Told,
     };
-    let (kind, row) = match row.kind {
-        ProbeKind::Udp => (EvidenceKind::Udp, exchange),
-        ProbeKind::InBand => (EvidenceKind::InBand, exchange),
-        ProbeKind::Ack => (
-            EvidenceKind::Ack,
-            Row::Down {
-                hub_epoch,
-                hub_send: row.hub_send_ns,
-                dev_recv: row.dev_recv_ns,
-            },
-        ),
-        ProbeKind::Told => (
-            EvidenceKind::Told,
-            Row::Told {
-                hub_epoch,
-                dev_ns: row.dev_send_ns,
-                hub_ns: row.hub_recv_ns,
-                error_ns: i64::try_from(row.nonce).ok().filter(|&error_ns| error_ns > 0),
-            },
-        ),
-    };
+    let row = Row::of_probe(row);
     Evidence { epoch, kind, row }
 }
 

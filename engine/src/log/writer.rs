@@ -5,10 +5,12 @@
 
 use super::flushing::{Flushing, Seal};
 use crate::batch::Item;
+use crate::clock::{LiveClock, Row};
 use crate::session::Session;
-use crate::state::{Judged, LogState, Meaning, StreamVersions, Violation};
+use crate::state::{EpochState, Judged, LogState, Meaning, StreamVersions, Violation};
 use crate::time::HubInstant;
 use marey_format::checksum::crc32;
+use marey_format::clock::ProbeRow;
 use marey_format::frame::{Frame, Kind, Lane, control_frame};
 use marey_format::log::{Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
 use marey_format::payload::{Arrival, Assign, Checkpoint, EpochMark, Event, WallReading};
@@ -31,6 +33,10 @@ pub(crate) struct Log {
     segment_bytes: u64,
     segment_bytes_max: u64,
     arrivals: Vec<Arrival>,
+    /// The bound of its clock while it is recorded.
+    pub clock: LiveClock,
+    /// Of the session.
+    pub max_drift_ppm: f64,
     writes: u64,
     /// Hub time of the call under way, for the frames that the hub writes.
     now: HubInstant,
@@ -130,6 +136,8 @@ impl Log {
             segment_bytes: grown.clamp(segment_bytes.0, segment_bytes.1),
             segment_bytes_max: segment_bytes.1,
             arrivals: Vec::new(),
+            clock: LiveClock::default(),
+            max_drift_ppm: 100.0,
             writes: 0,
             now: HubInstant {
                 epoch: HubEpoch(0),
@@ -209,8 +217,26 @@ impl Log {
         if let Some(assign) = assign.as_ref().filter(|_| is_declaration) {
             self.assign(assign);
         }
+        if header.kind == Kind::PROBES {
+            let rows = ProbeRow::rows(frame.payload()).into_iter().flatten();
+            rows.for_each(|row| self.heard(epoch, &Row::of_probe(&row)));
+        }
         self.arrived(item, header.lane, header.sequence);
         Ok(())
+    }
+
+    /// Evidence of an epoch's clock came.
+    fn heard(&mut self, epoch: u32, row: &Row) {
+        let key = |epoch: &EpochState| match epoch.boot.is_known() {
+            true => epoch.boot.0,
+            false => epoch.id.0,
+        };
+        let epochs = self.state.epochs();
+        let (of, newest) = (epochs.get(epoch as usize).map(key), epochs.last().map(key));
+        // What an earlier life still hands in says nothing of now.
+        if let Some(key) = of.filter(|_| of == newest) {
+            self.clock.hear(key, row, self.max_drift_ppm);
+        }
     }
 
     /// What a stream was declared as that was never given a version.
@@ -585,6 +611,14 @@ impl Log {
         {
             last.sequences.1 = sequence;
             return;
+        }
+        if let Some(dev_send) = stamp.dev_send_ns {
+            let row = Row::Up {
+                hub_epoch: stamp.hub.epoch.0,
+                dev_send,
+                hub_recv: stamp.hub.ns,
+            };
+            self.heard(item.handle.epoch, &row);
         }
         self.arrivals.push(Arrival {
             epoch: item.handle.epoch,

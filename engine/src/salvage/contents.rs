@@ -148,10 +148,22 @@ pub fn contents(
     };
     let devices: Result<Vec<DeviceContents>, CompactError> =
         surveys.iter().map(|survey| looking.device(survey)).collect();
-    let warnings = timeline
+    let devices = devices?;
+    let mut warnings: Vec<String> = timeline
         .iter()
         .flat_map(|timeline| timeline.alignment().warnings())
-        .map(ToString::to_string);
+        .map(ToString::to_string)
+        .collect();
+    if let Some(session) = session {
+        let streams = devices
+            .iter()
+            .flat_map(|device| device.streams.iter().map(move |stream| (&device.device, stream)));
+        warnings.extend(
+            streams
+                .filter(|(_, stream)| stream.samples > 0)
+                .filter_map(|(device, it)| session.wider_than_asked(device, &it.stream, it.time_err_us_max)),
+        );
+    }
     Ok(SessionContents {
         session: id.clone(),
         state: session.map(|session| session.state),
@@ -159,8 +171,8 @@ pub fn contents(
         generation,
         complete: looking.receipt.as_ref().map(|receipt| receipt.complete),
         late_frames,
-        devices: devices?,
-        warnings: warnings.collect(),
+        devices,
+        warnings,
         faults: surveys.iter().map(|survey| survey.faults.len()).sum(),
         unreadable: source
             .view

@@ -418,8 +418,10 @@ impl Store {
                 number
             }
         };
-        let recording = guard.sessions[&open.session].session.state == SessionState::Recording;
+        let session = &guard.sessions[&open.session].session;
+        let recording = session.state == SessionState::Recording;
         let log = &mut guard.logs[number as usize];
+        log.max_drift_ppm = session.max_drift_ppm;
         let before = log.end();
         if log.state.wall.is_none_or(|known| known.hub_epoch != now.epoch) {
             log.wall(&wall, now);

@@ -24,6 +24,7 @@ use marey_engine::Session;
 use marey_format::{DeviceId, SessionId};
 use serde::{Deserialize, Serialize};
 
+pub use crate::clocks::ClockView;
 use crate::pki::{DeviceBundle, DeviceRecord};
 use crate::state::Bound;
 
@@ -103,6 +104,9 @@ pub struct SessionSpec {
     /// Declared maximum of any device clock's rate error; none for 100.
     #[serde(default)]
     pub max_drift_ppm: Option<f64>,
+    /// The widest bound that nobody is to be warned of, in microseconds.
+    #[serde(default)]
+    pub max_time_error_us: Option<f64>,
 }
 
 /// One line of an answer.
@@ -191,6 +195,9 @@ pub struct LogView {
     pub epochs: u64,
     /// Its streams.
     pub streams: Vec<StreamView>,
+    /// Its clock now; none if nothing was heard of it since the hub was started.
+    #[serde(default)]
+    pub clock: Option<ClockView>,
 }
 
 /// One stream of a log.

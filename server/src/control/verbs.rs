@@ -9,7 +9,9 @@ use marey_engine::{NewSession, SealError, Sealed, Session, SessionError, Session
 use marey_format::types::hex;
 use marey_format::{DeviceId, RefusalCode, SessionId};
 
-use super::{DeviceView, LogView, Request, Response, SessionSpec, SessionView, StatusView, StreamView};
+use super::{
+    ClockView, DeviceView, LogView, Request, Response, SessionSpec, SessionView, StatusView, StreamView,
+};
 use crate::config::Listen;
 use crate::pki::{Authority, DeviceBundle, DeviceRecord, Registry, host_name, local_addresses};
 use crate::state::HubState;
@@ -200,6 +202,15 @@ fn create(desk: &Desk<'_>, spec: SessionSpec) -> Result<Session, String> {
             new.max_drift_ppm
         ));
     }
+    new.max_time_error_us = spec.max_time_error_us;
+    if let Some(asked_us) = new
+        .max_time_error_us
+        .filter(|asked| !(asked.is_finite() && *asked > 0.0))
+    {
+        return Err(format!(
+            "a maximum time error of {asked_us} us; it must be a number above 0"
+        ));
+    }
     desk.change_session(|store| store.create_session(new))
         .map_err(text)
 }
@@ -288,6 +299,7 @@ fn show(desk: &Desk<'_>, id: &SessionId) -> Result<Response, String> {
         .into_iter()
         .filter(|log| log.session == *id)
         .map(|log| LogView {
+            clock: log.clock.map(|bound| ClockView::of(&bound, &session)),
             device: log.device,
             frames: log.frames,
             samples: log.samples,
@@ -302,8 +314,9 @@ fn show(desk: &Desk<'_>, id: &SessionId) -> Result<Response, String> {
                 })
                 .collect(),
         });
+    let logs = logs.collect();
     Ok(Response::SessionShown(SessionView {
-        logs: logs.collect(),
+        logs,
         owing,
         late_frames: desk.store.has_late_frames(id),
         session,

@@ -87,6 +87,7 @@ impl Lab {
             devices: None,
             metadata: Default::default(),
             max_drift_ppm: None,
+            max_time_error_us: None,
         };
         self.ask(Request::SessionStart {
             session: session.clone(),

@@ -104,6 +104,7 @@ fn without_a_running_hub_the_folder_is_opened() {
         devices: Some(vec![name(device)]),
         metadata: Default::default(),
         max_drift_ppm: None,
+        max_time_error_us: None,
     };
     let error = say(&config, Request::SessionCreate(spec("watch")))
         .expect_err("not enrolled")

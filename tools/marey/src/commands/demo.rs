@@ -160,6 +160,7 @@ fn record(
         devices: Some(names.to_vec()),
         metadata: BTreeMap::from([("made_by".to_owned(), "marey demo".to_owned())]),
         max_drift_ppm: None,
+        max_time_error_us: None,
     };
     ask(
         dir,

@@ -3,7 +3,7 @@
 use super::device::{ask, other_answer};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, table};
-use marey_engine::Session;
+use marey_engine::{Session, SessionState};
 use marey_format::{DeviceId, SessionId};
 use marey_server::control::{Request, Response, SessionSpec, SessionView};
 use std::collections::BTreeMap;
@@ -48,6 +48,10 @@ struct New {
     /// The most that any device's clock may gain or lose, in parts per million.
     #[arg(long, value_name = "PPM", value_parser = drift)]
     max_drift_ppm: Option<f64>,
+    /// Warn where the bound of a time is wider than this, such as 2ms or 500us: in `session show`, the hub's log, /metrics, and
+    /// the receipt.
+    #[arg(long, value_name = "TIME", value_parser = microseconds)]
+    max_time_error: Option<f64>,
 }
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
@@ -100,6 +104,7 @@ impl New {
             devices,
             metadata,
             max_drift_ppm: self.max_drift_ppm,
+            max_time_error_us: self.max_time_error,
         })
     }
 }
@@ -111,6 +116,28 @@ fn drift(text: &str) -> std::result::Result<f64, String> {
         .ok()
         .filter(|ppm: &f64| ppm.is_finite() && *ppm > 0.0);
     ppm.ok_or_else(|| format!("a maximum drift is a number above 0, such as 100, not {text:?}"))
+}
+
+/// A time with its unit, in microseconds.
+fn microseconds(text: &str) -> std::result::Result<f64, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_us = match &text[number.len()..] {
+        "us" => Some(1.0),
+        "ms" => Some(1e3),
+        "s" => Some(1e6),
+        _ => None,
+    };
+    let time_us = number
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .zip(unit_us)
+        .map(|(number, unit)| number * unit);
+    time_us
+        .filter(|time_us| time_us.is_finite() && *time_us > 0.0)
+        .ok_or_else(|| {
+            format!("a time is a number above 0 with us, ms or s behind it, such as 2ms, not {text:?}")
+        })
 }
 
 fn sessions(dir: &Path, output: &Output) -> Result<Vec<Session>> {
@@ -167,6 +194,35 @@ fn show(view: &SessionView) -> String {
         .collect();
     text.push_str("\n\n");
     text.push_str(&table(&["device", "stream", "samples", "end"], &rows));
+    let clocks: Vec<_> = view
+        .logs
+        .iter()
+        .filter_map(|log| Some((log, log.clock.as_ref()?)))
+        .collect();
+    if view.session.state == SessionState::Recording && !clocks.is_empty() {
+        let bound = |bound_us: Option<f64>| bound_us.map_or("none".to_owned(), |us| format!("{us:.0}"));
+        let rows: Vec<_> = clocks
+            .iter()
+            .map(|(log, clock)| {
+                vec![
+                    log.device.to_string(),
+                    bound(clock.bound_us),
+                    format!("{:.1}", clock.silent_s),
+                    clock.standstills.to_string(),
+                ]
+            })
+            .collect();
+        text.push_str("\n\n");
+        text.push_str(&table(
+            &["device", "bound now us", "heard s ago", "standstills"],
+            &rows,
+        ));
+    }
+    for (log, clock) in &clocks {
+        for warning in &clock.warnings {
+            text.push_str(&format!("\nwarning: {}: {warning}", log.device));
+        }
+    }
     if !view.owing.is_empty() {
         let owing: Vec<_> = view.owing.iter().map(DeviceId::to_string).collect();
         text.push_str(&format!("\n\nnot yet heard to the end: {}", owing.join(", ")));
