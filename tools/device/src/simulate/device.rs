@@ -19,6 +19,7 @@ use marey_format::SessionId;
 use super::clock::{ClockPlan, ClockPlanError, LyingClock};
 use super::network::{Network, NetworkPlan};
 use super::random;
+use super::signals::Taps;
 use super::source::{SignalKind, Source};
 use super::true_time::{SystemTrueTime, TrueTime};
 use crate::bundle::Bundle;
@@ -35,6 +36,8 @@ pub struct Simulation {
     /// None: straight to the hub.
     pub network: Option<NetworkPlan>,
     pub signals: Vec<SignalKind>,
+    /// Knocks that every device of the same true time feels, in the accelerometer and the electrocardiogram.
+    pub taps: Option<Taps>,
     /// How often samples are handed to the client.
     pub tick: Duration,
     /// Waited for acknowledgements after a stop.
@@ -61,6 +64,7 @@ impl Simulation {
                 SignalKind::SkinConductance { rate_hz: 32 },
                 SignalKind::Activity,
             ],
+            taps: None,
             tick: Duration::from_millis(50),
             finish_max: Duration::from_secs(20),
             options: Options::default(),
@@ -433,8 +437,10 @@ impl Runner {
 
     /// Hands over all samples up to now; false if the client takes no more.
     fn capture(&mut self, handles: &[StreamHandle], now_ns: i64, boot: BootId, run: &mut Run) -> bool {
+        let clock = Arc::clone(&self.clock);
+        let true_ns = |device_ns| clock.true_ns(device_ns, boot);
         for (at, (source, handle)) in self.sources.iter_mut().zip(handles).enumerate() {
-            while let Some(samples) = source.take_until(now_ns) {
+            while let Some(samples) = source.take_until(now_ns, &true_ns) {
                 let batch = samples.batch();
                 match handle.push_batch_in_epoch(&batch) {
                     Ok((epoch, pushed)) => {
@@ -536,7 +542,7 @@ fn sources(simulation: &Simulation) -> Vec<Source> {
         .signals
         .iter()
         .enumerate()
-        .map(|(at, kind)| Source::new(*kind, seed(at)))
+        .map(|(at, kind)| Source::new(*kind, seed(at), simulation.taps))
         .collect()
 }
 

@@ -17,4 +17,5 @@ pub mod device;
 pub use clock::{ClockEvent, ClockPlan, LyingClock};
 pub use device::{SimulatedDevice, Simulation, SimulationError};
 pub use network::{Cut, Network, NetworkPlan, PathPlan, Traffic};
+pub use signals::Taps;
 pub use source::SignalKind;

@@ -1,17 +1,18 @@
 //! Believable body signals.
 //!
 //! Owns: the shapes of an electrocardiogram, of a walk as an accelerometer and a gyroscope feel it, of skin
-//! conductance, and of somebody's activity as text. Does not own: when they are captured and on whose clock
-//! (`simulate::device`).
+//! conductance, of somebody's activity as text, and of knocks that all devices feel. Does not own: when they are
+//! captured and on whose clock (`simulate::device`).
 //!
 //! Invariant: a sample is a function of (seed, index) alone, so that any of them can be made again by whoever
-//! wants to check what was stored.
+//! wants to check what was stored. What a knock adds is a function of (seed, true time).
 //!
 //! Sources: the sum of Gaussians per heart beat is McSharry, Clifford, Tarassenko and Smith (IEEE Trans. Biomed.
 //! Eng. 50, 2003), here in time instead of angle; respiratory and 0.1 Hz heart-rate variability likewise. The
 //! skin conductance response is the biexponential of Alexander et al. (J. Neurosci. Methods 146, 2005).
 
 use std::f64::consts::{PI, TAU};
+use std::time::Duration;
 
 use super::random::{branch, hash, normal, uniform};
 
@@ -39,7 +40,12 @@ impl Ecg {
 
     /// The converter's counts, 0 to 4095.
     pub fn counts(&self, index: u64) -> i16 {
-        let counts = ((self.millivolts(index) - Self::OFFSET_MV) / Self::SCALE_MV)
+        self.counts_with(index, 0.0)
+    }
+
+    /// The same with so many millivolts on top.
+    pub fn counts_with(&self, index: u64, millivolts: f64) -> i16 {
+        let counts = ((self.millivolts(index) + millivolts - Self::OFFSET_MV) / Self::SCALE_MV)
             .round()
             .clamp(0.0, 4095.0);
         #[allow(clippy::cast_possible_truncation)]
@@ -278,6 +284,58 @@ const LABELS: [&str; 8] = [
     "",
 ];
 
+/// Somebody knocks on the table that all devices lie on, at every whole multiple of a span of true time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taps {
+    every_ns: i64,
+}
+
+impl Taps {
+    /// As often as this; at most five a second.
+    pub fn every(span: Duration) -> Self {
+        Self {
+            every_ns: i64::try_from(span.as_nanos())
+                .unwrap_or(i64::MAX)
+                .max(200_000_000),
+        }
+    }
+
+    /// How a sensor is pushed at a true time, -1 to 1: within a sensor's band, a knock rises for some milliseconds and rings
+    /// out.
+    pub fn push(&self, true_ns: i64) -> f64 {
+        #[allow(clippy::cast_precision_loss)]
+        let since_s = true_ns.rem_euclid(self.every_ns) as f64 / 1e9;
+        let risen = since_s / KNOCK_RISE_S;
+        match risen < 30.0 {
+            true => risen * (1.0 - risen).exp() * (TAU * KNOCK_RING_HZ * since_s).cos(),
+            false => 0.0,
+        }
+    }
+
+    /// The same as an acceleration in m/s2, in the direction in which a device lies.
+    pub fn acceleration(&self, seed: u64, true_ns: i64) -> [f64; 3] {
+        let seed = branch(seed, "knock");
+        let (up, round) = (2.0 * uniform(seed, 0) - 1.0, TAU * uniform(seed, 1));
+        let across = (1.0 - up * up).sqrt();
+        let push = KNOCK_M_S2 * self.push(true_ns);
+        [
+            push * across * round.cos(),
+            push * across * round.sin(),
+            push * up,
+        ]
+    }
+
+    /// The same as an electrode that slips, in millivolts.
+    pub fn millivolts(&self, true_ns: i64) -> f64 {
+        KNOCK_MV * self.push(true_ns)
+    }
+}
+
+const KNOCK_RISE_S: f64 = 0.010;
+const KNOCK_RING_HZ: f64 = 12.0;
+const KNOCK_M_S2: f64 = 70.0;
+const KNOCK_MV: f64 = 3.0;
+
 #[allow(clippy::cast_precision_loss)]
 fn seconds(index: u64, rate_hz: u64) -> f64 {
     (index / rate_hz) as f64 + (index % rate_hz) as f64 / rate_hz as f64
@@ -331,6 +389,24 @@ mod tests {
             .iter()
             .fold((f32::MAX, 0f32), |(l, m), v| (l.min(*v), m.max(*v)));
         assert!(least > 2.0 && most < 12.0 && most - least > 0.8, "{least} {most}");
+    }
+
+    #[test]
+    fn a_knock_comes_at_every_multiple_and_rings_out() {
+        let taps = Taps::every(Duration::from_secs(2));
+        for k in [-3, 0, 1, 900_000_000] {
+            let at_ns = k * 2_000_000_000;
+            assert!(taps.push(at_ns - 1).abs() < 1e-9);
+            assert!(taps.push(at_ns + 8_000_000) > 0.7);
+            assert!(taps.push(at_ns + 500_000_000).abs() < 1e-9);
+            let felt = taps.acceleration(7, at_ns + 8_000_000);
+            let size = felt.iter().map(|axis| axis * axis).sum::<f64>().sqrt();
+            assert!((size - KNOCK_M_S2 * taps.push(at_ns + 8_000_000)).abs() < 1e-9);
+        }
+        assert!(
+            taps.millivolts(8_000_000) > 2.0,
+            "an electrocardiogram's own waves are smaller"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use marey_format::types::Period;
 use marey_format::{Declaration, Field, FieldType, StreamName};
 
-use super::signals::{Activity, Ecg, SkinConductance, Walk};
+use super::signals::{Activity, Ecg, SkinConductance, Taps, Walk};
 use crate::capture::{Batch, BatchTimes, ColumnSlice, Timing};
 
 /// What a simulated device measures.
@@ -27,6 +27,8 @@ pub enum SignalKind {
 #[derive(Debug)]
 pub(super) struct Source {
     signal: Signal,
+    seed: u64,
+    taps: Option<Taps>,
     declaration: Declaration,
     origin_ns: i64,
     /// Samples since the origin.
@@ -77,7 +79,7 @@ impl Samples {
 }
 
 impl Source {
-    pub(super) fn new(kind: SignalKind, seed: u64) -> Self {
+    pub(super) fn new(kind: SignalKind, seed: u64, taps: Option<Taps>) -> Self {
         let (signal, declaration) = match kind {
             SignalKind::Ecg => (Signal::Ecg(Ecg::new(seed)), ecg()),
             SignalKind::Walk => (Signal::Walk(Walk::new(seed)), walk()),
@@ -90,6 +92,8 @@ impl Source {
         };
         Self {
             signal,
+            seed,
+            taps,
             declaration,
             origin_ns: 0,
             taken: 0,
@@ -113,7 +117,12 @@ impl Source {
     }
 
     /// All samples that were taken up to now and not asked for yet, at most some seconds of them; None if none are.
-    pub(super) fn take_until(&mut self, now_ns: i64) -> Option<Samples> {
+    /// `true_ns` tells the true time of a reading of the device's clock, for what happens to all devices at once.
+    pub(super) fn take_until(
+        &mut self,
+        now_ns: i64,
+        true_ns: &dyn Fn(i64) -> Option<i64>,
+    ) -> Option<Samples> {
         let first = self.taken;
         let mut samples = Samples::default();
         if let Signal::Walk(_) = &self.signal {
@@ -124,15 +133,28 @@ impl Source {
         while self.time_ns(self.taken) <= now_ns && samples.count < SAMPLES_MAX {
             let time_ns = self.time_ns(self.taken);
             let index = self.before + self.taken;
+            let knock = || Some((self.taps?, true_ns(time_ns)?));
             match &self.signal {
-                Signal::Ecg(ecg) => samples.shorts.push(ecg.counts(index)),
+                Signal::Ecg(ecg) => {
+                    let millivolts = knock().map_or(0.0, |(taps, at_ns)| taps.millivolts(at_ns));
+                    samples.shorts.push(ecg.counts_with(index, millivolts));
+                }
                 Signal::Skin(skin) => samples.floats[0].push(skin.sample(index)),
                 Signal::Walk(walk) => {
                     samples.stamps.push(time_ns);
+                    let mut values = walk.sample(index);
+                    if let Some((taps, at_ns)) = knock() {
+                        let felt = taps.acceleration(self.seed, at_ns);
+                        #[allow(clippy::cast_possible_truncation)]
+                        values
+                            .iter_mut()
+                            .zip(felt)
+                            .for_each(|(value, felt)| *value += felt as f32);
+                    }
                     samples
                         .floats
                         .iter_mut()
-                        .zip(walk.sample(index))
+                        .zip(values)
                         .for_each(|(to, value)| to.push(value));
                 }
                 Signal::Activity(activity) => {
@@ -267,13 +289,14 @@ mod tests {
             .into_iter()
             .zip([15_001..=15_001, 6_000..=6_001, 421..=421, 39..=41])
         {
-            let mut source = Source::new(kind, 3);
+            let mut source = Source::new(kind, 3, None);
             source.declaration().check().unwrap();
             source.start(5_000);
-            assert!(source.take_until(4_999).is_none());
+            let never = |_: i64| -> Option<i64> { panic!("nobody knocks") };
+            assert!(source.take_until(4_999, &never).is_none());
             let (mut count, mut last_ns) = (0, 0);
             for step in 0..=600 {
-                while let Some(samples) = source.take_until(5_000 + step * 100_000_000) {
+                while let Some(samples) = source.take_until(5_000 + step * 100_000_000, &never) {
                     let batch = samples.batch();
                     assert_eq!(batch.columns.len(), source.declaration().fields.len());
                     count += batch.len();
@@ -284,5 +307,37 @@ mod tests {
             }
             assert!(per_minute.contains(&count), "{kind:?}: {count}");
         }
+    }
+
+    #[test]
+    fn a_knock_is_felt_when_it_truly_comes() {
+        let second = 1_000_000_000;
+        // A clock that is seven seconds ahead; the knocks come at 10, 20 and 30 s of true time.
+        let true_ns = |device_ns: i64| Some(device_ns - 7 * second);
+        let taps = Some(Taps::every(std::time::Duration::from_secs(10)));
+        let mut quiet = Source::new(SignalKind::Walk, 3, None);
+        let mut knocked = Source::new(SignalKind::Walk, 3, taps);
+        let mut felt_ns = Vec::new();
+        for source in [&mut quiet, &mut knocked] {
+            source.start(8 * second);
+        }
+        let (quiet, knocked) = (
+            quiet.take_until(42 * second, &true_ns).unwrap(),
+            knocked.take_until(42 * second, &true_ns).unwrap(),
+        );
+        for at in 0..quiet.count {
+            let differs = (0..3).any(|axis| (quiet.floats[axis][at] - knocked.floats[axis][at]).abs() > 1.0);
+            let turns = (3..6).any(|axis| quiet.floats[axis][at] != knocked.floats[axis][at]);
+            assert!(!turns, "a gyroscope feels none of it");
+            if differs {
+                felt_ns.push(true_ns(knocked.stamps[at]).unwrap());
+            }
+        }
+        assert!(
+            felt_ns.iter().all(|at| at % (10 * second) < second / 5),
+            "{felt_ns:?}"
+        );
+        let knocks: std::collections::BTreeSet<i64> = felt_ns.iter().map(|at| at / (10 * second)).collect();
+        assert_eq!(knocks.into_iter().collect::<Vec<_>>(), [1, 2, 3]);
     }
 }

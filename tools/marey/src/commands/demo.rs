@@ -6,6 +6,7 @@ mod score;
 
 use crate::output::{Failure, Output, Result, table};
 use devices::DemoDevice;
+use marey_device::simulate::Taps;
 use marey_engine::Options;
 use marey_engine::disk::OsDisk;
 use marey_engine::session::Session;
@@ -34,6 +35,9 @@ pub struct Arguments {
     /// Another simulation.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// A knock that all simulated devices feel, every so many seconds; what `marey clock check --tap` looks for.
+    #[arg(long, value_name = "SECONDS", value_parser = super::simulate::taps, conflicts_with = "replay")]
+    taps: Option<Taps>,
 }
 
 /// What a demo prints.
@@ -70,7 +74,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         enroll(&dir, &hub, name, &bundles.path().join(name.as_str()))?;
     }
     let running = match recordings.is_empty() {
-        true => devices::start_simulated(&names, bundles.path(), arguments.seed, arguments.seconds)?,
+        true => devices::start_simulated(&names, bundles.path(), &arguments)?,
         false => devices::start_replayed(&names, bundles.path(), recordings)?,
     };
     record(&dir, &session, &names, &running, &arguments, output)?;

@@ -4,7 +4,7 @@
 use crate::output::{Failure, Output, Result};
 use marey_device::record::{RunReport, acknowledged_to_file};
 use marey_device::simulate::{
-    ClockEvent, ClockPlan, NetworkPlan, PathPlan, SignalKind, SimulatedDevice, Simulation,
+    ClockEvent, ClockPlan, NetworkPlan, PathPlan, SignalKind, SimulatedDevice, Simulation, Taps,
 };
 use marey_device::{BufferOptions, Bundle, Options};
 use marey_format::types::hex;
@@ -54,6 +54,9 @@ pub struct Arguments {
     /// The device reboots after so many seconds, and is off for so many.
     #[arg(long, value_name = "AFTER,FOR", value_parser = pair)]
     reboot: Vec<(f64, f64)>,
+    /// A knock that all devices feel, every so many seconds of true time; what `marey clock check --tap` looks for.
+    #[arg(long, value_name = "SECONDS", value_parser = taps)]
+    taps: Option<Taps>,
 }
 
 /// The account of one device.
@@ -193,6 +196,7 @@ fn simulation(arguments: &Arguments, n: usize, name: &str) -> Result<Simulation>
             SignalKind::SkinConductance { rate_hz: 32 },
             SignalKind::Activity,
         ],
+        taps: arguments.taps,
         options,
         hub_address: arguments.hub,
         time_address: arguments.time,
@@ -227,6 +231,18 @@ fn account(report: &RunReport) -> Account {
         all_acknowledged: report.all_acknowledged,
         fault: report.fault.clone(),
         streams,
+    }
+}
+
+/// A span between knocks.
+pub fn taps(text: &str) -> std::result::Result<Taps, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.2..=86_400.0).contains(&seconds) => {
+            Ok(Taps::every(Duration::from_secs_f64(seconds)))
+        }
+        _ => Err(format!(
+            "{text:?} is not a number of seconds between 0.2 and 86400"
+        )),
     }
 }
 

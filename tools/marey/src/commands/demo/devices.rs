@@ -1,5 +1,6 @@
 //! The devices of a demo: simulated ones, which know the truth, or recordings that are sent as if captured now.
 
+use super::Arguments;
 use crate::output::{Failure, Result};
 use marey_device::record::RunReport;
 use marey_device::replay::{Pace, Recording, RecordingOptions, ReplayedDevice, shift_ns};
@@ -106,12 +107,10 @@ pub fn replayed_names(recordings: &[Recording]) -> Result<Vec<DeviceId>> {
 }
 
 /// Every device has a clock of its own and a network of its own; the second one's connection is cut on the way.
-pub fn start_simulated(
-    names: &[DeviceId],
-    bundles: &Path,
-    seed: u64,
-    seconds: f64,
-) -> Result<Vec<DemoDevice>> {
+pub fn start_simulated(names: &[DeviceId], bundles: &Path, arguments: &Arguments) -> Result<Vec<DemoDevice>> {
+    let &Arguments {
+        seed, seconds, taps, ..
+    } = arguments;
     let mut devices = Vec::new();
     for (n, name) in names.iter().enumerate() {
         let bundle = Bundle::read(&bundles.join(name.as_str()))?;
@@ -129,6 +128,7 @@ pub fn start_simulated(
                 cuts: if n == 1 { vec![cut] } else { Vec::new() },
             }),
             signals: signals(n),
+            taps,
             options: Options {
                 reconnect_max: Duration::from_secs(1),
                 ..Options::default()
