@@ -21,7 +21,7 @@ use crate::error::StorageError;
 use crate::options::Options;
 use crate::session::Session;
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use marey_format::payload::StreamKey;
 use marey_format::{DeviceId, SessionId};
 use std::path::PathBuf;
@@ -73,19 +73,45 @@ impl<'d> Reader<'d> {
         device: &DeviceId,
         options: &Options,
     ) -> Result<Self, ReadError> {
+        Self::open_channels(disk, session, stream, device, options, &|_| true)
+    }
+
+    /// The same, of the channels only those that are wanted: the rest is not read from Parquet. The five columns before the
+    /// channels are always there.
+    pub fn open_channels(
+        disk: &'d dyn Disk,
+        session: &Session,
+        stream: &StreamKey,
+        device: &DeviceId,
+        options: &Options,
+        wanted: &dyn Fn(&Field) -> bool,
+    ) -> Result<Self, ReadError> {
         let snapshot = snapshot::Snapshot::take(disk, &session.id)?;
         let plan = plan::plan(disk, session, &snapshot, stream, device, options)?;
         let published = parquet_scan::ParquetScan::new(disk, plan.parts);
         let (schema, rows): (SchemaRef, Box<dyn Iterator<Item = _> + 'd>) = match plan.later {
             None => match published.schema()? {
-                Some(schema) => (schema.clone(), Box::new(published.with_schema(schema))),
+                Some(whole) => {
+                    let columns = columns(&whole, wanted);
+                    let schema = projected(&whole, &columns)?;
+                    (schema.clone(), Box::new(published.with_columns(schema, columns)))
+                }
                 None => return Err(no_stream(session, stream, device)),
             },
             Some(later) => {
                 let later = log_scan::LogScan::new(disk, &session.id, later)?;
-                let schema = later.schema();
+                let whole = later.schema();
+                let columns = columns(&whole, wanted);
+                let schema = projected(&whole, &columns)?;
+                let published = published.with_columns(schema.clone(), columns.clone());
+                // A log is read by whole frames.
+                let later = later.map(move |batch| {
+                    batch?.project(&columns).map_err(|error| ReadError::Rows {
+                        what: error.to_string(),
+                    })
+                });
                 let sources: Vec<Box<dyn Iterator<Item = _> + 'd>> =
-                    vec![Box::new(published.with_schema(schema.clone())), Box::new(later)];
+                    vec![Box::new(published), Box::new(later)];
                 (schema, Box::new(merge::Merge::new(sources, BATCH_ROWS)))
             }
         };
@@ -100,6 +126,22 @@ impl<'d> Reader<'d> {
     pub fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
+}
+
+/// Columns before the channels.
+const OWN_COLUMNS: usize = 5;
+
+fn columns(whole: &SchemaRef, wanted: &dyn Fn(&Field) -> bool) -> Vec<usize> {
+    let fields = whole.fields().iter().enumerate();
+    let kept = fields.filter(|(at, field)| *at < OWN_COLUMNS || wanted(field));
+    kept.map(|(at, _)| at).collect()
+}
+
+fn projected(whole: &SchemaRef, columns: &[usize]) -> Result<SchemaRef, ReadError> {
+    let schema = whole.project(columns).map_err(|error| ReadError::Rows {
+        what: error.to_string(),
+    })?;
+    Ok(schema.into())
 }
 
 fn no_stream(session: &Session, stream: &StreamKey, device: &DeviceId) -> ReadError {

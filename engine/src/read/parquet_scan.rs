@@ -6,6 +6,7 @@ use crate::disk::Disk;
 use crate::error::StorageError;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use std::path::{Path, PathBuf};
 
@@ -29,14 +30,19 @@ impl<'d> ParquetScan<'d> {
         }
     }
 
-    /// Its batches, all of them under one schema.
-    pub fn with_schema(self, schema: SchemaRef) -> impl Iterator<Item = Result<RecordBatch, ReadError>> + 'd {
+    /// Its batches, of these columns, all of them under one schema.
+    pub fn with_columns(
+        self,
+        schema: SchemaRef,
+        columns: Vec<usize>,
+    ) -> impl Iterator<Item = Result<RecordBatch, ReadError>> + 'd {
         let parts = self.parts.into_iter();
         Batches {
             disk: self.disk,
             parts,
             current: None,
             schema,
+            columns,
         }
     }
 }
@@ -46,6 +52,7 @@ struct Batches<'d> {
     parts: std::vec::IntoIter<PathBuf>,
     current: Option<(PathBuf, ParquetRecordBatchReader)>,
     schema: SchemaRef,
+    columns: Vec<usize>,
 }
 
 impl Batches<'_> {
@@ -75,7 +82,11 @@ impl Batches<'_> {
                 path: self.disk.describe(&path),
                 what,
             };
-            let reader = builder.build().map_err(|error| broken(error.to_string()))?;
+            let mask = ProjectionMask::roots(builder.parquet_schema(), self.columns.iter().copied());
+            let reader = builder
+                .with_projection(mask)
+                .build()
+                .map_err(|error| broken(error.to_string()))?;
             self.current = Some((path, reader));
         }
     }

@@ -109,6 +109,56 @@ proptest! {
     }
 }
 
+/// The same rows from the log, from Parquet, and from both: of the channels only what was asked for.
+#[test]
+fn channels_that_nobody_wants_are_not_there() {
+    let disk = MemoryDisk::new();
+    let session = session(&disk, "s");
+    let mut log = LogMaker::new(&session, "d");
+    log.wall(&ANCHOR).epoch(0, None, false);
+    let fields = r#"{"name":"a","type":"i64"},{"name":"t","type":"utf8"},{"name":"v","type":"i64"}"#;
+    log.declare(1, &format!(r#"{{"name":"x","fields":[{fields}]}}"#), 1)
+        .probe(0, 0);
+    let row = |n: i64| {
+        let values = vec![
+            Value::I64(-n),
+            Value::Text("never read".to_owned()),
+            Value::I64(7 * n),
+        ];
+        (n * 1_000_000, values)
+    };
+    let options = Options::default();
+    let read = || {
+        let (key, device) = ("x@1".parse().unwrap(), DeviceId::new("d").unwrap());
+        let wanted = |field: &Field| field.name() == "v";
+        let reader = super::Reader::open_channels(&disk, &session, &key, &device, &options, &wanted).unwrap();
+        let schema = reader.schema();
+        let mut found = Vec::new();
+        for batch in reader {
+            let batch = batch.unwrap();
+            assert_eq!(batch.schema(), schema);
+            assert_eq!((schema.fields().len(), schema.field(5).name().as_str()), (6, "v"));
+            let values = batch.column(5).as_primitive::<Int64Type>().values();
+            found.extend(rows(&batch).into_iter().zip(values.iter().copied()));
+        }
+        found
+    };
+    log.data(1, 0, &[row(0), row(1), row(2)])
+        .probe(2_000_000, 0)
+        .seal(&disk);
+    let from_log = read();
+    assert_eq!(from_log.iter().map(|row| row.1).collect::<Vec<_>>(), [0, 7, 14]);
+    compact_session(&disk, &session, &options, Generation::IfNew, &|_| {}).unwrap();
+    assert_eq!(read(), from_log);
+    log.data(1, 3, &[row(3), row(4)]).seal(&disk);
+    let from_both = read();
+    assert_eq!(
+        from_both.iter().map(|row| row.1).collect::<Vec<_>>(),
+        [0, 7, 14, 21, 28]
+    );
+    assert_eq!(from_both[..3], from_log);
+}
+
 #[test]
 fn a_stream_that_is_not_there_is_named() {
     let disk = MemoryDisk::new();
