@@ -1,11 +1,16 @@
 //! `marey clock fit DIR`: aligns a device's clock from evidence that was gathered anywhere, and says how well where the
-//! truth is known. `marey clock plot SESSION` is `clock::plot`.
+//! truth is known. `marey clock plot SESSION` is `clock::plot`, `marey clock check --tap SESSION` is `clock::check`.
 //!
 //! Owns: the verbs, and the score. The model is the engine's; `clock::evidence` reads the files.
 
+mod channels;
+mod check;
 mod evidence;
+mod lags;
+mod onsets;
 mod plot;
 mod svg;
+mod window;
 
 use crate::output::{Failure, Output, Result};
 use evidence::{Evidence, Moment};
@@ -36,6 +41,13 @@ enum Verb {
     Fit(Fit),
     /// Draws the clocks of a session: how they wandered, the delays that show it, and the bound.
     Plot(plot::Plot),
+    /// Measures how well a session is aligned, by events that several sensors felt, such as taps.
+    ///
+    /// Finds them in what was published, and holds the times at which two streams have the same event against the bounds
+    /// that those times claim. Exit 0 if every difference is explained by both bounds and half of each stream's spacing of
+    /// samples, 1 if one is not or nothing could be measured. Lay all devices on one table and tap it at least three times,
+    /// half a second apart, at the start and the end of a recording.
+    Check(check::Check),
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +90,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     match arguments.verb {
         Verb::Fit(fit) => run_fit(&fit, output),
         Verb::Plot(plot) => plot::run(plot, dir, output),
+        Verb::Check(check) => check::run(check, dir, output),
     }
 }
 
