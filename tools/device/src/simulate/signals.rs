@@ -300,14 +300,14 @@ impl Taps {
         }
     }
 
-    /// How a sensor is pushed at a true time, -1 to 1: within a sensor's band, a knock rises for some milliseconds and rings
-    /// out.
+    /// How a sensor is pushed at a true time, -1 to 1: through a sensor's filter, a knock rises smoothly for some milliseconds
+    /// and rings out.
     pub fn push(&self, true_ns: i64) -> f64 {
         #[allow(clippy::cast_precision_loss)]
         let since_s = true_ns.rem_euclid(self.every_ns) as f64 / 1e9;
         let risen = since_s / KNOCK_RISE_S;
         match risen < 30.0 {
-            true => risen * (1.0 - risen).exp() * (TAU * KNOCK_RING_HZ * since_s).cos(),
+            true => (risen * (1.0 - risen).exp()).powi(2) * (TAU * KNOCK_RING_HZ * since_s).cos(),
             false => 0.0,
         }
     }
@@ -331,8 +331,8 @@ impl Taps {
     }
 }
 
-const KNOCK_RISE_S: f64 = 0.010;
-const KNOCK_RING_HZ: f64 = 12.0;
+const KNOCK_RISE_S: f64 = 0.015;
+const KNOCK_RING_HZ: f64 = 8.0;
 const KNOCK_M_S2: f64 = 70.0;
 const KNOCK_MV: f64 = 3.0;
 
@@ -397,14 +397,14 @@ mod tests {
         for k in [-3, 0, 1, 900_000_000] {
             let at_ns = k * 2_000_000_000;
             assert!(taps.push(at_ns - 1).abs() < 1e-9);
-            assert!(taps.push(at_ns + 8_000_000) > 0.7);
+            assert!(taps.push(at_ns + 11_000_000) > 0.7);
             assert!(taps.push(at_ns + 500_000_000).abs() < 1e-9);
-            let felt = taps.acceleration(7, at_ns + 8_000_000);
+            let felt = taps.acceleration(7, at_ns + 11_000_000);
             let size = felt.iter().map(|axis| axis * axis).sum::<f64>().sqrt();
-            assert!((size - KNOCK_M_S2 * taps.push(at_ns + 8_000_000)).abs() < 1e-9);
+            assert!((size - KNOCK_M_S2 * taps.push(at_ns + 11_000_000)).abs() < 1e-9);
         }
         assert!(
-            taps.millivolts(8_000_000) > 2.0,
+            taps.millivolts(11_000_000) > 2.0,
             "an electrocardiogram's own waves are smaller"
         );
     }
