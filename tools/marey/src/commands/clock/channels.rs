@@ -50,7 +50,7 @@ impl std::fmt::Display for Named {
 /// Channels of one stream that are taken as one vector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Signal {
-    /// One channel's name, or what those of several have in common before `_x`, `_y`, `_z`.
+    /// One channel's name, what several have in common beside `x`, `y` and `z`, or all names with `+` between.
     pub name: String,
     /// By their names, each with the scale that makes its unit of it.
     pub channels: Vec<(String, f64)>,
@@ -110,12 +110,7 @@ pub fn named(named: &Named, schema: &Schema) -> Result<Signal, String> {
             .or_else(all)
             .ok_or_else(|| format!("{named}: {known}; {help}"));
     };
-    let is_axis = |name: &str| {
-        let end = name
-            .strip_prefix(channel.as_str())
-            .and_then(|rest| rest.strip_prefix('_'));
-        end.is_some_and(|end| ["x", "y", "z"].contains(&end))
-    };
+    let is_axis = |name: &str| name != channel && stem(name) == channel;
     let is_one = |name: &str| channel.split('+').any(|one| one == name);
     let has_all = channel.split('+').all(|one| names.contains(&one));
     signal(channels(schema).filter(|field| has_all && is_one(field.name())))
@@ -138,6 +133,15 @@ fn channels(schema: &Schema) -> impl Iterator<Item = &Field> {
         .filter(holds_numbers)
 }
 
+/// `acc` of `acc_x` and of `x_acc`; else the name itself.
+fn stem(name: &str) -> &str {
+    let axes = [("_x", "x_"), ("_y", "y_"), ("_z", "z_")];
+    let mut stems = axes
+        .iter()
+        .filter_map(|(after, before)| name.strip_suffix(after).or_else(|| name.strip_prefix(before)));
+    stems.next().unwrap_or(name)
+}
+
 fn has_one_unit(schema: &Schema) -> bool {
     let mut units = channels(schema).map(|field| field.metadata().get("unit"));
     let first = units.next();
@@ -148,13 +152,9 @@ fn signal<'a>(fields: impl Iterator<Item = &'a Field>) -> Option<Signal> {
     let fields: Vec<&Field> = fields.collect();
     let first = fields.first()?;
     let number = |key: &str, field: &Field| field.metadata().get(key)?.parse::<f64>().ok();
-    let stem = |field: &Field| {
-        let name = field.name();
-        let stem = ["_x", "_y", "_z"].iter().find_map(|axis| name.strip_suffix(axis));
-        stem.unwrap_or(name).to_owned()
-    };
-    let name = match fields.iter().all(|field| stem(field) == stem(first)) && fields.len() > 1 {
-        true => stem(first),
+    let is_of_first = |field: &&Field| stem(field.name()) == stem(first.name());
+    let name = match fields.iter().all(is_of_first) && fields.len() > 1 {
+        true => stem(first.name()).to_owned(),
         false => fields
             .iter()
             .map(|field| field.name().as_str())
@@ -210,6 +210,15 @@ mod tests {
                 "acc".to_owned(),
                 ["acc_x", "acc_y", "acc_z"].map(str::to_owned).to_vec()
             )
+        );
+        let turned = schema(&[
+            ("x_acc", float.clone(), ""),
+            ("y_acc", float.clone(), ""),
+            ("x_gyro", float.clone(), ""),
+        ]);
+        assert_eq!(
+            names(telling("imu", &turned)),
+            ("acc".to_owned(), ["x_acc", "y_acc"].map(str::to_owned).to_vec())
         );
         let by_unit = schema(&[
             ("a", DataType::Int16, "[g]"),

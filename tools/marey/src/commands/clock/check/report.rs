@@ -220,15 +220,17 @@ impl Report {
                 0 => String::new(),
                 holes => format!(", and {holes} holes in time around which nothing can be seen"),
             };
-            return format!("{} events{holes}; {again}, {less}", stream.events);
+            return format!("{}{holes}; {again}, {less}", events(stream.events));
         }
         let of_it = |pair: &&PairReport| pair.a == stream.stream || pair.b == stream.stream;
         let best = self.pairs.iter().filter(of_it).max_by_key(|pair| pair.common);
         match best {
             Some(pair) if pair.common < LEAST => format!(
-                "{} events, of which {} in common with any other; {again}, or give --within more than {} ms if its times may \
+                "{}, of which {} in common with any other; {again}, or give --within more than {} ms if its times may \
                  be that wrong",
-                stream.events, pair.common, self.within_ms
+                events(stream.events),
+                pair.common,
+                self.within_ms
             ),
             Some(pair) => pair.why_not.clone().unwrap_or_default(),
             None => again.to_owned(),
@@ -412,6 +414,10 @@ fn word(verdict: Verdict) -> &'static str {
         Verdict::Unexplained => "unexplained",
         Verdict::Unbounded => "unbounded",
     }
+}
+
+fn events(count: usize) -> String {
+    format!("{count} event{}", if count == 1 { "" } else { "s" })
 }
 
 fn known(value: f64) -> Option<f64> {
