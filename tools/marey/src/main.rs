@@ -67,7 +67,7 @@ enum Verb {
     Realign(commands::realign::Arguments),
     /// Takes a recording that was made with something else into a session of its own.
     Import(commands::import::Arguments),
-    /// Aligns clocks from evidence that was gathered elsewhere, and draws those of a session.
+    /// Aligns clocks from evidence that was gathered elsewhere; draws those of a session, and checks them by taps.
     Clock(commands::clock::Arguments),
     /// Whether a disk is one to record on.
     Selftest(commands::selftest::Arguments),
