@@ -8,10 +8,11 @@
 //! was disturbed, never of who reads it when.
 //!
 //! The reading is piecewise linear in true time with integer arithmetic: at each whole second of true time the
-//! rate takes a small random step (a bounded, mean-reverting walk), and a sleep or a reboot cuts where it must.
+//! rate takes a small random step (a bounded walk, and what temperature adds), and a sleep or a reboot cuts where it must.
 //! Within a piece `reading = start + dt + floor(dt * ppb / 10^9)`, which is monotone and therefore invertible.
 
 use std::collections::VecDeque;
+use std::f64::consts::TAU;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::random;
@@ -28,8 +29,66 @@ pub struct ClockPlan {
     pub skew_ppb: i32,
     /// The rate wanders at most this far from the skew, in parts per 10^9.
     pub wander_ppb: u32,
+    /// How it wanders.
+    pub walk: Walk,
+    /// What temperature does to the rate, on top of skew and wander. All together are cut off at 95 ppm.
+    pub warmth: Vec<Warmth>,
     /// What happens to the clock. Events are put in order; one that would begin inside another waits for its end.
     pub events: Vec<ClockEvent>,
+}
+
+/// How the rate wanders from second to second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Walk {
+    /// Steps of a fiftieth of the bound, drawn back to the skew within a quarter of an hour.
+    #[default]
+    Drawn,
+    /// Steps of this standard deviation, in parts per 10^12, which nothing draws back: a random walk up to the bound.
+    Free { step_ppt: u32 },
+}
+
+/// What temperature does to the rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warmth {
+    /// A slow swing: at most this far either way, once in so long, and how far into it the clock begins.
+    Swing {
+        by_ppb: u32,
+        period_ns: i64,
+        begun_ns: i64,
+    },
+    /// The device is carried into the cold or put on a charger: from then on the rate nears another by this much, most of
+    /// it within the given time.
+    Step {
+        after_ns: i64,
+        by_ppb: i32,
+        within_ns: i64,
+    },
+}
+
+impl Warmth {
+    /// In parts per 10^9, so long after the clock was made.
+    #[allow(clippy::cast_precision_loss)]
+    fn at(&self, since_ns: i64) -> f64 {
+        match *self {
+            Self::Swing {
+                by_ppb,
+                period_ns,
+                begun_ns,
+            } => {
+                let turns = (since_ns + begun_ns) as f64 / period_ns.max(1) as f64;
+                f64::from(by_ppb) * (TAU * turns).sin()
+            }
+            Self::Step { after_ns, .. } if since_ns < after_ns => 0.0,
+            Self::Step {
+                after_ns,
+                by_ppb,
+                within_ns,
+            } => {
+                let times = (since_ns - after_ns) as f64 / within_ns.max(1) as f64;
+                f64::from(by_ppb) * (1.0 - (-times).exp())
+            }
+        }
+    }
 }
 
 /// What can happen to a clock.
@@ -66,6 +125,8 @@ impl ClockPlan {
             .expect("400 hours fit"),
             skew_ppb: i32::try_from(random::hash(seed, 2) % 80_001).expect("under 80,001") - 40_000,
             wander_ppb: 2_000,
+            walk: Walk::Drawn,
+            warmth: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -209,6 +270,9 @@ struct Path {
     skew_ppb: i64,
     wander_bound_ppb: f64,
     wander_ppb: f64,
+    walk: Walk,
+    warmth: Vec<Warmth>,
+    warmth_ppb: f64,
     origin_ns: i64,
     steps: u64,
     pieces: Vec<Piece>,
@@ -275,6 +339,9 @@ impl Path {
             skew_ppb: i64::from(plan.skew_ppb),
             wander_bound_ppb: f64::from(plan.wander_ppb),
             wander_ppb: 0.0,
+            walk: plan.walk,
+            warmth: plan.warmth.clone(),
+            warmth_ppb: plan.warmth.iter().map(|warmth| warmth.at(0)).sum(),
             origin_ns,
             steps: 0,
             pieces: Vec::new(),
@@ -360,9 +427,15 @@ impl Path {
 
     fn wander(&mut self, at_ns: i64) {
         self.steps += 1;
-        let step = self.wander_bound_ppb / 50.0 * random::normal(self.seed, self.steps);
+        let (kept, step_ppb) = match self.walk {
+            Walk::Drawn => (0.999, self.wander_bound_ppb / 50.0),
+            Walk::Free { step_ppt } => (1.0, f64::from(step_ppt) / 1e3),
+        };
+        let step_ppb = step_ppb * random::normal(self.seed, self.steps);
         self.wander_ppb =
-            (self.wander_ppb * 0.999 + step).clamp(-self.wander_bound_ppb, self.wander_bound_ppb);
+            (self.wander_ppb * kept + step_ppb).clamp(-self.wander_bound_ppb, self.wander_bound_ppb);
+        let since_ns = at_ns - self.origin_ns;
+        self.warmth_ppb = self.warmth.iter().map(|warmth| warmth.at(since_ns)).sum();
         if matches!(self.piece().pace, Pace::Running { .. }) {
             self.lay(at_ns, self.running());
         }
@@ -370,9 +443,12 @@ impl Path {
 
     fn running(&self) -> Pace {
         #[allow(clippy::cast_possible_truncation)]
-        let wander_ppb = self.wander_ppb.trunc() as i64;
+        let wander_ppb = (self.wander_ppb + self.warmth_ppb).trunc() as i64;
         Pace::Running {
-            error_ppb: self.skew_ppb + wander_ppb,
+            error_ppb: (self.skew_ppb + wander_ppb).clamp(
+                -RATE_ERROR_PPB_MAX.cast_signed(),
+                RATE_ERROR_PPB_MAX.cast_signed(),
+            ),
         }
     }
 

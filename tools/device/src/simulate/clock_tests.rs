@@ -16,6 +16,8 @@ fn plan(events: Vec<ClockEvent>) -> ClockPlan {
         first_reading_ns: 7 * S,
         skew_ppb: 40_000,
         wander_ppb: 5_000,
+        walk: Walk::Drawn,
+        warmth: Vec::new(),
         events,
     }
 }

@@ -14,7 +14,9 @@ pub mod network;
 
 pub mod device;
 
-pub use clock::{ClockEvent, ClockPlan, LyingClock};
+pub mod stamps;
+
+pub use clock::{ClockEvent, ClockPlan, LyingClock, Walk, Warmth};
 pub use device::{SimulatedDevice, Simulation, SimulationError};
 pub use network::{Cut, Network, NetworkPlan, PathPlan, Traffic};
 pub use signals::Taps;

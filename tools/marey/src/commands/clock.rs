@@ -1,5 +1,6 @@
 //! `marey clock fit DIR`: aligns a device's clock from evidence that was gathered anywhere, and says how well where the
-//! truth is known. `marey clock plot SESSION` is `clock::plot`, `marey clock check --tap SESSION` is `clock::check`.
+//! truth is known. `marey clock plot SESSION` is `clock::plot`, `marey clock check --tap SESSION` is `clock::check`,
+//! `marey clock simulate DIR` is `clock::simulate`.
 //!
 //! Owns: the verbs, and the score. The model is the engine's; `clock::evidence` reads the files.
 
@@ -9,6 +10,7 @@ mod evidence;
 mod lags;
 mod onsets;
 mod plot;
+mod simulate;
 mod svg;
 mod window;
 
@@ -48,6 +50,12 @@ enum Verb {
     /// samples, 1 if one is not or nothing could be measured. Lay all devices on one table and tap it at least three times,
     /// half a second apart, at the start and the end of a recording.
     Check(check::Check),
+    /// Simulates a clock and a path whose truth is known, and writes a folder that `marey clock fit` reads and scores.
+    ///
+    /// Beside the evidence and truth.csv.gz it holds labrecorder_offsets.csv.gz, what LSL's recorder would have kept of the
+    /// same clock over the same path. The boots named are the simulator's own knowledge: the device that sleeps silently
+    /// in `suspend` would not tell of it, so fit that with --no-boot-id.
+    Simulate(simulate::Simulate),
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,6 +99,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         Verb::Fit(fit) => run_fit(&fit, output),
         Verb::Plot(plot) => plot::run(plot, dir, output),
         Verb::Check(check) => check::run(check, dir, output),
+        Verb::Simulate(simulate) => simulate::run(simulate, output),
     }
 }
 

@@ -246,13 +246,13 @@ pub fn taps(text: &str) -> std::result::Result<Taps, String> {
     }
 }
 
-fn pair(text: &str) -> std::result::Result<(f64, f64), String> {
+pub(crate) fn pair(text: &str) -> std::result::Result<(f64, f64), String> {
     let (a, b) = text
         .split_once(',')
         .ok_or("two numbers with a comma between, such as 5,2")?;
     let number = |part: &str| match part.trim().parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
-        _ => Err(format!("{part:?} is not a number of seconds")),
+        _ => Err(format!("{part:?} is not a number of 0 or more")),
     };
     Ok((number(a)?, number(b)?))
 }
