@@ -5,3 +5,4 @@ pub mod process;
 pub mod prove;
 pub mod python;
 pub mod recording;
+pub mod standstills;

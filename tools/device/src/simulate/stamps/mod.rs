@@ -39,6 +39,8 @@ pub struct Plan {
     pub gaps: Vec<Gap>,
     /// The clock stands still: after so long, for so long, in order. Nothing tells of it: the boot stays what it is.
     pub standstills: Vec<(i64, i64)>,
+    /// How often the truth is noted down.
+    pub truth_every_ns: i64,
 }
 
 /// Nothing goes to and fro for a while.
@@ -346,9 +348,9 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Twice a second; not around a reboot or a sleep, where a sample of the truth may be of either life.
+    /// As often as planned; not around a reboot or a sleep, where a sample of the truth may be of either life.
     fn truth(&self) -> Vec<Truth> {
-        let mut moments = self.times(TRUTH_EVERY_NS, 0);
+        let mut moments = self.times(self.plan.truth_every_ns.max(1_000_000), 0);
         moments.push(self.plan.lasting_ns);
         moments.retain(|&at_ns| {
             let cut = |gap: &Gap| {
@@ -426,7 +428,6 @@ const FRAME_EVERY_NS: i64 = 100_000_000;
 const ACK_EVERY_NS: i64 = 500_000_000;
 const PROBE_EVERY_NS: i64 = 1_000_000_000;
 const PROBE_JITTER_NS: f64 = 50_000_000.0;
-const TRUTH_EVERY_NS: i64 = 500_000_000;
 const AROUND_CUT_NS: i64 = 3_000_000_000;
 /// Above what a retransmission can take.
 const AFTERMATH_NS: i64 = 600_000_000_000;

@@ -66,6 +66,7 @@ impl Scenario {
             dozes: self == Self::Psm,
             gaps: self.gaps(lasting_ns),
             standstills: Vec::new(),
+            truth_every_ns: 500_000_000,
         }
     }
 
