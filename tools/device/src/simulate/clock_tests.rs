@@ -35,6 +35,75 @@ fn offset_and_skew_are_as_told() {
 }
 
 #[test]
+fn temperature_moves_the_rate_as_planned_and_never_beyond_the_limit() {
+    let warm = |skew_ppb, warmth: Vec<Warmth>| {
+        let plan = ClockPlan {
+            skew_ppb,
+            wander_ppb: 0,
+            warmth,
+            ..plan(Vec::new())
+        };
+        let (clock, truth) = clock(&plan);
+        truth.advance(1_000 * S);
+        let shown = move |second: i64| clock.reading_at((500 + second) * S).unwrap().0;
+        move |second: i64| shown(second + 1) - shown(second) - S
+    };
+    let step = Warmth::Step {
+        after_ns: 100 * S,
+        by_ppb: -3_000,
+        within_ns: 60 * S,
+    };
+    let swing = Warmth::Swing {
+        by_ppb: 2_000,
+        period_ns: 400 * S,
+        begun_ns: 100 * S,
+    };
+    let gains_ns = warm(10_000, vec![step, swing]);
+    assert_eq!(gains_ns(0), 12_000);
+    assert!((gains_ns(99) - 10_000).abs() < 100, "{}", gains_ns(99));
+    // A minute after the step it has come 1 - 1/e of the way; the swing is at 0.4 of its turn then, from its crest.
+    let swings_ppb = 2_000.0 * (TAU * 0.4).cos();
+    let expected_ns = 10_000.0 - 3_000.0 * (1.0 - (-1.0f64).exp()) + swings_ppb;
+    assert!(
+        (gains_ns(160) as f64 - expected_ns).abs() < 60.0,
+        "{} {expected_ns}",
+        gains_ns(160)
+    );
+    let hot = Warmth::Step {
+        after_ns: 0,
+        by_ppb: 50_000,
+        within_ns: 1,
+    };
+    assert_eq!(warm(60_000, vec![hot])(500), 95_000);
+}
+
+#[test]
+fn a_free_walk_spreads_with_the_root_of_time_and_a_drawn_one_comes_to_rest() {
+    let spread_ppb = |walk| {
+        let ends = (0..1_000).map(|seed| {
+            let plan = ClockPlan {
+                seed,
+                skew_ppb: 0,
+                wander_ppb: 50_000,
+                walk,
+                ..plan(Vec::new())
+            };
+            let (clock, truth) = clock(&plan);
+            truth.advance(7_201 * S);
+            let shown = |second: i64| clock.reading_at((500 + second) * S).unwrap().0;
+            (shown(7_201) - shown(7_200) - S) as f64
+        });
+        (ends.map(|end| end * end).sum::<f64>() / 1_000.0).sqrt()
+    };
+    // 12.9 ppb a second, for two hours: 0.1 ppm times the root of 120 minutes.
+    let free = spread_ppb(Walk::Free { step_ppt: 12_900 });
+    assert!((1_060.0..1_200.0).contains(&free), "{free}");
+    // Steps of 1,000 ppb that are drawn back by a thousandth: 1,000 times the root of 500, and a little less for the bound.
+    let drawn = spread_ppb(Walk::Drawn);
+    assert!((19_500.0..22_400.0).contains(&drawn), "{drawn}");
+}
+
+#[test]
 fn every_reading_leads_back_to_its_moment() {
     let events = vec![
         ClockEvent::Sleep {
