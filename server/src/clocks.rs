@@ -3,7 +3,7 @@
 //! The engine holds the numbers; here they become views, metrics and words. Each kind of trouble is said once when it begins and
 //! once when it is over, not at each look.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use marey_engine::clock::LiveBound;
@@ -66,13 +66,14 @@ fn troubles(bound: &LiveBound, session: &Session) -> Vec<(Trouble, String)> {
     {
         let is = match bound.half_width_ns {
             Some(ns) => format!("the bound of its time is {:.3} ms", ns as f64 / 1e6),
-            None => "its time has no bound yet".to_owned(),
+            None => "its time has no bound".to_owned(),
         };
-        let why = match bound.silent_ns {
-            SILENT_NS.. => format!(
+        let why = match (bound.silent_ns, bound.half_width_ns) {
+            (SILENT_NS.., _) => format!(
                 "nothing was heard of it for {:.0} s",
                 bound.silent_ns as f64 / 1e9
             ),
+            (_, None) => "no packet of one direction came through yet".to_owned(),
             _ => "the way to it is slow, or busy".to_owned(),
         };
         let text = format!("{is}, the session asks for {:.3} ms: {why}", asked_us / 1e3);
@@ -91,10 +92,13 @@ fn troubles(bound: &LiveBound, session: &Session) -> Vec<(Trouble, String)> {
         } else {
             "stood still"
         };
+        let often = match bound.standstills {
+            1 => String::new(),
+            times => format!(", {times} times so far"),
+        };
         let text = format!(
-            "its clock {what} by {:.3} ms, {} times in all; does the device sleep?",
-            bound.last_step_ns.unsigned_abs() as f64 / 1e6,
-            bound.standstills
+            "its clock {what} by {:.3} ms{often}; does the device sleep?",
+            bound.last_step_ns.unsigned_abs() as f64 / 1e6
         );
         found.push((Trouble::Stood(bound.standstills), text));
     }
@@ -107,7 +111,8 @@ const SILENT_NS: u64 = 10_000_000_000;
 /// Tells the log what is wrong with clocks, once each.
 #[derive(Debug, Default)]
 pub(crate) struct ClockWatch {
-    told: HashSet<(SessionId, DeviceId, Trouble)>,
+    /// For how many looks each trouble has lasted.
+    lasting: HashMap<(SessionId, DeviceId, Trouble), u32>,
     turn: u32,
 }
 
@@ -118,23 +123,36 @@ impl ClockWatch {
         if !self.turn.is_multiple_of(EVERY_TURNS) {
             return;
         }
-        let mut now = HashSet::new();
+        let mut now = HashMap::new();
         for (session, log) in recorded(&state.store.log_status(), sessions) {
             let Some(bound) = log.clock else { continue };
             for (trouble, text) in troubles(&bound, session) {
                 let key = (session.id.clone(), log.device.clone(), trouble);
-                if !self.told.contains(&key) {
+                let looks = self.lasting.get(&key).map_or(1, |looks| looks.saturating_add(1));
+                if looks == trouble.worth_telling_after() {
                     tracing::warn!(session = %session.id, device = %log.device, "{text}");
                 }
-                now.insert(key);
+                now.insert(key, looks);
             }
         }
-        for (session, device, trouble) in self.told.difference(&now) {
-            if *trouble == Trouble::Wide {
-                tracing::info!(%session, %device, "the bound of its time is what the session asks for again");
+        for (key, looks) in &self.lasting {
+            let (session, device, trouble) = key;
+            if *trouble == Trouble::Wide && *looks >= trouble.worth_telling_after() && !now.contains_key(key)
+            {
+                tracing::info!(%session, %device, "the bound of its time is as narrow as the session asks for again");
             }
         }
-        self.told = now;
+        self.lasting = now;
+    }
+}
+
+impl Trouble {
+    /// A bound is wide for the first seconds, and while a packet is late; the rest is so once and for all.
+    fn worth_telling_after(self) -> u32 {
+        match self {
+            Self::Wide => 4,
+            Self::Coarse | Self::Stood(_) => 1,
+        }
     }
 }
 
@@ -249,7 +267,7 @@ mod tests {
             ..FINE
         };
         let view = ClockView::of(&silent, &session(Some(1_000.0)));
-        assert!(view.warnings[0].contains("no bound yet"), "{view:?}");
+        assert!(view.warnings[0].contains("has no bound, the session"), "{view:?}");
         assert!(view.warnings[0].contains("for 60 s"), "{view:?}");
     }
 
@@ -265,7 +283,7 @@ mod tests {
         let view = ClockView::of(&troubled, &session(None));
         assert!(view.warnings[0].contains("steps of 10.000 ms"), "{view:?}");
         assert!(
-            view.warnings[1].contains("stood still by 5.000 ms, 2 times"),
+            view.warnings[1].contains("stood still by 5.000 ms, 2 times so far"),
             "{view:?}"
         );
         let text = metrics(&[log(troubled)], &[session(None)]);
