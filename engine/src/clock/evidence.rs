@@ -331,18 +331,21 @@ fn tick_ns(rows: &[Row]) -> i64 {
     if decimal > 2 {
         return i64::try_from(decimal).unwrap_or(i64::MAX).min(COARSEST_TICK_NS);
     }
-    // A counter of 2^k Hz, each stamp rounded to a whole nanosecond: within 2 ns of a multiple of its step.
-    let counts = |hertz: u64| {
-        let on_grid = |step: u64| {
-            let phase = (u128::from(step) * u128::from(hertz)) % 1_000_000_000;
-            phase <= 2 * u128::from(hertz) || phase + 2 * u128::from(hertz) >= 1_000_000_000
-        };
-        steps().all(on_grid)
-    };
-    match (5..=15).map(|power| 1 << power).find(|&hertz| counts(hertz)) {
+    let counts = |hertz: u64| steps().all(|step| is_on_grid(step, hertz));
+    match COUNTERS_HZ.map(|power| 1 << power).find(|&hertz| counts(hertz)) {
         Some(hertz) => (1_000_000_000 / hertz) as i64 + 2,
         None => 1,
     }
+}
+
+/// Powers of two at which counters of clocks run, in Hz.
+pub(super) const COUNTERS_HZ: std::ops::RangeInclusive<u32> = 5..=15;
+
+/// Whether two stamps of a counter, each rounded to a whole nanosecond, can lie so far apart: within 2 ns of a multiple of
+/// its step.
+pub(super) fn is_on_grid(apart_ns: u64, hertz: u64) -> bool {
+    let phase = (u128::from(apart_ns) * u128::from(hertz)) % 1_000_000_000;
+    phase <= 2 * u128::from(hertz) || phase + 2 * u128::from(hertz) >= 1_000_000_000
 }
 
 const COARSEST_TICK_NS: i64 = 1_000_000_000;

@@ -5,10 +5,10 @@
 //! later, from both sides, is never wider. No estimate: a live view has no use for one. It is told what the log takes, and
 //! forgets all when the hub is restarted: the next seconds tell it again.
 
-use super::evidence::{Row, STAMP_LIMIT_NS, Side};
+use super::evidence::{COUNTERS_HZ, Row, STAMP_LIMIT_NS, Side, is_on_grid};
 use super::interval::{Drift, Interval};
 
-/// What is known of a clock while it is being recorded.
+/// What is known of a clock while it is being recorded. Nothing is claimed before some stamps have shown how finely it counts.
 #[derive(Clone, Debug, Default)]
 pub struct LiveClock {
     /// Which life of the device's clock, and which of the hub's.
@@ -26,11 +26,26 @@ pub struct LiveClock {
 }
 
 /// How finely a clock counts, as its stamps betray it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Step {
     first_ns: Option<i64>,
+    newest_ns: i64,
     divisor_ns: u64,
+    /// Which counters of 2^k Hz could have given all stamps so far: bit k.
+    counters: u32,
     stamps: u32,
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Self {
+            first_ns: None,
+            newest_ns: i64::MIN,
+            divisor_ns: 0,
+            counters: u32::MAX,
+            stamps: 0,
+        }
+    }
 }
 
 /// A clock at a moment of hub time.
@@ -92,21 +107,21 @@ impl LiveClock {
                 };
                 // A round trip that took less than no time: the clock stood still within it, and the next one tells.
                 if !both.is_empty() {
-                    self.take(dev_send.max(dev_recv), both, drift);
+                    self.take(dev_send.max(dev_recv), hub_recv.max(hub_send), both, drift);
                 }
             }
             Row::Up {
                 dev_send, hub_recv, ..
             } => {
                 if let Some(fact) = self.fact(Side::Up, dev_send, hub_recv) {
-                    self.take(dev_send, fact, drift);
+                    self.take(dev_send, hub_recv, fact, drift);
                 }
             }
             Row::Down {
                 hub_send, dev_recv, ..
             } => {
                 if let Some(fact) = self.fact(Side::Down, dev_recv, hub_send) {
-                    self.take(dev_recv, fact, drift);
+                    self.take(dev_recv, hub_send, fact, drift);
                 }
             }
             Row::Told { .. } => {}
@@ -120,8 +135,8 @@ impl LiveClock {
             return None;
         }
         self.step.stamp(dev_ns);
-        self.heard_ns = self.heard_ns.max(hub_ns);
-        let step_ns = self.step.known_ns().unwrap_or(0);
+        // Before it is known how finely the clock counts, a fact would claim too much.
+        let step_ns = self.step.known_ns()?;
         let offset_ns = hub_ns - dev_ns;
         let fact = match side {
             Side::Up => Interval::at_most(offset_ns),
@@ -131,7 +146,8 @@ impl LiveClock {
         Some(fact.widen(step_ns.max(RESOLUTION_NS)))
     }
 
-    fn take(&mut self, dev_ns: i64, fact: Interval, drift: Drift) {
+    fn take(&mut self, dev_ns: i64, hub_ns: i64, fact: Interval, drift: Drift) {
+        self.heard_ns = self.heard_ns.max(hub_ns);
         let Some(known) = self.interval else {
             (self.interval, self.dev_ns) = (Some(fact), dev_ns);
             return;
@@ -142,9 +158,14 @@ impl LiveClock {
             true => (known.widen(apart), fact),
             false => (known, fact.widen(apart)),
         };
+        let is_late = dev_ns < self.dev_ns;
         self.dev_ns = self.dev_ns.max(dev_ns);
         let mut both = known.meet(fact);
         if both.is_empty() {
+            if is_late {
+                // Of before a standstill that newer evidence has shown already.
+                return;
+            }
             self.standstills = self.standstills.saturating_add(1);
             self.before_step = self.before_step.or(Some(known.centre()));
             both = fact;
@@ -163,7 +184,12 @@ impl LiveClock {
             .interval
             .filter(|_| self.of.is_some_and(|of| of.1 == hub_epoch))?;
         let silent_ns = u64::try_from(hub_ns.saturating_sub(self.heard_ns)).unwrap_or(0);
-        let now = interval.widen(Drift::from_ppm(max_drift_ppm).spread(silent_ns));
+        // How far the device's clock has run since, at most: evidence may have been long on its way.
+        let drift = Drift::from_ppm(max_drift_ppm);
+        let since_ns = hub_ns.saturating_sub(self.dev_ns.saturating_add(interval.lo));
+        let since_ns = u64::try_from(since_ns).unwrap_or(0);
+        let since_ns = since_ns.saturating_add(drift.spread(since_ns).unsigned_abs());
+        let now = interval.widen(drift.spread(since_ns));
         let half_width_ns = now.is_bounded().then(|| now.hi.abs_diff(now.lo).div_ceil(2));
         Some(LiveBound {
             half_width_ns,
@@ -182,25 +208,38 @@ impl LiveClock {
 impl Step {
     fn stamp(&mut self, dev_ns: i64) {
         let Some(first_ns) = self.first_ns else {
-            self.first_ns = Some(dev_ns);
+            (self.first_ns, self.newest_ns) = (Some(dev_ns), dev_ns);
             return;
         };
-        let (mut a, mut b) = (self.divisor_ns, dev_ns.abs_diff(first_ns));
-        self.stamps = self.stamps.saturating_add(u32::from(b > 0));
+        // A stamp that is told twice says no more than once.
+        self.stamps = self.stamps.saturating_add(u32::from(dev_ns > self.newest_ns));
+        self.newest_ns = self.newest_ns.max(dev_ns);
+        let apart_ns = dev_ns.abs_diff(first_ns);
+        let (mut a, mut b) = (self.divisor_ns, apart_ns);
         while b != 0 {
             (a, b) = (b, a % b);
         }
         self.divisor_ns = a;
+        for power in COUNTERS_HZ {
+            if self.counters & (1 << power) != 0 && !is_on_grid(apart_ns, 1 << power) {
+                self.counters &= !(1 << power);
+            }
+        }
     }
 
-    /// The step that all stamps so far are whole multiples of, once there are enough of them.
+    /// The step that all stamps so far fit, at least a nanosecond; none before there are enough of them. It never grows.
     fn known_ns(self) -> Option<i64> {
-        let is_known = self.stamps >= STAMPS_LEAST && self.divisor_ns > 2;
-        is_known.then(|| {
-            i64::try_from(self.divisor_ns)
-                .unwrap_or(i64::MAX)
-                .min(COARSEST_NS)
-        })
+        if self.stamps < STAMPS_LEAST {
+            return None;
+        }
+        let decimal = i64::try_from(self.divisor_ns)
+            .unwrap_or(i64::MAX)
+            .min(COARSEST_NS);
+        let counter = COUNTERS_HZ
+            .into_iter()
+            .find(|power| self.counters & (1 << power) != 0)
+            .map_or(1, |power| COARSEST_NS / (1 << power) + 2);
+        Some(decimal.max(counter).max(1))
     }
 }
 
@@ -274,7 +313,11 @@ mod tests {
                 &mut clock,
                 &exchange(second * SECOND + second * second * 7_919, ahead_ns),
             );
-            let bound = clock.at(1, (second + 1) * SECOND, 100.0).expect("it was heard");
+            let bound = clock.at(1, (second + 1) * SECOND, 100.0);
+            let Some(bound) = bound else {
+                assert!(second < 8, "nothing is known of it after {second} s");
+                continue;
+            };
             assert_eq!(bound.standstills, (second / 20) as u32, "at {second} s");
             let step_ns = [0, 50 * MS, -350 * MS][(second / 20) as usize];
             assert!((bound.last_step_ns - step_ns).abs() < 2 * MS, "{bound:?}");
@@ -316,7 +359,10 @@ mod tests {
                 }
             };
             hear(&mut clock, &row);
-            let interval = clock.interval.expect("it was heard");
+            let Some(interval) = clock.interval else {
+                assert!(turn < 30, "nothing is known of it at {turn}");
+                continue;
+            };
             let truth = ahead(clock.dev_ns);
             assert!(
                 interval.lo <= truth && truth <= interval.hi,
@@ -373,5 +419,118 @@ mod tests {
             );
         }
         assert!(clock.at(1, i64::MAX, 100.0).is_some());
+    }
+
+    /// A clock that shows `shown`, at the hub's own rate, `way_ns` each way: the truth is an offset of 0 up to a step.
+    fn coarse(shown: impl Fn(i64) -> i64, way_ns: i64, step_ns: i64) -> LiveBound {
+        let mut clock = LiveClock::default();
+        for second in 0..60i64 {
+            let dev_ns = second * SECOND + (second * second * 7_919_123) % (500 * MS);
+            let row = Row::Exchange {
+                hub_epoch: 1,
+                dev_send: shown(dev_ns),
+                hub_recv: dev_ns + way_ns,
+                hub_send: dev_ns + way_ns,
+                dev_recv: shown(dev_ns + 2 * way_ns),
+            };
+            hear(&mut clock, &row);
+            if let Some(interval) = clock.interval {
+                assert!(
+                    interval.lo <= 0 && interval.hi >= 0,
+                    "{second}: {interval:?} beside steps of {step_ns}"
+                );
+            }
+        }
+        clock.at(1, 60 * SECOND, 100.0).expect("it was heard")
+    }
+
+    #[test]
+    fn steps_of_any_clock_are_no_standstills() {
+        for way_ns in [100_000, MS, 2 * MS] {
+            let bound = coarse(|ns| ns.div_euclid(10 * MS) * 10 * MS, way_ns, 10 * MS);
+            assert_eq!(
+                (bound.standstills, bound.coarse_step_ns.is_some()),
+                (0, true),
+                "{way_ns}"
+            );
+        }
+        for hertz in [1_024, 32_768] {
+            let counts = |ns: i64| {
+                let ticks = i128::from(ns) * i128::from(hertz) / 1_000_000_000;
+                (ticks * 1_000_000_000 / i128::from(hertz)) as i64
+            };
+            let bound = coarse(counts, 100_000, SECOND / hertz);
+            assert_eq!(
+                (bound.standstills, bound.coarse_step_ns.is_some()),
+                (0, hertz < 10_000),
+                "{hertz}"
+            );
+        }
+        // One stamp many times is none.
+        let mut clock = LiveClock::default();
+        let up = |dev_send| Row::Up {
+            hub_epoch: 1,
+            dev_send,
+            hub_recv: 9 * SECOND,
+        };
+        hear(&mut clock, &up(123));
+        (0..20).for_each(|_| hear(&mut clock, &up(456_789_124)));
+        assert_eq!(clock.at(1, 10 * SECOND, 100.0), None);
+    }
+
+    #[test]
+    fn the_bound_of_now_holds_after_evidence_that_was_long_on_its_way() {
+        let mut clock = LiveClock::default();
+        // 80 ppm slow: the hub gains on it.
+        let ahead = |dev_ns: i64| dev_ns / 12_500;
+        for second in 0..20i64 {
+            let dev_ns = second * SECOND + second * second * 7_919;
+            hear(&mut clock, &exchange(dev_ns, ahead(dev_ns)));
+        }
+        let held = Row::Up {
+            hub_epoch: 1,
+            dev_send: 20 * SECOND + 13,
+            hub_recv: 80 * SECOND,
+        };
+        hear(&mut clock, &held);
+        let bound = clock.at(1, 80 * SECOND, 100.0).expect("it was heard");
+        let (interval, truth) = (clock.interval.expect("heard"), ahead(80 * SECOND));
+        let off = truth.abs_diff(interval.centre());
+        assert!(
+            bound.half_width_ns.is_some_and(|half| off <= half),
+            "{bound:?} {interval:?} {truth}"
+        );
+        // Exchanges that can't be say nothing, and do not break the silence.
+        for second in 20..3_600i64 {
+            let dev_ns = second * SECOND + second * 7_919;
+            let impossible = Row::Exchange {
+                hub_epoch: 1,
+                dev_send: dev_ns,
+                hub_recv: dev_ns,
+                hub_send: dev_ns + 10_000,
+                dev_recv: dev_ns + 3,
+            };
+            hear(&mut clock, &impossible);
+        }
+        let bound = clock.at(1, 3_600 * SECOND, 100.0).expect("it was heard");
+        assert!(
+            bound.half_width_ns.is_some_and(|half| half > 300 * MS as u64),
+            "{bound:?}"
+        );
+    }
+
+    #[test]
+    fn evidence_of_before_a_standstill_that_comes_after_it_is_left_out() {
+        let mut clock = LiveClock::default();
+        let at = |second: i64| second * SECOND + second * second * 7_919;
+        (0..20).for_each(|second| hear(&mut clock, &exchange(at(second), SECOND)));
+        (21..24).for_each(|second| hear(&mut clock, &exchange(at(second), SECOND + 50 * MS)));
+        hear(&mut clock, &exchange(at(20), SECOND));
+        let interval = clock.interval.expect("heard");
+        assert!(
+            interval.lo <= SECOND + 50 * MS && SECOND + 50 * MS <= interval.hi,
+            "{interval:?}"
+        );
+        assert_eq!(clock.standstills, 1);
     }
 }

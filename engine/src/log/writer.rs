@@ -231,9 +231,18 @@ impl Log {
             true => epoch.boot.0,
             false => epoch.id.0,
         };
+        let hub_epoch = match *row {
+            Row::Exchange { hub_epoch, .. }
+            | Row::Up { hub_epoch, .. }
+            | Row::Down { hub_epoch, .. }
+            | Row::Told { hub_epoch, .. } => hub_epoch,
+        };
+        if hub_epoch != self.now.epoch.0 {
+            return;
+        }
         let epochs = self.state.epochs();
         let (of, newest) = (epochs.get(epoch as usize).map(key), epochs.last().map(key));
-        // What an earlier life still hands in says nothing of now.
+        // What is of an earlier life, of the device's clock or the hub's, says nothing of now.
         if let Some(key) = of.filter(|_| of == newest) {
             self.clock.hear(key, row, self.max_drift_ppm);
         }

@@ -195,7 +195,7 @@ pub struct LogView {
     pub epochs: u64,
     /// Its streams.
     pub streams: Vec<StreamView>,
-    /// Its clock now; none if nothing was heard of it since the hub was started.
+    /// Its clock now, while it is recorded; none if too little was heard of it since the hub was started.
     #[serde(default)]
     pub clock: Option<ClockView>,
 }

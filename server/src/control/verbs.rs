@@ -299,7 +299,10 @@ fn show(desk: &Desk<'_>, id: &SessionId) -> Result<Response, String> {
         .into_iter()
         .filter(|log| log.session == *id)
         .map(|log| LogView {
-            clock: log.clock.map(|bound| ClockView::of(&bound, &session)),
+            clock: log
+                .clock
+                .filter(|_| session.state == SessionState::Recording)
+                .map(|bound| ClockView::of(&bound, &session)),
             device: log.device,
             frames: log.frames,
             samples: log.samples,

@@ -8,7 +8,7 @@
 //! A refusal may be overtaken: with two runs under way, both fail, and before the second failure is known the device has
 //! sent all of it again. What is durable by then the device has let go of, so nothing may wait for it.
 
-use marey_format::clock::ProbeRow;
+use marey_format::clock::{ProbeKind, ProbeRow};
 use marey_format::frame::{Flags, Frame, FrameError, Header, Kind, Lane};
 use marey_format::limits::STREAMS_PER_EPOCH_MAX;
 use marey_format::registry::FrameName;
@@ -347,6 +347,11 @@ fn check_probes(frame: &Frame<'_>, settings: &Settings) -> Result<(), (RefusalCo
     }
     let rows = ProbeRow::rows(frame.payload()).into_iter().flatten();
     for (at, row) in rows.enumerate() {
+        // A row of another kind with the tag of a true exchange would say whatever the device likes.
+        if row.kind == ProbeKind::Told {
+            let message = format!("probe row {at} tells an offset, which imports alone may do");
+            return Err((RefusalCode::BadProbe, message));
+        }
         if !settings.stamp_key.verify(&settings.device, &row) {
             let message = format!("the stamps of probe row {at} are not ones that this hub gave this device");
             return Err((RefusalCode::BadProbe, message));

@@ -459,6 +459,15 @@ fn probe_rows_must_carry_the_hubs_own_tag_and_hold_nothing_up() {
     };
     let mut peer = Peer::open();
     assert_eq!(sequences(peer.read(&probes(&row, 0))), [0]);
+    let told = ProbeRow {
+        kind: ProbeKind::Told,
+        ..row
+    };
+    assert_eq!(
+        refusals(&peer.read(&probes(&told, 1))),
+        [RefusalCode::BadProbe],
+        "its tag is one that the hub gave"
+    );
     row.hub_send_ns += 1;
     assert_eq!(refusals(&peer.read(&probes(&row, 1))), [RefusalCode::BadProbe]);
     assert_eq!(sequences(peer.read(&frame(&live(Kind::STATE, 2, b"{}")))), [2]);

@@ -2,7 +2,7 @@
 //!
 //! The session is made beside the others in a folder of its own, as a hub of one session whose clock is the recorder's; it is
 //! published there, and becomes one of the hub's by one rename. An import that is cut short leaves nothing but that folder,
-//! which the next one removes.
+//! which the next one of that session removes.
 
 mod chunks;
 mod header;

@@ -236,8 +236,24 @@ impl<'a> Samples<'a> {
     }
 
     /// Whether something follows the last sample.
-    pub fn has_more_bytes(&self) -> bool {
+    fn has_more_bytes(&self) -> bool {
         !self.rest.is_empty()
+    }
+
+    /// Steps over all samples of `channels` values of `width` bytes, or texts if that is none; what is wrong with them, and how
+    /// many are left then.
+    pub fn check(&mut self, width: Option<usize>, channels: usize) -> Option<(u64, &'static str)> {
+        while self.left > 0 {
+            let left = self.left;
+            let sample = self.stamp().and_then(|_| match width {
+                Some(width) => self.numbers(width * channels).map(|_| ()),
+                None => self.texts(channels).map(|_| ()),
+            });
+            if let Err(what) = sample {
+                return Some((left, what));
+            }
+        }
+        self.has_more_bytes().then_some((0, "bytes follow its last one"))
     }
 
     /// The stamp of the next sample, none where it follows the one before by the stream's period. Its values come next.

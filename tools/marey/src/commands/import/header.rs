@@ -126,6 +126,11 @@ impl StreamHeader {
         self.format == Format::Text && self.channels.len() == 1
     }
 
+    /// Whether it can be declared: of text there is no list.
+    pub fn fits(&self) -> bool {
+        is_declarable(&self.declaration())
+    }
+
     /// Its columns: a field for each channel, or where these are too many for a declaration one list of all.
     pub fn declaration(&self) -> Declaration {
         let described = format!("XDF stream {:?} of type {:?}", self.name, self.content);
@@ -153,7 +158,7 @@ impl StreamHeader {
             latency_tolerance_us: None,
             description: label(&described),
         };
-        if self.format == Format::Text || declaration.check().is_ok() {
+        if self.format == Format::Text || is_declarable(&declaration) {
             return declaration;
         }
         let list = Field {
@@ -166,6 +171,10 @@ impl StreamHeader {
             ..declaration
         }
     }
+}
+
+fn is_declarable(declaration: &Declaration) -> bool {
+    declaration.check().is_ok() && declaration.to_json().len() <= limits::DECLARATION_BYTES_MAX
 }
 
 fn field(name: StreamName, format: Format) -> Field {

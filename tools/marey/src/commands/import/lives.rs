@@ -100,9 +100,11 @@ pub struct Belongs {
     pub life: usize,
     /// Its time lies before that of the sample before it: it can't stand in the same epoch.
     pub is_back: bool,
+    /// No offset tells of that life, though others are known.
+    pub is_unknown: bool,
 }
 
-/// Farther from all offsets than this, a clock that fell back is one of which nothing is known.
+/// Farther from all offsets than this, a clock that fell back is one of which nothing is known; nearer, a stamp was late.
 const FAR_S: f64 = 60.0;
 
 impl Follower {
@@ -133,18 +135,17 @@ impl Follower {
             .zip(later.iter().map(away))
             .min_by(|a, b| a.1.total_cmp(&b.1));
         let here = self.lives.get(self.at).map_or(f64::INFINITY, away);
-        if fell_s > JUMP_S {
-            // A clock that fell back began anew.
-            match nearest {
-                Some((on, far_s)) if far_s <= here.max(FAR_S) => {
-                    self.at += on;
-                    self.unknown = None;
-                }
-                _ => {
-                    self.unknown = Some(self.unknowns);
-                    self.unknowns += 1;
-                }
-            }
+        let reach = |far_s: f64| far_s <= FAR_S;
+        if fell_s > JUMP_S && nearest.is_some_and(|(_, far_s)| far_s <= here) {
+            // It fell back to where its offsets say that it began anew.
+            self.at += nearest.map_or(0, |(on, _)| on);
+            self.unknown = None;
+        } else if fell_s > JUMP_S && !self.lives.is_empty() && !reach(here) {
+            // To where no offset tells of it. One late stamp among others is within their reach.
+            self.unknown = Some(self.unknowns);
+            self.unknowns += 1;
+        } else if self.unknown.is_some() && reach(here) {
+            self.unknown = None;
         } else if self.unknown.is_none()
             && let Some((on, far_s)) = nearest
             && far_s < here
@@ -155,6 +156,7 @@ impl Follower {
         Belongs {
             life: life.unwrap_or(self.at),
             is_back: fell_s > 0.0,
+            is_unknown: life.is_some(),
         }
     }
 }
@@ -213,9 +215,15 @@ mod tests {
         assert_eq!(of(200.9), (0, true));
         assert_eq!(of(1.0), (1, true));
         assert_eq!(of(49.0), (1, false));
-        // It fell back once more, and nothing tells of that.
-        assert_eq!(of(2.0), (2, true));
-        assert_eq!(of(60.0), (2, false));
+        // A late stamp, or one that was too high before it, is of the same life.
+        assert_eq!(of(30.0), (1, true));
+        assert_eq!(of(500.0), (1, false));
+        assert_eq!(of(31.0), (1, true));
+        // It fell back to where nothing tells of it, and came again.
+        assert_eq!(of(-900.0), (2, true));
+        assert_eq!(of(-899.0), (2, false));
+        assert_eq!(of(40.0), (1, false));
+        assert_eq!(of(-900.0), (3, true));
     }
 
     #[test]
@@ -232,6 +240,13 @@ mod tests {
         assert_eq!(found, [0, 0, 0, 1, 1]);
         let mut none = Follower::new(&[]);
         assert_eq!((none.follow(5.0).life, none.follow(6.0).life), (0, 0));
-        assert_eq!(none.follow(1.0).life, 1);
+        assert_eq!(
+            none.follow(1.0),
+            Belongs {
+                life: 0,
+                is_back: true,
+                is_unknown: false
+            }
+        );
     }
 }

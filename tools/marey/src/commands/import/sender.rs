@@ -55,6 +55,14 @@ pub struct Sink<'a> {
 /// the middle of a burst of 8 probes 64 ms apart.
 pub const OFFSET_AGE_S: f64 = 1.0 + 0.256;
 
+/// By how much its age may differ from that at most: 0.2 to 2.6 s were seen.
+const OFFSET_AGE_SPREAD_S: f64 = 1.35;
+
+/// What an offset may be off by for being of another age than the mean, in nanoseconds.
+pub fn age_error_ns(max_drift_ppm: f64) -> f64 {
+    OFFSET_AGE_SPREAD_S * 1e3 * max_drift_ppm
+}
+
 const FRAME_BYTES: usize = 64 << 10;
 const BATCH_BYTES: usize = 4 << 20;
 /// Rows of evidence of a frame.

@@ -6,7 +6,7 @@
 use super::chunks::{Chunks, Damage, Next, Samples, Tag, clock_offset, stream_id};
 use super::header::{Format, StreamHeader, device_name, label, said};
 use super::lives::{Follower, Lives, Offsets};
-use super::sender::{Sender, Sink, nanoseconds};
+use super::sender::{Sender, Sink, age_error_ns, nanoseconds};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, plain, table};
 use marey_engine::compact::rfc3339;
@@ -19,7 +19,7 @@ use marey_format::types::NameError;
 use marey_format::{DeviceId, HubEpoch, SessionId, limits};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -58,6 +58,8 @@ struct Imported {
     /// Who says so.
     start_from: StartFrom,
     streams: Vec<ImportedStream>,
+    /// Streams that could not be had.
+    streams_left_out: usize,
     /// What of the file is no recording.
     damage: Vec<Damage>,
     warnings: Vec<String>,
@@ -93,6 +95,8 @@ struct ImportedStream {
     stray_offsets: u64,
     /// Samples without a time, or too large for a frame: left out.
     left_out: u64,
+    /// Samples of a time of its clock that no offset tells of.
+    untold: u64,
 }
 
 /// What the first pass finds of a stream.
@@ -109,6 +113,8 @@ struct Stream {
 struct Survey {
     streams: BTreeMap<u32, Stream>,
     datetime: Option<String>,
+    /// Streams that can't be had, with a warning why.
+    left_out: BTreeSet<u32>,
     warnings: Vec<String>,
 }
 
@@ -173,7 +179,13 @@ fn import(arguments: &Xdf, dir: &Path, output: &Output) -> Result<Imported> {
     disk::create_dirs(&hub, Path::new("sessions"))?;
     hub.rename(&aside.join(&folder), &folder)?;
     hub.sync_dir(Path::new("sessions"))?;
-    hub.remove_dir_all(&aside)?;
+    // What is left of it is no reason to say that the session is not there.
+    if let Err(error) = hub.remove_dir_all(&aside) {
+        output.warn(format!(
+            "{} can't be removed: {error}",
+            dir.join(&aside).display()
+        ));
+    }
     Ok(imported)
 }
 
@@ -270,15 +282,13 @@ fn hash(path: &Path) -> Result<[u8; 32]> {
     }
 }
 
-/// The first pass.
+/// The first pass. It goes on from damage as the second does, which names it.
 fn survey(chunks: &mut Chunks<BufReader<File>>) -> io::Result<Survey> {
     let mut survey = Survey::default();
     while let Some(next) = chunks.next()? {
-        // Damage is named in the second pass.
         let Next::Chunk { at, tag } = next else { continue };
         let content = chunks.content();
-        let id = stream_id(content);
-        match (tag, id) {
+        match (tag, stream_id(content)) {
             (Tag::FileHeader, _) => survey.datetime = said(content, "datetime"),
             (Tag::StreamHeader, Some((id, xml))) => survey.header(at, id, xml),
             (Tag::ClockOffset, Some((id, body))) => {
@@ -301,11 +311,36 @@ fn survey(chunks: &mut Chunks<BufReader<File>>) -> io::Result<Survey> {
             }
             _ => {}
         }
+        if survey.wrong(tag, content).is_some() {
+            chunks.look_for_boundary_in(at);
+        }
     }
     Ok(survey)
 }
 
 impl Survey {
+    /// What is wrong inside of a chunk.
+    fn wrong(&self, tag: Tag, content: &[u8]) -> Option<String> {
+        match (tag, stream_id(content)) {
+            (Tag::Samples | Tag::ClockOffset, None) => Some("it does not name its stream".to_owned()),
+            (Tag::ClockOffset, Some((id, body))) if clock_offset(body).is_none() => {
+                Some(format!("stream {id}: no clock offset can be read in it"))
+            }
+            (Tag::Samples, Some((id, _))) if self.left_out.contains(&id) => None,
+            (Tag::Samples, Some((id, body))) => match (self.streams.get(&id), Samples::parse(body)) {
+                (None, _) => Some(format!("samples of stream {id}, which has no header")),
+                (_, None) => Some(format!("stream {id}: it does not say how many samples there are")),
+                (Some(stream), Some(mut samples)) => {
+                    let header = &stream.header;
+                    samples
+                        .check(header.format.width(), header.channels.len())
+                        .map(|(left, what)| format!("stream {id}: {left} samples can't be read: {what}"))
+                }
+            },
+            _ => None,
+        }
+    }
+
     fn header(&mut self, at: u64, id: u32, xml: &[u8]) {
         match StreamHeader::parse(xml) {
             Err(error) => self.warnings.push(format!(
@@ -314,6 +349,13 @@ impl Survey {
             Ok(_) if self.streams.contains_key(&id) => self
                 .warnings
                 .push(format!("stream {id}: a second header at byte {at} is left out")),
+            Ok(header) if !header.fits() => {
+                self.left_out.insert(id);
+                self.warnings.push(format!(
+                    "stream {id} is left out: its {} channels of text are more than a stream can have",
+                    header.channels.len()
+                ));
+            }
             Ok(header) => {
                 let stream = Stream {
                     header,
@@ -443,7 +485,7 @@ fn make(
 
     let error_ns = arguments
         .offset_error
-        .map(|error_ms| (error_ms * 1e6).ceil() as u64);
+        .map(|error_ms| (error_ms * 1e6 + age_error_ns(arguments.max_drift_ppm)).ceil() as u64);
     let mut warnings = survey.warnings.clone();
     if start_from == StartFrom::Nobody {
         warnings.push(
@@ -455,6 +497,7 @@ fn make(
     let mut streams = Importing::all(&survey, &sha256);
     let mut damage = Vec::new();
     take_all(
+        &survey,
         &mut chunks,
         &mut streams,
         (&mut to, error_ns),
@@ -485,6 +528,7 @@ fn make(
         start: rfc3339(start_utc_ns.div_euclid(1_000)),
         start_from,
         streams: streams.into_values().map(Importing::told).collect(),
+        streams_left_out: survey.left_out.len(),
         damage,
         warnings,
     })
@@ -500,6 +544,7 @@ fn metadata(file: &Path, sha256: &[u8; 32]) -> BTreeMap<String, String> {
 }
 
 fn take_all(
+    survey: &Survey,
     chunks: &mut Chunks<BufReader<File>>,
     streams: &mut BTreeMap<u32, Importing<'_>>,
     (to, error_ns): (&mut Sink<'_>, Option<u64>),
@@ -522,19 +567,12 @@ fn take_all(
             }
         };
         let content = chunks.content();
-        let wrong = match (tag, stream_id(content)) {
-            (Tag::Samples | Tag::ClockOffset, None) => Some("it does not name its stream".to_owned()),
-            (Tag::ClockOffset, Some((id, body))) if clock_offset(body).is_none() => {
-                Some(format!("stream {id}: no clock offset can be read in it"))
-            }
-            (Tag::Samples, Some((id, body))) => match streams.get_mut(&id) {
-                None => Some(format!("samples of stream {id}, which has no header")),
-                Some(stream) => stream
-                    .take(body, (&mut *to, error_ns))?
-                    .map(|(left, what)| format!("stream {id}: {left} samples can't be read: {what}")),
-            },
-            _ => None,
-        };
+        if let (Tag::Samples, Some((id, body))) = (tag, stream_id(content))
+            && let Some(stream) = streams.get_mut(&id)
+        {
+            stream.take(body, (&mut *to, error_ns))?;
+        }
+        let wrong = survey.wrong(tag, content);
         if let Some(cause) = wrong {
             chunks.look_for_boundary_in(at);
             damage.push(Damage {
@@ -563,6 +601,10 @@ struct Importing<'a> {
     until_recorder_ns: Option<i64>,
     samples: u64,
     left_out: u64,
+    /// Samples of a life of its clock that no offset tells of.
+    unknown: u64,
+    /// Marks that are too long for an event.
+    long_marks: u64,
     lossy: u64,
 }
 
@@ -586,6 +628,8 @@ impl<'a> Importing<'a> {
                 until_recorder_ns: None,
                 samples: 0,
                 left_out: 0,
+                unknown: 0,
+                long_marks: 0,
                 lossy: 0,
             };
             all.insert(id, importing);
@@ -593,38 +637,32 @@ impl<'a> Importing<'a> {
         all
     }
 
-    /// Takes the samples of a chunk; how many can't be read and why, if some can't.
-    fn take(
-        &mut self,
-        body: &[u8],
-        (to, error_ns): (&mut Sink<'_>, Option<u64>),
-    ) -> Result<Option<(u64, &'static str)>> {
+    /// Takes the samples of a chunk, up to the first that can't be read.
+    fn take(&mut self, body: &[u8], (to, error_ns): (&mut Sink<'_>, Option<u64>)) -> Result {
         let Some(mut samples) = Samples::parse(body) else {
-            return Ok(Some((0, "it does not say how many there are")));
+            return Ok(());
         };
+        let period_s = self.of.header.rate_hz.map_or(0.0, |rate_hz| 1.0 / rate_hz);
+        let (format, channels) = (self.of.header.format, self.of.header.channels.len());
         while samples.left() > 0 {
-            let left = samples.left();
-            let stamp = match samples.stamp() {
-                Ok(stamp) => stamp,
-                Err(what) => return Ok(Some((left, what))),
-            };
-            let period_s = self.of.header.rate_hz.map_or(0.0, |rate_hz| 1.0 / rate_hz);
+            let Ok(stamp) = samples.stamp() else { break };
             let time_s = stamp.unwrap_or(self.last_s + period_s);
-            let (format, channels) = (self.of.header.format, self.of.header.channels.len());
             let values = match format.width() {
                 Some(width) => samples
                     .numbers(width * channels)
                     .map(|bytes| numbers(format, width, bytes)),
                 None => samples.texts(channels).map(|texts| self.texts(&texts)),
             };
-            match values {
-                Ok(values) => self.sample(time_s, values, (&mut *to, error_ns))?,
-                Err(what) => return Ok(Some((left, what))),
-            }
+            let Ok(values) = values else { break };
+            // One without a time took a period all the same.
+            self.last_s = if time_s.is_finite() {
+                time_s
+            } else {
+                self.last_s + period_s
+            };
+            self.sample(time_s, values, (&mut *to, error_ns))?;
         }
-        Ok(samples
-            .has_more_bytes()
-            .then_some((0, "bytes follow its last one")))
+        Ok(())
     }
 
     fn texts(&mut self, texts: &[&[u8]]) -> Vec<Value> {
@@ -653,8 +691,8 @@ impl<'a> Importing<'a> {
             self.left_out += 1;
             return Ok(());
         };
-        self.last_s = time_s;
         let belongs = self.follower.follow(time_s);
+        self.unknown += u64::from(belongs.is_unknown);
         if self.life != Some(belongs.life) || belongs.is_back {
             self.begin(belongs.life, (&mut *to, error_ns))?;
         }
@@ -674,7 +712,10 @@ impl<'a> Importing<'a> {
                 text,
                 duration_ns: None,
             };
-            self.sender.event(to, time_ns, &mark)?;
+            match fits(&mark) {
+                true => self.sender.event(to, time_ns, &mark)?,
+                false => self.long_marks += 1,
+            }
         }
         let is_one_list = self.sender.declaration().fields[0].length.is_some();
         let values = match is_one_list {
@@ -694,14 +735,17 @@ impl<'a> Importing<'a> {
             .begin(to, life, self.lives.lives.get(life), error_ns)?;
         if is_first {
             // What the file says of it, word for word, where a frame can hold it.
-            let xml = Some(self.of.xml.clone()).filter(|xml| xml.len() <= limits::FRAME_BYTES_MAX / 2);
-            let event = Event {
+            let header = Event {
                 kind: "xdf_header".to_owned(),
-                text: xml,
+                text: Some(self.of.xml.clone()),
                 duration_ns: None,
             };
+            let header = match fits(&header) {
+                true => header,
+                false => Event { text: None, ..header },
+            };
             let time_ns = nanoseconds(self.last_s).unwrap_or(0);
-            self.sender.event(to, time_ns, &event)?;
+            self.sender.event(to, time_ns, &header)?;
         }
         Ok(())
     }
@@ -731,6 +775,14 @@ impl<'a> Importing<'a> {
         warn(
             self.left_out,
             "samples have no time that can be, or are too large for a frame, and were left out",
+        );
+        warn(
+            self.unknown,
+            "samples are of a time of its clock that no offset tells of: their times are a guess without bound",
+        );
+        warn(
+            self.long_marks,
+            "marks are too long for an event; the stream has them in full",
         );
         warn(
             self.lossy,
@@ -777,8 +829,14 @@ impl<'a> Importing<'a> {
             stale_offsets: stale,
             stray_offsets: self.lives.stray,
             left_out: self.left_out,
+            untold: self.unknown,
         }
     }
+}
+
+/// Whether an event fits a frame; its JSON may be six times as long as its text.
+fn fits(event: &Event) -> bool {
+    serde_json::to_vec(event).is_ok_and(|json| json.len() <= limits::FRAME_BYTES_MAX / 2)
 }
 
 fn numbers(format: Format, width: usize, bytes: &[u8]) -> Vec<Value> {
@@ -800,9 +858,11 @@ fn numbers(format: Format, width: usize, bytes: &[u8]) -> Vec<Value> {
 impl Imported {
     fn is_whole(&self) -> bool {
         let counted = |stream: &ImportedStream| {
-            stream.left_out == 0 && stream.footer.is_none_or(|footer| footer == stream.samples)
+            stream.left_out == 0
+                && stream.untold == 0
+                && stream.footer.is_none_or(|footer| footer == stream.samples)
         };
-        self.damage.is_empty() && self.streams.iter().all(counted)
+        self.damage.is_empty() && self.streams_left_out == 0 && self.streams.iter().all(counted)
     }
 }
 

@@ -30,7 +30,8 @@ fn offset(id: u32, true_s: f64, off_s: f64, age_s: f64) -> Vec<u8> {
     let told = true_s - age_s - shown(true_s - age_s) + off_s;
     let parts: [&[u8]; 3] = [
         &id.to_le_bytes(),
-        &shown(true_s).to_le_bytes(),
+        // The stream's time as the recorder makes it out: its own, less the offset.
+        &(true_s - told).to_le_bytes(),
         &told.to_le_bytes(),
     ];
     chunk(4, &parts.concat())
@@ -89,7 +90,9 @@ fn recording() -> Vec<Vec<u8>> {
         chunks.push(ecg(7, true_s, second));
         if second % 5 == 2 {
             let off_s = f64::from((second as u32 * 7_919) % 101) * 1e-6 - 50e-6;
-            let age_s = super::super::sender::OFFSET_AGE_S;
+            // Of all ages, around the mean.
+            let age_s =
+                super::super::sender::OFFSET_AGE_S + f64::from((second as u32 * 31) % 21) / 8.0 - 1.25;
             // One of them is told again, and one is garbage.
             let (off_s, again_s) = match second {
                 57 => (1e6, 0.0),
@@ -207,7 +210,8 @@ fn a_recording_comes_in_with_both_lives_of_its_clock_and_its_times_are_true() {
         let true_us = UTC_NS / 1_000 + at as i64 * 100_000;
         worst_us = worst_us.max((time_us - true_us).abs());
     }
-    assert!(worst_us < 60, "{worst_us} us");
+    // Its offsets are off by 50 us and by what the clock ran in a second and a quarter, either way.
+    assert!(worst_us < 150, "{worst_us} us");
 
     let disk = OsDisk::new(dir.path());
     let session = Session::read(&disk, &Session::dir(&imported.session)).expect("it was published");
@@ -434,5 +438,71 @@ fn the_example_file_with_a_clock_reset_comes_in_with_both_epochs() {
         told,
         [("MyMarkerStream", 175, 2, 61, 54), ("BioSemi", 27_815, 2, 61, 54)]
     );
+    assert_eq!(faults(&dir), Vec::<String>::new());
+}
+
+#[test]
+fn late_stamps_stay_in_their_life_and_what_no_offset_tells_of_is_said() {
+    let dir = hub();
+    // A mark that is 12 s late, one sample that is 100 s too high, and at the end a clock that fell back unseen.
+    let mut chunks = recording();
+    let at = chunks.len() / 4;
+    chunks.insert(at, mark(9, 20.0, "late"));
+    chunks.insert(at, ecg(7, 250.0, 0));
+    let arguments = Xdf {
+        session: Some(SessionId::new("late").expect("a name")),
+        ..xdf(&dir, &file(&chunks))
+    };
+    let imported = run(&dir, &arguments).unwrap_or_else(|failure| panic!("{failure}"));
+    let told: Vec<_> = imported
+        .streams
+        .iter()
+        .map(|it| (it.samples, it.clocks, it.untold))
+        .collect();
+    assert_eq!(told, [(6_010, 2, 0), (61, 2, 0)]);
+    let placed = samples(&dir, &imported.session);
+    let wrong = placed.iter().filter(|(time_us, ..)| {
+        !(UTC_NS / 1_000 - 1_000_000..UTC_NS / 1_000 + 601_000_000).contains(time_us)
+    });
+    assert_eq!(wrong.count(), 0);
+
+    let mut chunks = recording();
+    let mut fallen = ecg(7, 0.0, 0);
+    fallen[7 + 4 + 2 + 1..][..8].copy_from_slice(&(-90_000.0f64).to_le_bytes());
+    chunks.push(fallen);
+    let imported = run(&dir, &xdf(&dir, &file(&chunks))).unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(imported.streams[0].untold, 10);
+    assert!(!imported.is_whole());
+    assert!(
+        imported
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("10 samples are of a time"))
+    );
+}
+
+#[test]
+fn one_stream_that_can_not_be_had_and_one_endless_mark_cost_themselves_alone() {
+    let dir = hub();
+    let mut chunks = recording();
+    let wide = "<name>Wide</name><type>Words</type><channel_count>2000</channel_count><nominal_srate>0</nominal_srate>\
+                <channel_format>string</channel_format>";
+    chunks.insert(3, header(11, wide));
+    // Nothing but NULs: six times as long as JSON.
+    let mut endless = 9u32.to_le_bytes().to_vec();
+    endless.extend([1, 1, 8]);
+    endless.extend(shown(590.0).to_le_bytes());
+    endless.extend([4, 0x40, 0x0d, 0x03, 0]);
+    endless.extend([0; 200_000]);
+    chunks.push(chunk(3, &endless));
+    let imported = run(&dir, &xdf(&dir, &file(&chunks))).unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!((imported.streams.len(), imported.streams_left_out), (2, 1));
+    assert_eq!(imported.streams[1].samples, 61);
+    let warned = |what: &str| imported.warnings.iter().any(|warning| warning.contains(what));
+    assert!(
+        warned("stream 11 is left out: its 2000 channels") && warned("1 marks are too long"),
+        "{imported:?}"
+    );
+    assert!(!imported.is_whole());
     assert_eq!(faults(&dir), Vec::<String>::new());
 }
