@@ -6,10 +6,11 @@
 //! Invariant: the model says only what the engine said (an ack, a welcome, a generation published), each with the number
 //! of operations that the disk had seen when it was said.
 
-use crate::recording::{Sender, judge_device, open, prepare, session};
+use crate::recording::{Sender, judge_device, prepare, session, small_options};
 use marey_engine::disk::Disk;
 use marey_engine::disk::faulty::{FaultyDisk, Plan};
 use marey_engine::disk::memory::{Dice, MemoryDisk};
+use marey_engine::log::{Fault, FaultKind};
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{LogHandle, SessionState, Store};
@@ -120,6 +121,8 @@ pub struct Stage {
     /// For each device, which of the senders it is now.
     current: [usize; DEVICES.len()],
     facts: Vec<Fact>,
+    /// Damage that the hub named when it was opened again on the way, which an operator then reads in its log.
+    pub damage_named: usize,
 }
 
 /// What must hold after a crash.
@@ -138,6 +141,7 @@ impl Default for Stage {
                 .collect(),
             current: std::array::from_fn(|device| device),
             facts: Vec::new(),
+            damage_named: 0,
         }
     }
 }
@@ -163,7 +167,10 @@ impl Stage {
                 }
                 drop(closing);
                 handles = [None; DEVICES.len()];
-                store = Some(open(as_disk.clone(), &clock)?);
+                let (opened, report) = Store::open(as_disk.clone(), clock.clone(), small_options())?;
+                let is_damage = |fault: &&Fault| fault.kind == FaultKind::Damage;
+                self.damage_named += report.faults.iter().filter(is_damage).count();
+                store = Some(opened);
                 continue;
             }
             let store = store.as_ref().expect("it is open between steps");
