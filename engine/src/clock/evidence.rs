@@ -48,6 +48,16 @@ pub enum Row {
 }
 
 impl Row {
+    /// The life of the hub's clock that it speaks of.
+    pub fn hub_epoch(&self) -> u64 {
+        match *self {
+            Self::Exchange { hub_epoch, .. }
+            | Self::Up { hub_epoch, .. }
+            | Self::Down { hub_epoch, .. }
+            | Self::Told { hub_epoch, .. } => hub_epoch,
+        }
+    }
+
     /// What a row of a log's probes says.
     pub fn of_probe(row: &ProbeRow) -> Self {
         let hub_epoch = row.hub_epoch.0;
@@ -235,12 +245,7 @@ pub(super) fn number_hub_epochs(evidence: &SessionEvidence) -> (Vec<u64>, BTreeM
         .iter()
         .flat_map(|device| &device.clocks)
         .flat_map(|clock| &clock.rows)
-        .map(|row| match *row {
-            Row::Exchange { hub_epoch, .. }
-            | Row::Up { hub_epoch, .. }
-            | Row::Down { hub_epoch, .. }
-            | Row::Told { hub_epoch, .. } => hub_epoch,
-        });
+        .map(Row::hub_epoch);
     let known = evidence
         .hub_epochs
         .iter()

@@ -73,12 +73,7 @@ impl LiveClock {
     /// Takes in evidence of the life `key` of the clock. Rows come about in the order in which they arose.
     pub fn hear(&mut self, key: [u8; 16], row: &Row, max_drift_ppm: f64) {
         let drift = Drift::from_ppm(max_drift_ppm);
-        let hub_epoch = match *row {
-            Row::Exchange { hub_epoch, .. }
-            | Row::Up { hub_epoch, .. }
-            | Row::Down { hub_epoch, .. }
-            | Row::Told { hub_epoch, .. } => hub_epoch,
-        };
+        let hub_epoch = row.hub_epoch();
         if self.of != Some((key, hub_epoch)) {
             *self = Self {
                 of: Some((key, hub_epoch)),

@@ -231,13 +231,7 @@ impl Log {
             true => epoch.boot.0,
             false => epoch.id.0,
         };
-        let hub_epoch = match *row {
-            Row::Exchange { hub_epoch, .. }
-            | Row::Up { hub_epoch, .. }
-            | Row::Down { hub_epoch, .. }
-            | Row::Told { hub_epoch, .. } => hub_epoch,
-        };
-        if hub_epoch != self.now.epoch.0 {
+        if row.hub_epoch() != self.now.epoch.0 {
             return;
         }
         let epochs = self.state.epochs();

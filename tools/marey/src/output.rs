@@ -107,19 +107,20 @@ impl Output {
     /// Ends the line that progress was shown on.
     pub fn progress_done(&self) {
         if self.progress {
-            eprint!("\r\x1b[2K");
+            write!(std::io::stderr(), "\r\x1b[2K").ok();
         }
     }
 
     /// Something that a person should know and that does not change the result.
     pub fn warn(&self, what: impl Display) {
         self.progress_done();
-        eprintln!("warning: {what}");
+        // Whoever listened has heard enough: that ends no work.
+        writeln!(std::io::stderr(), "warning: {what}").ok();
     }
 
     pub fn failure(&self, failure: &Failure) {
         self.progress_done();
-        eprintln!("marey: {failure}");
+        writeln!(std::io::stderr(), "marey: {failure}").ok();
     }
 }
 

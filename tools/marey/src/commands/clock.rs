@@ -82,7 +82,12 @@ struct Fit {
     guard_steps: bool,
     /// How old an offset of offsets.csv was when it was written down, on average. For LabRecorder's it is 1.256 s: liblsl
     /// renews its offset every 2 s, from a burst that lasts half a second.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     offset_age: f64,
     /// The most that the device's clock may be fast or slow, in parts per million.
     #[arg(

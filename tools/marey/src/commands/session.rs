@@ -50,7 +50,7 @@ struct New {
     max_drift_ppm: Option<f64>,
     /// Warn where the bound of a time is wider than this, such as 2ms or 500us: in `session show`, the hub's log, /metrics, and
     /// the receipt.
-    #[arg(long, value_name = "TIME", value_parser = microseconds)]
+    #[arg(long, value_name = "TIME", value_parser = microseconds, allow_hyphen_values = true)]
     max_time_error: Option<f64>,
 }
 

@@ -381,7 +381,7 @@ fn what_can_not_be_imported_is_said_and_leaves_nothing() {
     // What an import that was killed left is no hindrance.
     std::fs::create_dir_all(dir.path().join("import-walk_1.tmp/sessions")).expect("made");
     assert!(run(&dir, &xdf(&dir, &good)).is_ok());
-    assert!(with(&|_| {}).contains("give another name with --session"));
+    assert!(with(&|_| {}).contains("choose another name with --session"));
     let other_case = SessionId::new("WALK_1").expect("a name");
     assert!(with(&|it| it.session = Some(other_case.clone())).contains("--session"));
 }
