@@ -1,13 +1,14 @@
 //! The power goes, operations fail and disks lie at the operations of scripted recordings: the short forms of
 //! `prove power-cuts` and `prove io-errors`. With a planted bug they fail.
 
-use marey_engine::Session;
 use marey_engine::disk::memory::MemoryDisk;
 use marey_engine::disk::{Disk, OpenMode};
+use marey_engine::log::{Fault, FaultKind, LogReader};
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
+use marey_engine::{Session, Store};
 use marey_tests::prove::{Planted, Run, Tally, io_errors, power_cuts};
-use marey_tests::recording::{Sender, prepare, session};
+use marey_tests::recording::{Sender, prepare, session, small_options};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -102,6 +103,55 @@ fn a_recording_goes_on_wherever_its_log_is_torn() {
             sealed.compacted.receipt
         );
     }
+}
+
+/// Found by one of 3,233 misdirected writes: the beginning of a segment was synced 4 KiB further on, the journal let go of its
+/// frames, and at the next opening it looked like a write that a power cut tore before anybody was told of it.
+#[test]
+fn a_segment_whose_beginning_went_elsewhere_is_damage() {
+    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    let memory = MemoryDisk::new();
+    let as_disk: Arc<dyn Disk> = Arc::new(memory.clone());
+    let (mut phone, mut watch) = (Sender::new("phone", 1), Sender::new("watch", 2));
+    let send = |sender: &mut Sender, store: &Store, frames: usize| {
+        let handle = sender.join(store).unwrap();
+        (0..frames).for_each(|_| drop(sender.capture()));
+        while (sender.acked[0] as usize) < sender.frames.len() {
+            sender.send(store, handle, 2).unwrap();
+        }
+    };
+    let store = prepare(&as_disk, &clock).unwrap();
+    send(&mut phone, &store, 5);
+    store.close().unwrap();
+    drop(store);
+    let store = prepare(&as_disk, &clock).unwrap();
+    send(&mut phone, &store, 5);
+    store.flush().unwrap();
+    // A record after it says that the journal has let go of what was flushed.
+    send(&mut watch, &store, 1);
+    drop(store);
+
+    let log = Session::log_dir(&session(), &phone.device).join("000002.mlog");
+    let misdirect = |bytes: &mut Vec<u8>| bytes.splice(..0, vec![0; 4096]).for_each(drop);
+    memory.damage(&log, misdirect).unwrap();
+    let (store, report) = Store::open(as_disk.clone(), clock.clone(), small_options()).unwrap();
+    let named = |fault: &Fault| fault.segment == 2 && fault.offset == 0 && fault.kind == FaultKind::Damage;
+    assert!(report.faults.iter().any(named), "{report:?}");
+    // It stays named, and the device goes on.
+    let mut again = phone.at(10, [0; 2]);
+    let handle = again.join(&store).unwrap();
+    while again.acked[0] < 10 {
+        again.send(&store, handle, 2).unwrap();
+    }
+    store.close().unwrap();
+    drop(store);
+    let (store, report) = Store::open(as_disk.clone(), clock, small_options()).unwrap();
+    assert!(report.faults.iter().any(named), "{report:?}");
+    drop(store);
+    let mut reader = LogReader::open(&*as_disk, &session(), &phone.device).unwrap();
+    while reader.next().unwrap().is_some() {}
+    assert!(reader.faults().iter().any(named), "{:?}", reader.faults());
 }
 
 #[test]

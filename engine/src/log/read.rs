@@ -39,6 +39,8 @@ pub struct SegmentSummary {
     pub(crate) index: Option<Vec<IndexEntry>>,
     /// What is wrong with header or footer.
     pub(crate) troubles: Vec<(u64, u64, String)>,
+    /// Where in the file the header stands that is missing at its beginning: the disk wrote it to the wrong place.
+    pub(crate) misplaced: Option<u64>,
 }
 
 impl SegmentSummary {
@@ -55,6 +57,7 @@ impl SegmentSummary {
         let mut head = vec![0; SEGMENT_HEADER_BYTES];
         let read = file.read_at(0, &mut head).map_err(io)?;
         let mut troubles = Vec::new();
+        let mut misplaced = None;
         let header = match SegmentHeader::parse(&head[..read]) {
             Ok(header) if (&header.device, &header.session, header.segment) == (log.0, log.1, segment) => {
                 Some(header)
@@ -70,11 +73,12 @@ impl SegmentSummary {
                 return Err(StorageError::damaged(disk.describe(path), error));
             }
             Err(error) => {
-                troubles.push((
-                    0,
-                    (SEGMENT_HEADER_BYTES as u64).min(file_bytes),
-                    error.to_string(),
-                ));
+                misplaced = Self::find_header(&*file, segment, log).map_err(io)?;
+                let why = match misplaced {
+                    Some(at) => format!("{error}: the disk wrote the header to byte {at}"),
+                    None => error.to_string(),
+                };
+                troubles.push((0, (SEGMENT_HEADER_BYTES as u64).min(file_bytes), why));
                 None
             }
         };
@@ -95,7 +99,34 @@ impl SegmentSummary {
             header,
             index,
             troubles,
+            misplaced,
         })
+    }
+
+    /// Looks for the header of a segment at the later sectors of its file.
+    fn find_header(
+        file: &dyn File,
+        segment: u32,
+        log: (&DeviceId, &SessionId),
+    ) -> std::io::Result<Option<u64>> {
+        const SECTOR: usize = 512;
+        let mut buffer = vec![0; 128 * SECTOR];
+        let mut at = 0;
+        loop {
+            let read = file.read_at(at, &mut buffer)?;
+            for (sector, bytes) in buffer[..read].chunks(SECTOR).enumerate() {
+                let ours = SegmentHeader::parse(bytes).ok().is_some_and(|header| {
+                    (&header.device, &header.session, header.segment) == (log.0, log.1, segment)
+                });
+                if ours {
+                    return Ok(Some(at + (sector * SECTOR) as u64));
+                }
+            }
+            if read < buffer.len() {
+                return Ok(None);
+            }
+            at += read as u64;
+        }
     }
 
     fn footer(file: &dyn File, bytes: u64) -> std::io::Result<Tail> {
@@ -141,13 +172,16 @@ impl SegmentSummary {
         }
     }
 
-    /// Whether a broken header is a loss: it was on disk before, or frames follow it. One whose successor says that
-    /// nothing behind it counts never was.
+    /// Whether a broken header is a loss: it was on disk before, frames follow it, or the disk wrote it to another place.
+    /// One whose successor says that nothing behind it counts never was.
     fn header_was_synced(&self, file: &dyn File) -> std::io::Result<bool> {
         let mut mark = [0; 4];
         file.read_at(SEGMENT_HEADER_BYTES as u64, &mut mark)?;
         let counts = self.cut_at.is_some_and(|end| end > SEGMENT_HEADER_BYTES as u64);
-        Ok(counts || self.sealed_bytes.is_some() || mark == marey_format::frame::MARK)
+        Ok(counts
+            || self.misplaced.is_some()
+            || self.sealed_bytes.is_some()
+            || mark == marey_format::frame::MARK)
     }
 
     /// What is wrong with header and footer.

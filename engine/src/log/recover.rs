@@ -37,6 +37,31 @@ pub(crate) struct Recovered {
     pub carried: u64,
 }
 
+/// Where the frames that the journal holds of a segment begin.
+fn first_in(journal: &[JournalFrames], segment: u32) -> Option<u64> {
+    let offsets = journal
+        .iter()
+        .filter(|frames| frames.segment == segment)
+        .map(|frames| frames.offset);
+    offsets.min()
+}
+
+impl SegmentSummary {
+    /// Up to where a segment with a broken header was synced all the same; `None` where its first write may have been torn
+    /// before it was synced: then the journal has its frames, or nobody was told that they are durable.
+    fn synced_before_it_broke(&self, in_journal: Option<u64>, found: JournalFound) -> Option<u64> {
+        let first = SEGMENT_HEADER_BYTES as u64;
+        if self.header.is_some() || self.sealed_bytes.is_some() {
+            return None;
+        }
+        match in_journal {
+            // The journal let go of what stood before.
+            Some(offset) => Some(offset).filter(|&offset| found.whole && offset > first),
+            None => self.misplaced.map(|_| self.file_bytes.max(first + 1)),
+        }
+    }
+}
+
 /// What the journal was like when the hub was opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JournalFound {
@@ -70,15 +95,19 @@ pub(crate) fn recover(
     let mut applier = Applier::default();
     let mut carry = Vec::new();
     let mut predecessor = Before::NONE;
-    let tail = finished(&segments).saturating_sub(1);
+    let mut tail = finished(&segments).saturating_sub(1);
+    let mut proven_though_broken = None;
+    if let Some(next) = segments.get(finished(&segments))
+        && let Some(proven) = next.synced_before_it_broke(first_in(journal, next.segment), found)
+    {
+        tail = finished(&segments);
+        proven_though_broken = Some(proven);
+    }
     for (at, summary) in segments.iter().enumerate() {
         // The last one that was finished, and behind it copies of its end that were not.
         let (is_tail, is_copy) = (at >= tail, at > tail);
-        let in_journal = journal
-            .iter()
-            .filter(|f| f.segment == summary.segment)
-            .map(|f| f.offset)
-            .min();
+        let broken = proven_though_broken.filter(|_| at == tail);
+        let in_journal = first_in(journal, summary.segment);
         let is_sealed = summary.index.is_some();
         // While the journal has frames of this segment or of an earlier one, this one need not be synced, whatever it
         // looks like: it may have been sealed by a write whose sync was never done, in a run of the hub, or in a recovery
@@ -89,6 +118,8 @@ pub(crate) fn recover(
         faults.extend(summary.faults(disk)?.into_iter().map(|mut fault| {
             if unproven && fault.offset > 0 {
                 fault.kind = FaultKind::TornTail;
+            } else if broken.is_some() {
+                fault.kind = FaultKind::Damage;
             }
             fault
         }));
@@ -119,7 +150,7 @@ pub(crate) fn recover(
         let end = match unproven {
             true => scan.tail(
                 &mut applier,
-                in_journal.filter(|_| found.whole).unwrap_or(0),
+                broken.or(in_journal.filter(|_| found.whole)).unwrap_or(0),
                 &mut carry,
             )?,
             false => scan.whole(&mut applier)?,
