@@ -35,7 +35,8 @@ impl LocalHub {
         marey_server::init(dir, clock.as_ref()).expect("the folder is empty");
         let mut config = HubConfig::default();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        (config.listen.devices, config.listen.time, config.listen.health) = (any, any, any);
+        (config.listen.devices, config.listen.time) = (any, any);
+        (config.listen.health, config.listen.files) = (any, any);
         (
             config.disk.floor_percent,
             config.disk.floor_min_mib,
@@ -54,6 +55,7 @@ impl LocalHub {
             metadata: Default::default(),
             max_drift_ppm: None,
             max_time_error_us: None,
+            protocol: None,
         };
         local.ask(Request::SessionStart {
             session,

@@ -7,10 +7,14 @@ pub mod error;
 pub mod options;
 pub mod time;
 
+pub mod annotation;
 mod batch;
 mod hub_file;
+pub mod media;
 pub mod session;
 pub mod store;
+
+pub mod audit;
 
 mod catalog;
 mod journal;
@@ -22,9 +26,13 @@ pub mod compact;
 pub mod read;
 pub mod salvage;
 
+pub use audit::{Actor, AuditEvent, AuditFilter, AuditHead, AuditRecord, Outcome as AuditOutcome};
 pub use batch::{Batch, Committed, LogHandle, Outcome, Stamp};
-pub use catalog::Identity;
+pub use catalog::{Entries, Identity, IdentityEntry};
 pub use error::{LogOpenError, OpenError, SessionError, StorageError};
 pub use options::{Durability, Options};
 pub use session::{Moment, NewSession, Session, SessionState};
-pub use store::{Health, LogStatus, OpenedLog, RecoveryReport, SealError, Sealed, Store, StreamStatus};
+pub use store::{
+    AtRest, Health, LogStatus, Note, NoteError, OpenedLog, RecoveryReport, RetireLogsError, SealError,
+    Sealed, Store, StreamStatus,
+};

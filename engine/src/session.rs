@@ -60,6 +60,8 @@ pub struct NewSession {
     pub max_drift_ppm: f64,
     /// A bound wider than this, in microseconds, is warned of. It changes no time.
     pub max_time_error_us: Option<f64>,
+    /// What the recording is held against, as it was handed in. The engine keeps it and does not read it.
+    pub protocol: Option<String>,
 }
 
 impl NewSession {
@@ -71,6 +73,7 @@ impl NewSession {
             metadata: BTreeMap::new(),
             max_drift_ppm: 100.0,
             max_time_error_us: None,
+            protocol: None,
         }
     }
 }
@@ -87,10 +90,16 @@ pub struct Session {
     pub anchor: Option<WallReading>,
     pub started: Option<Moment>,
     pub stopped: Option<Moment>,
+    /// When it was closed, by the hub's wall clock. None while it is not, and where an earlier version closed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<WallReading>,
     pub max_drift_ppm: f64,
     /// The widest bound that was asked for, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_time_error_us: Option<f64>,
+    /// The text of its protocol file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
     /// Of the newest seal; 0 before the first.
     pub generation: u32,
     pub metadata: BTreeMap<String, String>,
@@ -139,8 +148,10 @@ impl Session {
             anchor: None,
             started: None,
             stopped: None,
+            closed: None,
             max_drift_ppm: new.max_drift_ppm,
             max_time_error_us: new.max_time_error_us,
+            protocol: new.protocol,
             generation: 0,
             metadata: new.metadata,
         }

@@ -5,12 +5,16 @@
 //! [`Store::maintain`] or when the journal has no room left. Nothing is acknowledged that no sync covers: what `commit`
 //! returned is durable, what it refused is not kept.
 
+mod backup;
 mod commit;
 mod flush;
 mod gate;
+mod notes;
 mod open;
+mod retire;
 mod sessions;
 
+use crate::audit::{Audit, AuditEvent, AuditHead};
 use crate::batch::LogHandle;
 use crate::catalog::{Catalog, Identity};
 use crate::clock::LiveBound;
@@ -28,7 +32,10 @@ use marey_format::{DeviceId, SessionId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 
+pub use backup::AtRest;
+pub use notes::{Note, NoteError};
 pub use open::RecoveryReport;
+pub use retire::RetireLogsError;
 pub use sessions::{SealError, Sealed};
 
 /// How often somebody who finds the lock taken lets others run before it goes to sleep.
@@ -43,6 +50,7 @@ pub struct Store {
     hub_id: [u8; 16],
     identity: Identity,
     catalog: Catalog,
+    audit: Audit,
     inner: Mutex<Inner>,
     /// Somebody's commit is done, or failed.
     committed: gate::Gate,
@@ -137,6 +145,14 @@ pub struct LogStatus {
 pub struct StreamStatus {
     pub samples: u64,
     pub ended: bool,
+    /// Ordinal of the newest epoch that has it.
+    pub epoch: u32,
+    /// Samples of that epoch which the device numbered and never sent, so far.
+    pub missing: u64,
+    /// Device time of the newest sample of that epoch.
+    pub last_time_ns: i64,
+    /// The rate that was declared.
+    pub rate_hz: Option<f64>,
 }
 
 /// Whether the store takes frames.
@@ -148,6 +164,8 @@ pub struct Health {
     pub space: Space,
     pub floor_bytes: u64,
     pub journal_blocks_free: usize,
+    /// Why the newest event could not be written into the audit log; none if it was.
+    pub audit_failed: Option<String>,
 }
 
 impl Store {
@@ -176,6 +194,20 @@ impl Store {
         &self.identity
     }
 
+    /// Writes an event into the audit log; it is durable when this returns. It waits for no journal and no session, and its
+    /// failure stops neither.
+    ///
+    /// # Errors
+    /// The log could not be written: [`Health::audit_failed`] says so until it can. The next event tries again.
+    pub fn audit(&self, event: &AuditEvent) -> Result<AuditHead, StorageError> {
+        self.audit.append(event)
+    }
+
+    /// The newest record of the audit log; none where there is none.
+    pub fn audit_head(&self) -> Result<Option<AuditHead>, StorageError> {
+        self.audit.head()
+    }
+
     /// Room on the disk.
     pub fn space(&self) -> Result<Space, StorageError> {
         self.disk
@@ -196,6 +228,7 @@ impl Store {
             space,
             floor_bytes,
             journal_blocks_free: self.journal().free_blocks(),
+            audit_failed: self.audit.failed(),
         }
     }
 
@@ -259,6 +292,10 @@ fn status(log: &Log, now: HubInstant) -> LogStatus {
             let entry = streams.entry(key.to_string()).or_default();
             entry.samples += stream.samples;
             entry.ended = stream.end.is_some();
+            entry.epoch = epoch.ordinal;
+            entry.missing = stream.next_index.saturating_sub(stream.samples);
+            entry.last_time_ns = stream.last_time_ns;
+            entry.rate_hz = stream.declaration.rate_hz;
         }
     }
     LogStatus {

@@ -161,9 +161,28 @@ impl KernelClocks for OsClocks {
     }
 
     fn wall_state(&self) -> (i64, bool) {
-        // adjtimex is not in rustix: without it the wall clock counts as unsynchronised, with a wide error.
-        (UNSYNCHRONISED_ERROR_NS, false)
+        kernel_wall_state()
     }
+}
+
+/// What adjtimex(2) says, which rustix does not have: the largest error that whoever steers the clock allows for.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "one system call that fills one struct")]
+fn kernel_wall_state() -> (i64, bool) {
+    // SAFETY: all fields of the struct are integers, for which zeros are a value; with `modes` 0 the call only reads.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a struct of the type that the call fills, and lives until it has returned.
+    let answer = unsafe { libc::adjtimex(&mut state) };
+    let is_steered = answer >= 0 && answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0;
+    match is_steered {
+        true => (state.maxerror.saturating_mul(1_000), true),
+        false => (UNSYNCHRONISED_ERROR_NS, false),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn kernel_wall_state() -> (i64, bool) {
+    (UNSYNCHRONISED_ERROR_NS, false)
 }
 
 /// What a wall clock is trusted to where the kernel says nothing of it.

@@ -16,7 +16,9 @@ pub mod wire;
 pub mod journal;
 pub mod log;
 
-mod json;
+pub mod audit;
+
+pub mod json;
 mod layout;
 mod overview;
 pub mod registry;

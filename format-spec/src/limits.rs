@@ -33,6 +33,9 @@ pub const CHANNELS_PER_CONNECTION_MAX: usize = 16;
 /// Longest label, unit, sensor name or description, in bytes of UTF-8.
 pub const LABEL_BYTES_MAX: usize = 1000;
 
+/// Longest name of a file that is handed in, in bytes.
+pub const FILE_NAME_BYTES_MAX: usize = 255;
+
 /// Longest device name, in bytes.
 pub const DEVICE_NAME_BYTES_MAX: usize = 32;
 
@@ -53,3 +56,15 @@ pub const RECORD_BYTES_MAX: u64 = 64 << 20;
 
 /// Ranges of missing sequences that a welcome lists for one lane.
 pub const HOLES_MAX: usize = 1024;
+
+/// Longest text of an audit record, in characters; what is longer is cut.
+pub const AUDIT_TEXT_CHARS_MAX: usize = 1000;
+
+/// Details of an audit record, keys and values as they are written, in bytes; what is more is left out.
+pub const AUDIT_DETAILS_BYTES_MAX: usize = 16 << 10;
+
+/// Longest line of the audit log, in bytes. Three texts of characters that are escaped, and the details, fit.
+pub const AUDIT_LINE_BYTES_MAX: usize = 64 << 10;
+
+/// Size from which on a file of the audit log is not written any more, in bytes.
+pub const AUDIT_SEGMENT_BYTES: u64 = 1 << 20;

@@ -6,6 +6,10 @@
 //!
 #![doc = include_str!("../parquet.md")]
 //!
+#![doc = include_str!("../session-files.md")]
+//!
 #![doc = include_str!("../recovery.md")]
+//!
+#![doc = include_str!("../backup.md")]
 //!
 #![doc = include_str!("../sender.md")]

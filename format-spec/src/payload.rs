@@ -3,7 +3,7 @@
 //! Layouts are in `frame.md` (device) and `log.md` (hub). JSON is read with unknown keys ignored.
 
 use crate::layout::{Fields, Put};
-use crate::types::{BootId, Declaration, EpochId, HubEpoch, StreamName};
+use crate::types::{BootId, CommandId, Declaration, EpochId, HubEpoch, Label, StreamName};
 use serde::{Deserialize, Serialize};
 
 /// What an event says: the payload of an event frame (device) and the body of a note (hub).
@@ -17,6 +17,22 @@ pub struct Event {
     /// How long it lasted, in nanoseconds of the device's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ns: Option<i64>,
+}
+
+/// The event by which a device says that a mark of the hub's people reached it: an [`Event`] with the command's id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkReceived {
+    /// [`MarkReceived::KIND`]
+    pub kind: String,
+    /// What was marked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Label>,
+    /// Which command it was.
+    pub command: CommandId,
+}
+
+impl MarkReceived {
+    pub const KIND: &str = "mark_received";
 }
 
 /// How a stream ended, as the device counted: the payload of an end frame.

@@ -77,12 +77,16 @@ codes! {
     NotForDevices = "not_for_devices", retry false;
     /// A probe whose tag is not the hub's.
     BadProbe = "bad_probe", retry false;
+    /// A heartbeat of version 1 that leaves its schema.
+    BadHeartbeat = "bad_heartbeat", retry false;
     /// More streams, epochs, channels or versions than the limits allow.
     TooMany = "too_many", retry false;
     /// The hub's disk has come to its floor; what it holds is safe, intake goes on when there is room.
     DiskFloor = "disk_floor", retry true;
     /// The hub's disk failed; nothing is acknowledged until it is opened again.
     StorageFailed = "storage_failed", retry true;
+    /// A request for a certificate that is not of its form, or asks for a key that is not taken.
+    MalformedRequest = "malformed_request", retry false;
     /// Too much at once.
     SlowDown = "slow_down", retry true;
     /// A newer connection of the same device took this one's place.

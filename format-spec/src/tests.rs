@@ -20,6 +20,7 @@ fn messages_are_made_and_read() {
         v: 1,
         device: None,
         agent: None,
+        commands: false,
     };
     let bytes = json_message(MessageType::Hello, 0, &hello);
     let (head, body) = bytes.split_first_chunk().unwrap();

@@ -2,9 +2,11 @@
 
 mod declaration;
 mod name;
+mod text;
 
 pub use declaration::{Declaration, DeclarationError, Field, FieldType, Period};
-pub use name::{DeviceId, NameError, SessionId, StreamName};
+pub use name::{DeviceId, FileName, NameError, SessionId, StreamName};
+pub use text::{Label, LabelError, is_steering, plain, plain_lines};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -38,6 +40,10 @@ pub struct HubEpoch(pub u64);
 /// Which key a time packet is authenticated with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct KeyId(pub u64);
+
+/// The random id of a command: a device carries each out once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct CommandId(pub [u8; 16]);
 
 macro_rules! hex_id {
     ($type:ident, $bytes:literal, $from:expr, $to:expr) => {
@@ -85,6 +91,7 @@ macro_rules! hex_id {
 
 hex_id!(EpochId, 16, EpochId, |id| id.0);
 hex_id!(BootId, 16, BootId, |id| id.0);
+hex_id!(CommandId, 16, CommandId, |id| id.0);
 hex_id!(KeyId, 8, |bytes| KeyId(u64::from_be_bytes(bytes)), |id| id
     .0
     .to_be_bytes());
@@ -117,6 +124,27 @@ pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// Microseconds of POSIX time as RFC 3339.
+pub fn rfc3339(time_us: i64) -> String {
+    let (days, of_day) = (
+        time_us.div_euclid(86_400_000_000),
+        time_us.rem_euclid(86_400_000_000),
+    );
+    // Days since 1970-01-01 to a date (H. Hinnant, "chrono-compatible low-level date algorithms", civil_from_days).
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (second, micro) = (of_day / 1_000_000, of_day % 1_000_000);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,5 +157,13 @@ mod tests {
         assert!("g".repeat(32).parse::<EpochId>().is_err());
         assert!("é".repeat(16).parse::<EpochId>().is_err());
         assert_eq!(HubEpoch(0x0102).to_string(), "0000000000000102");
+    }
+
+    #[test]
+    fn times_are_written_as_dates() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(rfc3339(1_795_248_000_123_456), "2026-11-21T08:00:00.123456Z");
+        assert_eq!(rfc3339(951_782_400_000_000), "2000-02-29T00:00:00.000000Z");
     }
 }

@@ -14,3 +14,6 @@ pub const JOURNAL: u32 = 1;
 
 /// Version of `session.json`, of the manifest and of the receipt.
 pub const SESSION: u32 = 1;
+
+/// Version of the audit log's records.
+pub const AUDIT: u32 = 1;

@@ -1,5 +1,13 @@
 #![doc = include_str!("../wire.md")]
 
+mod certificate;
+mod command;
+mod heartbeat;
+
+pub use certificate::{Certificate, Csr, Renew};
+pub use command::{Command, Done};
+pub use heartbeat::{Heartbeat, HeartbeatError};
+
 use crate::layout::{Fields, Put};
 use crate::limits;
 use crate::registry::{Refusal, RefusalCode};
@@ -20,6 +28,8 @@ pub enum MessageType {
     Open = 0x02,
     Heartbeat = 0x03,
     Bye = 0x04,
+    Csr = 0x05,
+    Done = 0x08,
     Frame = 0x10,
     Sent = 0x11,
     Probe = 0x12,
@@ -29,6 +39,9 @@ pub enum MessageType {
     Refused = 0x84,
     Stop = 0x85,
     Closed = 0x86,
+    Renew = 0x87,
+    Command = 0x88,
+    Certificate = 0x89,
     Ack = 0x90,
     ProbeReply = 0x91,
 }
@@ -37,8 +50,26 @@ impl MessageType {
     pub fn from_byte(byte: u8) -> Option<Self> {
         use MessageType::*;
         [
-            Hello, Open, Heartbeat, Bye, Frame, Sent, Probe, Welcome, Join, Opened, Refused, Stop, Closed,
-            Ack, ProbeReply,
+            Hello,
+            Open,
+            Heartbeat,
+            Bye,
+            Csr,
+            Done,
+            Frame,
+            Sent,
+            Probe,
+            Welcome,
+            Join,
+            Opened,
+            Refused,
+            Stop,
+            Closed,
+            Renew,
+            Command,
+            Certificate,
+            Ack,
+            ProbeReply,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -153,6 +184,9 @@ pub struct Hello {
     /// The device's program, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// Whether it takes commands: others are sent none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub commands: bool,
 }
 
 /// The hub's answer to a hello.
@@ -265,15 +299,6 @@ pub struct Stop {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Closed {
     pub reason: RefusalCode,
-}
-
-/// A sign of life, with the device's state. Keys that are not listed here are kept by the hub as they are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Heartbeat {
-    /// Device time in milliseconds.
-    pub timestamp_ms: u64,
-    #[serde(default)]
-    pub device_info: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Says when the frames that follow were sent: small, unsequenced, never buffered, never sent again.
@@ -407,6 +432,20 @@ mod tests {
             "{json}"
         );
         assert_eq!(serde_json::from_str::<Opened>(&json).unwrap(), opened);
+    }
+
+    #[test]
+    fn a_renewal_survives_and_its_time_is_a_string() {
+        let renew = Renew {
+            not_after: 1_827_400_000,
+        };
+        let json = serde_json::to_string(&renew).unwrap();
+        assert_eq!(json, r#"{"not_after":"1827400000"}"#);
+        assert_eq!(serde_json::from_str::<Renew>(&json).unwrap(), renew);
+        for kind in [MessageType::Csr, MessageType::Renew, MessageType::Certificate] {
+            assert_eq!(MessageType::from_byte(kind as u8), Some(kind));
+            assert_eq!(kind.body_bytes_max(), limits::CONTROL_BYTES_MAX);
+        }
     }
 
     #[test]

@@ -302,14 +302,21 @@ fn read_body(kind: MessageType, body: &[u8]) -> Result<(bool, Value), Refusal> {
     let value = match kind {
         MessageType::Hello => read::<wire::Hello>(kind, body)?,
         MessageType::Open => read::<wire::Open>(kind, body)?,
-        MessageType::Heartbeat => read::<wire::Heartbeat>(kind, body)?,
+        MessageType::Heartbeat => {
+            serde_json::to_value(wire::Heartbeat::parse(body)?).expect("messages have string keys")
+        }
         MessageType::Bye => read::<serde_json::Map<String, Value>>(kind, body)?,
+        MessageType::Csr => read::<wire::Csr>(kind, body)?,
+        MessageType::Renew => read::<wire::Renew>(kind, body)?,
+        MessageType::Certificate => read::<wire::Certificate>(kind, body)?,
         MessageType::Welcome => read::<wire::Welcome>(kind, body)?,
         MessageType::Join => read::<wire::Join>(kind, body)?,
         MessageType::Opened => read::<wire::Opened>(kind, body)?,
         MessageType::Refused => read::<Refusal>(kind, body)?,
         MessageType::Stop => read::<wire::Stop>(kind, body)?,
         MessageType::Closed => read::<wire::Closed>(kind, body)?,
+        MessageType::Done => read::<wire::Done>(kind, body)?,
+        MessageType::Command => read::<wire::Command>(kind, body)?,
         MessageType::Sent => {
             let sent = wire::Sent::parse(body).expect("the length was checked");
             let fields = json!({"dev_send_ns": sent.dev_send_ns.to_string(), "first": sent.sequences.0.to_string(),

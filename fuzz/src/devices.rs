@@ -3,10 +3,10 @@
 use marey_device::capture::reopen;
 use marey_device::replay::csv::{Record, Records};
 use marey_device::replay::{Recording, RecordingOptions};
-use marey_device::{Bundle, SessionId};
+use marey_device::{Bundle, Invitation, SessionId};
 use marey_format::frame::{DataBuilder, Frame, Kind, Lane, Value, control_frame};
 use marey_format::{BootId, DeviceId, Seed};
-use marey_server::pki::{Authority, HubContact};
+use marey_server::pki::{Authority, HubContact, RequestedKey};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -152,11 +152,43 @@ fn good_bundle() -> &'static [(&'static str, String); 4] {
         [
             ("hub.json", hub.to_owned()),
             ("key.pem", issued.key_pem),
-            ("cert.pem", issued.certificate_pem),
+            ("cert.pem", issued.certificate.certificate_pem),
             ("ca.pem", authority.certificate_pem().to_owned()),
         ]
     })
 }
+
+/// Any text as an invitation's link, and as a device's request for a certificate.
+pub fn enrolment(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(invitation) = Invitation::parse(text) {
+        assert!(!invitation.device().as_str().contains(['/', '.', '\u{1b}']));
+        let tokens = text
+            .split(['?', '&'])
+            .filter_map(|part| part.trim().strip_prefix("token="));
+        // An address or a name may consist of the same letters.
+        for token in tokens.filter(|token| !token.is_empty() && text.matches(token).count() == 1) {
+            assert!(!format!("{invitation:?}").contains(token), "the token is shown");
+        }
+    }
+    if let Ok(key) = RequestedKey::read(text) {
+        assert_eq!(key.sha256_hex().len(), 64);
+    }
+}
+
+pub fn enrolment_seeds() -> Vec<Vec<u8>> {
+    let link = format!(
+        "marey://192.0.2.7:8443,[2001:db8::1]:8443/enrol?device=phone&ca={}&token={}",
+        "ab".repeat(32),
+        "0f".repeat(16)
+    );
+    vec![link.into_bytes(), REQUEST.as_bytes().to_vec()]
+}
+
+/// Of a key on P-256 that nobody keeps.
+const REQUEST: &str = include_str!("request.pem");
 
 pub fn bundle_seeds() -> Vec<Vec<u8>> {
     (0u8..)

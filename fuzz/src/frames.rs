@@ -7,8 +7,9 @@ use marey_format::frame::{Columns, Frame, Header, encode};
 use marey_format::payload::{
     Arrival, Assign, Checkpoint, EndOfStream, EpochMark, Event, StreamKey, WallReading,
 };
-use marey_format::types::NameError;
+use marey_format::types::{FileName, Label, NameError, is_steering, plain, plain_lines};
 use marey_format::{Declaration, DeviceId, SessionId, StreamName, limits};
+use std::path::{Component, Path};
 use std::sync::OnceLock;
 
 /// A frame's form, its columns under several declarations, and every payload: nothing panics, and what was read is
@@ -84,7 +85,8 @@ pub fn declaration(bytes: &[u8]) {
     }
 }
 
-/// A name is taken as it stands or refused; a name that is proposed instead is one that is taken.
+/// A name is taken as it stands or refused; a name that is proposed instead is one that is taken. What is taken is one
+/// part of a path and nothing else, and text that is shown steers no terminal.
 pub fn names(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -93,6 +95,26 @@ pub fn names(bytes: &[u8]) {
         NameError::Pattern { proposed, .. } | NameError::Reserved { proposed, .. } => proposed,
         NameError::NotHex { .. } => None,
     };
+    let taken = [
+        SessionId::new(text).is_ok(),
+        DeviceId::new(text).is_ok(),
+        StreamName::new(text).is_ok(),
+        FileName::new(text).is_ok(),
+    ];
+    if taken.contains(&true) {
+        let parts: Vec<_> = Path::new(text).components().collect();
+        assert_eq!(parts, [Component::Normal(text.as_ref())]);
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        assert!(text.chars().all(plain) && !text.starts_with(['-', '.']));
+    }
+    match Label::new(text) {
+        Ok(label) => assert_eq!(plain(label.as_str()), text, "a label is shown as it is"),
+        Err(error) => assert!(!error.to_string().chars().any(is_steering)),
+    }
+    assert!(!plain(text).chars().any(is_steering));
+    assert_eq!(plain(text).chars().count(), text.chars().count());
+    let lines = plain_lines(text);
+    assert!(!lines.chars().any(|c| !matches!(c, '\n' | '\t') && is_steering(c)));
     match SessionId::new(text) {
         Ok(name) => assert_eq!(name.as_str(), text),
         Err(error) => assert!(proposed(error).is_none_or(|name| SessionId::new(name).is_ok())),
@@ -149,6 +171,10 @@ pub fn name_seeds() -> Vec<Vec<u8>> {
         "imu@",
         "é",
         "walk\n",
+        "clip_1.mp4",
+        "..",
+        "../walk",
+        "a\u{1b}[2J\u{202e}",
         "../walk",
         "",
     ]

@@ -8,6 +8,7 @@ use marey_engine::read::{self, Reader};
 use marey_engine::salvage::{self, Source, VerifyOptions};
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{Session, Store};
+use marey_server::judge::plan::Plan;
 use marey_server::pki::DeviceRecord;
 use marey_server::{HubConfig, Overrides};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,29 @@ pub fn config(bytes: &[u8]) {
             floor >= config.disk.floor_bytes(0),
             "a larger disk has no lower floor"
         );
+    }
+}
+
+/// A protocol file of any text: taken, or refused with a line or a key, in words that steer no terminal; what is taken has
+/// numbers that can be reckoned with.
+pub fn protocol_file(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    match Plan::parse(text) {
+        Err(error) => {
+            let shown = marey_format::types::plain_lines(&error.to_string());
+            assert!(!shown.is_empty());
+        }
+        Ok(plan) => {
+            assert!(plan.v == 1 && (2.0..=120.0).contains(&plan.window_s));
+            for rules in &plan.stream {
+                let numbers = [rules.rate_hz_min, rules.rate_hz_max, rules.gap_s_max];
+                let mut numbers = numbers.into_iter().flatten();
+                assert!(numbers.all(|number| number.is_finite() && number > 0.0));
+            }
+            assert_eq!(Plan::parse(text).ok(), Some(plan), "the same text says the same");
+        }
     }
 }
 
@@ -146,6 +170,19 @@ pub fn document_seeds() -> Vec<Vec<u8>> {
         .filter(|(path, _)| path.extension().is_some_and(|ending| ending == "json"))
         .map(|(_, content)| content.clone());
     json.chain([record.as_bytes().to_vec()]).collect()
+}
+
+pub fn protocol_seeds() -> Vec<Vec<u8>> {
+    [
+        "v = 1\n",
+        "v = 1\ntitle = \"Walk\"\nwindow_s = 5.5\n[hub]\ndisk_free_mib_min = 2048\n[devices]\nrequired = [\"phone\"]\n\
+         battery_percent_min = 30\nstorage_minutes_min = 60\nstorage_mb_per_minute = 2.5\ntime_error_ms_max = 5\n",
+        "v = 1\n[[stream]]\nstream = \"acc\"\ndevice = \"phone\"\nrate_hz_min = 95\nrate_hz_max = 105\ngap_s_max = 2\n\
+         [[stream]]\nstream = \"gsr\"\nrate_hz_min = 1e300\n",
+        "v = 2\n[devices]\nbatery = nan\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
 }
 
 pub fn config_seeds() -> Vec<Vec<u8>> {

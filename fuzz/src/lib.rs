@@ -30,9 +30,9 @@ mod mended;
 mod vectors;
 
 pub use clocks::{clock_evidence, time_packet};
-pub use devices::{csv_records, device_buffer, device_bundle, replay_csv};
+pub use devices::{csv_records, device_buffer, device_bundle, enrolment, replay_csv};
 pub use frames::{declaration, names, wire_frame};
-pub use hubs::{config, documents, hub_folder};
+pub use hubs::{config, documents, hub_folder, protocol_file};
 pub use journals::{journal, journal_record};
 pub use logs::{log_scan, recover, segment_parts};
 pub use messages::{control_request, hello, http_head, wire_message};
@@ -74,8 +74,10 @@ pub const TARGETS: &[Target] = &[
     target("replay_csv", replay_csv, devices::csv_seeds, SMOKE),
     target("device_buffer", device_buffer, devices::buffer_seeds, 20_000),
     target("device_bundle", device_bundle, devices::bundle_seeds, 20_000),
+    target("enrolment", enrolment, devices::enrolment_seeds, SMOKE),
     target("documents", documents, hubs::document_seeds, SMOKE),
     target("config", config, hubs::config_seeds, SMOKE),
+    target("protocol_file", protocol_file, hubs::protocol_seeds, SMOKE),
     target("hub_folder", hub_folder, hubs::folder_seeds, 300),
     target("store_ops", store_ops, store_ops::seeds, 500),
 ];

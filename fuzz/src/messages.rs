@@ -6,8 +6,9 @@ use super::vectors::vectors;
 use marey_format::clock::{PACKET_BYTES, PacketKey, StampKey};
 use marey_format::types::KeyId;
 use marey_format::wire::{
-    Ack, Acked, Closed, Heartbeat, Hello, Holes, Join, MESSAGE_HEADER_BYTES, MessageHeader, MessageType,
-    Open, Opened, Sent, Stop, TimeService, Welcome, json_message, message, parse_json,
+    Ack, Acked, Certificate, Closed, Command, Csr, Done, Heartbeat, Hello, Holes, Join, MESSAGE_HEADER_BYTES,
+    MessageHeader, MessageType, Open, Opened, Renew, Sent, Stop, TimeService, Welcome, json_message, message,
+    parse_json,
 };
 use marey_format::{BootId, HubEpoch, Refusal, RefusalCode, limits, version};
 use marey_server::control::{Reply, Request};
@@ -52,7 +53,21 @@ pub fn wire_message(bytes: &[u8]) {
         MessageType::Refused => survives!(Refusal, kind, body),
         MessageType::Stop => survives!(Stop, kind, body),
         MessageType::Closed => survives!(Closed, kind, body),
-        MessageType::Heartbeat => survives!(Heartbeat, kind, body),
+        MessageType::Done => survives!(Done, kind, body),
+        MessageType::Command => survives!(Command, kind, body),
+        MessageType::Heartbeat => match Heartbeat::parse(body) {
+            Ok(read) => {
+                let again = serde_json::to_vec(&read).expect("string keys and finite numbers only");
+                assert_eq!(Heartbeat::parse(&again), Ok(read));
+            }
+            Err(refusal) => assert!(matches!(
+                refusal.code,
+                RefusalCode::Malformed | RefusalCode::BadHeartbeat
+            )),
+        },
+        MessageType::Csr => survives!(Csr, kind, body),
+        MessageType::Renew => survives!(Renew, kind, body),
+        MessageType::Certificate => survives!(Certificate, kind, body),
         MessageType::Sent => {
             if let Some(sent) = Sent::parse(body) {
                 assert_eq!(sent.to_bytes(), body);
@@ -284,6 +299,8 @@ pub fn request_seeds() -> Vec<Vec<u8>> {
         r#"{"verb":"session_start","session":"walk","create":{"session":"walk","devices":["phone"],
             "metadata":{"participant":"p1"},"max_drift_ppm":0.30000000000000004}}"#,
         r#"{"verb":"session_stop","session":"walk","wait":true}"#,
+        r#"{"verb":"session_mark","session":"walk","label":"stood up"}"#,
+        r#"{"verb":"session_check","session":"walk"}"#,
         r#"{"verb":"session_list"}"#,
         r#"{"reply":"progress","with":"compacting"}"#,
         r#"{"reply":"done","with":{"is":"sealed","value":{"generation":2}}}"#,
@@ -312,6 +329,7 @@ fn hello_message() -> Vec<u8> {
         v: version::WIRE,
         device: Some(device()),
         agent: Some("watch 1".to_owned()),
+        commands: true,
     };
     json_message(MessageType::Hello, 0, &hello)
 }

@@ -7,8 +7,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use marey_engine::disk::{self, OsDisk};
+use marey_engine::disk::{self, Disk as Storage, OsDisk};
+use marey_engine::{Durability, Options};
 use serde::{Deserialize, Serialize};
+
+mod api;
+mod sections;
+
+pub use api::{Api, Media};
+pub use sections::{Ack, Certificates, Commit, Disk, Limits, Listen, Log, LogFormat, Session};
 
 /// Name of the configuration file in a hub's directory.
 pub const CONFIG_FILE: &str = "hub.toml";
@@ -27,154 +34,14 @@ pub struct HubConfig {
     pub disk: Disk,
     /// Life of sessions.
     pub session: Session,
-}
-
-/// Addresses; port 0 takes any free one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Listen {
-    /// TLS: devices (`marey/1`) and HTTP (`http/1.1`).
-    pub devices: SocketAddr,
-    /// UDP time service.
-    pub time: SocketAddr,
-    /// Plain HTTP for `/health`, `/ready` and `/metrics`, and nothing else.
-    pub health: SocketAddr,
-}
-
-/// Limits on connections and what they may hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Connections in all; more are closed at once.
-    pub connections_max: u32,
-    /// Connections of one address (IPv6: of one /64), counted before TLS.
-    pub connections_per_address_max: u32,
-    /// Connections that have not finished their handshake.
-    pub half_open_max: u32,
-    /// The same for one address.
-    pub half_open_per_address_max: u32,
-    /// Time for the TLS handshake.
-    pub handshake_timeout_ms: u64,
-    /// Time from the handshake to a complete hello.
-    pub hello_timeout_ms: u64,
-    /// A device that has nothing else to send is asked for a sign of life so often.
-    pub heartbeat_ms: u64,
-    /// A connection that sends nothing for so long is closed.
-    pub idle_timeout_ms: u64,
-    /// A peer that takes nothing of what it is sent for so long is closed.
-    pub send_timeout_ms: u64,
-    /// Bytes of frames that one connection may have sent and not yet had acknowledged.
-    pub credit_bytes: u32,
-    /// Bytes of frames of all connections that may wait for the disk. When it is reached, sockets are not read.
-    pub commit_queue_bytes_max: u64,
-    /// Requests that may be under way on the control socket.
-    pub control_connections_max: u32,
-}
-
-/// Group commit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Commit {
-    /// What an ack means: `synced`, that a power cut can't take the frames; `written`, that the death of the hub can't.
-    pub ack: Ack,
-    /// Frames that arrive while a sync is under way join the next one; a batch holds at most so many bytes.
-    pub batch_bytes_max: u32,
-    /// Staged bytes go to the device logs at least so often.
-    pub flush_interval_ms: u64,
-}
-
-/// What an ack means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ack {
-    /// The frames were synced.
-    #[default]
-    Synced,
-    /// The frames were handed to the operating system: a power cut may take what was acknowledged.
-    Written,
-}
-
-/// Disk floor: the larger of the minimum and the share, but never above the maximum.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Disk {
-    /// Share of the disk that stays free, percent.
-    pub floor_percent: f64,
-    /// The floor is at least this.
-    pub floor_min_mib: u64,
-    /// The floor is at most this.
-    pub floor_max_mib: u64,
-}
-
-/// Sessions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Session {
-    /// How long `stop` waits for the ends of streams before it seals.
-    pub stop_grace_ms: u64,
-    /// Rolling parts of a session that is being recorded are written so often; 0 for never.
-    pub live_interval_ms: u64,
-    /// Late frames of a sealed session make a new generation when nothing more came for so long.
-    pub late_quiet_ms: u64,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self {
-            devices: SocketAddr::from(([0, 0, 0, 0], 8443)),
-            time: SocketAddr::from(([0, 0, 0, 0], 8765)),
-            health: SocketAddr::from(([127, 0, 0, 1], 8080)),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 12_000,
-            connections_per_address_max: 11_000,
-            half_open_max: 1_024,
-            half_open_per_address_max: 512,
-            handshake_timeout_ms: 10_000,
-            hello_timeout_ms: 10_000,
-            heartbeat_ms: 3_000,
-            idle_timeout_ms: 60_000,
-            send_timeout_ms: 30_000,
-            credit_bytes: 4 << 20,
-            commit_queue_bytes_max: 64 << 20,
-            control_connections_max: 32,
-        }
-    }
-}
-
-impl Default for Commit {
-    fn default() -> Self {
-        Self {
-            ack: Ack::default(),
-            batch_bytes_max: 4 << 20,
-            flush_interval_ms: 1_000,
-        }
-    }
-}
-
-impl Default for Disk {
-    fn default() -> Self {
-        Self {
-            floor_percent: 2.0,
-            floor_min_mib: 512,
-            floor_max_mib: 10_240,
-        }
-    }
-}
-
-impl Default for Session {
-    fn default() -> Self {
-        Self {
-            stop_grace_ms: 10_000,
-            live_interval_ms: 60_000,
-            late_quiet_ms: 5_000,
-        }
-    }
+    /// The HTTP API.
+    pub api: Api,
+    /// Whole media files.
+    pub media: Media,
+    /// Certificates of devices.
+    pub certificates: Certificates,
+    /// What it writes of itself.
+    pub log: Log,
 }
 
 /// Settings from outside of the file.
@@ -246,16 +113,6 @@ pub enum ConfigError {
     },
 }
 
-impl Disk {
-    /// The floor of a disk of `total_bytes`, in bytes.
-    pub fn floor_bytes(&self, total_bytes: u64) -> u64 {
-        // A disk floor needs no digits beyond those of f64.
-        let share = (total_bytes as f64 * self.floor_percent / 100.0) as u64;
-        let bytes = |mib: u64| mib.saturating_mul(1 << 20);
-        share.clamp(bytes(self.floor_min_mib), bytes(self.floor_max_mib))
-    }
-}
-
 impl HubConfig {
     /// Reads `hub.toml` of a hub's directory and lays environment and flags over it.
     ///
@@ -283,9 +140,27 @@ impl HubConfig {
             line: e.span().map_or(1, |span| line_of(text, span.start)),
             why: e.message().to_owned(),
         })?;
-        let config = from_file.overridden(overrides)?;
-        config.check()?;
-        Ok(config)
+        from_file.overridden(overrides)
+    }
+
+    /// The options of a store on `disk`.
+    ///
+    /// # Errors
+    /// Those of the disk, which is asked for its size.
+    pub fn store_options(&self, disk: &dyn Storage) -> std::io::Result<Options> {
+        let durability = match self.commit.ack {
+            Ack::Synced => Durability::Synced,
+            Ack::Written => Durability::Written,
+        };
+        let disk_floor_bytes = match self.disk == Disk::default() {
+            true => None,
+            false => Some(self.disk.floor_bytes(disk.space()?.total_bytes)),
+        };
+        Ok(Options {
+            durability,
+            disk_floor_bytes,
+            ..Options::default()
+        })
     }
 
     /// The text of a new hub's file: all keys with their defaults, commented out.
@@ -306,11 +181,7 @@ impl HubConfig {
     }
 
     fn overridden(&self, overrides: &Overrides) -> Result<Self, ConfigError> {
-        // Read, a number may be larger than one that TOML can write.
-        let mut table = toml::Table::try_from(self).map_err(|e| ConfigError::Override {
-            origin: CONFIG_FILE.into(),
-            why: e.to_string(),
-        })?;
+        let mut table = self.table()?;
         for (name, value) in &overrides.environment {
             if let Some((section, key)) = section_of_variable(&table, name)? {
                 set(&mut table, &section, &key, value, name)?;
@@ -320,115 +191,68 @@ impl HubConfig {
             let (section, key) = name.split_once('.').unwrap_or((name, ""));
             set(&mut table, section, key, value, name)?;
         }
-        table
+        Self::of_table(table)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.limits.check()?;
+        self.commit.check()?;
+        self.disk.check()?;
+        self.api.check()?;
+        self.media.check()?;
+        self.certificates.check()?;
+        self.log.check()
+    }
+
+    /// All keys with their values, by section. What could be a secret is masked, so that it can be shown to anybody; a
+    /// `*_file` names where one lies, and stays.
+    ///
+    /// # Errors
+    /// [`ConfigError::Override`] if a value is none that TOML can hold.
+    pub fn shown(&self) -> Result<toml::Table, ConfigError> {
+        let mut table = self.table()?;
+        for (_, keys) in &mut table {
+            for (key, value) in keys.as_table_mut().into_iter().flatten() {
+                if is_secret(key) && value.as_str() != Some("") {
+                    *value = toml::Value::String(MASK.into());
+                }
+            }
+        }
+        Ok(table)
+    }
+
+    pub(crate) fn table(&self) -> Result<toml::Table, ConfigError> {
+        // Read, a number may be larger than one that TOML can write.
+        toml::Table::try_from(self).map_err(|e| ConfigError::Override {
+            origin: CONFIG_FILE.into(),
+            why: e.to_string(),
+        })
+    }
+
+    pub(crate) fn of_table(table: toml::Table) -> Result<Self, ConfigError> {
+        let config: Self = table
             .try_into()
             .map_err(|e: toml::de::Error| ConfigError::Override {
                 origin: "environment and flags".into(),
                 why: e.message().to_owned(),
-            })
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let limits = &self.limits;
-        let range = |key, ok: bool, value: String, must| {
-            if ok {
-                Ok(())
-            } else {
-                Err(ConfigError::Range { key, value, must })
-            }
-        };
-        let one = "at least 1";
-        range(
-            "limits.connections_max",
-            limits.connections_max > 0,
-            limits.connections_max.to_string(),
-            one,
-        )?;
-        range(
-            "limits.half_open_max",
-            limits.half_open_max > 0,
-            limits.half_open_max.to_string(),
-            one,
-        )?;
-        range(
-            "limits.connections_per_address_max",
-            limits.connections_per_address_max > 0,
-            limits.connections_per_address_max.to_string(),
-            one,
-        )?;
-        range(
-            "limits.half_open_per_address_max",
-            limits.half_open_per_address_max > 0,
-            limits.half_open_per_address_max.to_string(),
-            one,
-        )?;
-        range(
-            "limits.handshake_timeout_ms",
-            limits.handshake_timeout_ms > 0,
-            limits.handshake_timeout_ms.to_string(),
-            one,
-        )?;
-        range(
-            "limits.hello_timeout_ms",
-            limits.hello_timeout_ms > 0,
-            limits.hello_timeout_ms.to_string(),
-            one,
-        )?;
-        range(
-            "limits.idle_timeout_ms",
-            limits.idle_timeout_ms > 0,
-            limits.idle_timeout_ms.to_string(),
-            one,
-        )?;
-        range(
-            "limits.send_timeout_ms",
-            limits.send_timeout_ms > 0,
-            limits.send_timeout_ms.to_string(),
-            one,
-        )?;
-        range(
-            "limits.credit_bytes",
-            limits.credit_bytes >= CREDIT_BYTES_MIN,
-            limits.credit_bytes.to_string(),
-            "at least 2097152, so that a frame of the largest size always fits",
-        )?;
-        range(
-            "limits.commit_queue_bytes_max",
-            limits.commit_queue_bytes_max >= u64::from(CREDIT_BYTES_MIN),
-            limits.commit_queue_bytes_max.to_string(),
-            "at least 2097152",
-        )?;
-        range(
-            "commit.batch_bytes_max",
-            self.commit.batch_bytes_max >= CREDIT_BYTES_MIN,
-            self.commit.batch_bytes_max.to_string(),
-            "at least 2097152",
-        )?;
-        range(
-            "limits.idle_timeout_ms",
-            limits.idle_timeout_ms > limits.heartbeat_ms,
-            limits.idle_timeout_ms.to_string(),
-            "longer than limits.heartbeat_ms",
-        )?;
-        range(
-            "disk.floor_percent",
-            (0.0..=50.0).contains(&self.disk.floor_percent),
-            self.disk.floor_percent.to_string(),
-            "between 0 and 50",
-        )?;
-        range(
-            "disk.floor_max_mib",
-            self.disk.floor_max_mib >= self.disk.floor_min_mib,
-            self.disk.floor_max_mib.to_string(),
-            "at least disk.floor_min_mib",
-        )
+            })?;
+        config.check()?;
+        Ok(config)
     }
 }
 
+/// Whether a key holds a secret itself, by its last words. Whoever adds one names it so.
+fn is_secret(key: &str) -> bool {
+    ["password", "passphrase", "secret", "token", "_key"]
+        .iter()
+        .any(|end| key.ends_with(end))
+}
+
+/// What stands for a secret.
+pub const MASK: &str = "***";
+
 /// A configuration is at most this long.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// Twice the largest frame.
-const CREDIT_BYTES_MIN: u32 = 2 << 20;
 const ENVIRONMENT_PREFIX: &str = "MAREY_";
 
 /// `MAREY_LIMITS_IDLE_TIMEOUT_MS` is `limits.idle_timeout_ms`. Other `MAREY_` variables belong to others.
@@ -512,104 +336,4 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str, overrides: &Overrides) -> Result<HubConfig, ConfigError> {
-        HubConfig::parse(Path::new("hub.toml"), text, overrides)
-    }
-
-    #[test]
-    fn flag_over_environment_over_file_over_default() {
-        let text = "[limits]\nidle_timeout_ms = 10000\nhello_timeout_ms = 2\nhandshake_timeout_ms = 3\n";
-        let mut overrides = Overrides::default().flag("limits.idle_timeout_ms", 30000);
-        overrides
-            .environment
-            .insert("MAREY_LIMITS_IDLE_TIMEOUT_MS".into(), "20000".into());
-        overrides
-            .environment
-            .insert("MAREY_LIMITS_HELLO_TIMEOUT_MS".into(), "21".into());
-        overrides
-            .environment
-            .insert("MAREY_LISTEN_DEVICES".into(), "127.0.0.1:0".into());
-        overrides
-            .environment
-            .insert("MAREY_DIR".into(), "/somewhere".into());
-        let config = parse(text, &overrides).expect("valid");
-        assert_eq!(config.limits.idle_timeout_ms, 30_000);
-        assert_eq!(config.limits.hello_timeout_ms, 21);
-        assert_eq!(config.limits.handshake_timeout_ms, 3);
-        assert_eq!(config.limits.send_timeout_ms, Limits::default().send_timeout_ms);
-        assert_eq!(config.listen.devices.port(), 0);
-    }
-
-    #[test]
-    fn the_floor_stays_between_its_bounds() {
-        let mut disk = Disk::default();
-        assert_eq!(disk.floor_bytes(1 << 30), 512 << 20);
-        assert_eq!(disk.floor_bytes(100 << 30), 2 << 30);
-        assert_eq!(disk.floor_bytes(1 << 50), 10 << 30);
-        // More bytes than there are numbers.
-        (disk.floor_min_mib, disk.floor_max_mib) = ((1 << 44) - 1, 1 << 44);
-        assert_eq!(disk.floor_bytes(1 << 40), ((1 << 44) - 1) << 20);
-        let beyond =
-            toml::from_str::<HubConfig>("[disk]\nfloor_max_mib = 9223372036854775808\n").expect("a number");
-        assert!(beyond.overridden(&Overrides::default()).is_err());
-    }
-
-    #[test]
-    fn the_template_is_the_default() {
-        let template = HubConfig::template();
-        assert_eq!(parse(&template, &Overrides::default()), Ok(HubConfig::default()));
-        let uncommented: String = template
-            .lines()
-            .skip(3)
-            .map(|l| format!("{}\n", l.trim_start_matches("# ")))
-            .collect();
-        assert_eq!(
-            parse(&uncommented, &Overrides::default()),
-            Ok(HubConfig::default())
-        );
-    }
-
-    #[test]
-    fn errors_name_the_place() {
-        let line = |text| match parse(text, &Overrides::default()) {
-            Err(ConfigError::Line { line, why, .. }) => (line, why),
-            other => panic!("{other:?}"),
-        };
-        let (at, why) = line("[limits]\n\nidle_timeout = 5\n");
-        assert_eq!(at, 3);
-        assert!(why.contains("idle_timeout"), "{why}");
-        assert_eq!(line("[limits]\nidle_timeout_ms = \"5\"\n").0, 2);
-        assert_eq!(line("[listen]\ndevices = \"8443\"\n").0, 2);
-        let (at, why) = line("[commit]\nack = \"fast\"\n");
-        assert!(at == 2 && why.contains("`synced` or `written`"), "{why}");
-        assert_eq!(line("[lim").0, 1);
-
-        let range = parse("[limits]\ncredit_bytes = 5\n", &Overrides::default()).expect_err("too little");
-        assert!(
-            range
-                .to_string()
-                .starts_with("limits.credit_bytes = 5: it must be at least"),
-            "{range}"
-        );
-
-        let mut overrides = Overrides::default();
-        overrides
-            .environment
-            .insert("MAREY_LIMITS_IDLE".into(), "5".into());
-        let error = parse("", &overrides).expect_err("no such key").to_string();
-        assert!(
-            error.starts_with("MAREY_LIMITS_IDLE: [limits] has no key \"idle\""),
-            "{error}"
-        );
-        let error =
-            parse("", &Overrides::default().flag("limits.idle_timeout_ms", "soon")).expect_err("no number");
-        assert_eq!(
-            error.to_string(),
-            "limits.idle_timeout_ms: \"soon\" is not a whole number"
-        );
-        assert!(parse("", &Overrides::default().flag("nothing.here", 1)).is_err());
-    }
-}
+mod tests;

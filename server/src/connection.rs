@@ -7,6 +7,7 @@
 
 mod intake;
 mod live;
+mod renewal;
 mod sessions;
 #[cfg(any(test, feature = "testing"))]
 pub mod stepped;
@@ -18,13 +19,16 @@ use std::time::Duration;
 
 use marey_engine::LogHandle;
 use marey_engine::time::HubInstant;
+use marey_format::types::CommandId;
 use marey_format::types::hex;
 use marey_format::wire::{self, MessageType, TimeService};
 use marey_format::{DeviceId, Refusal, RefusalCode, SessionId};
 
-use crate::attached::Turn;
+use self::renewal::Renewal;
+use crate::attached::{Introduction, Turn};
 use crate::ingest::{RoomFuture, Work};
 use crate::mailbox::Mailbox;
+use crate::pki::Shown;
 use crate::protocol::{Action, End, Protocol, Settings, refusal_message};
 use crate::reception::Reception;
 use crate::time_service::TimeKey;
@@ -54,6 +58,8 @@ pub(crate) struct Caller {
     pub time_key: TimeKey,
     /// Where it may ask for the time; 0 for nowhere but in-band.
     pub udp_port: u16,
+    /// Its certificate; none where there are none.
+    pub shown: Option<Shown>,
 }
 
 pub(crate) struct Connection<W> {
@@ -64,8 +70,14 @@ pub(crate) struct Connection<W> {
     protocol: Protocol,
     mailbox: Arc<Mailbox>,
     time_key: TimeKey,
+    shown: Option<Shown>,
+    renewal: Renewal,
+    /// Certificates that were asked for.
+    requests: u32,
     logs: BTreeMap<u16, Log>,
     told: HashMap<SessionId, Told>,
+    /// Commands that were sent on this connection and are not answered.
+    commanded: BTreeSet<CommandId>,
     waiting: VecDeque<Work>,
     room: Option<RoomFuture>,
     /// Runs that were handed in and not answered.
@@ -101,9 +113,11 @@ impl<W: Wire> Connection<W> {
             peer,
             time_key,
             udp_port,
+            shown,
         } = caller;
         let now = state.clock.now();
-        let limits = &state.config.limits;
+        let config = state.config();
+        let limits = &config.limits;
         let settings = Settings {
             hub: hex(&state.store.hub_id()),
             device,
@@ -130,8 +144,12 @@ impl<W: Wire> Connection<W> {
             protocol,
             mailbox: Arc::default(),
             time_key,
+            shown,
+            renewal: Renewal::None,
+            requests: 0,
             logs: BTreeMap::new(),
             told: HashMap::new(),
+            commanded: BTreeSet::new(),
             waiting: VecDeque::new(),
             room: None,
             outstanding: 0,
@@ -192,6 +210,7 @@ impl<W: Wire> Connection<W> {
             .receive(&mut |recv_ns, piece| protocol.receive(recv_ns, piece, &mut actions));
         // What was whole before an error still counts.
         protocol.end_read(&mut actions);
+        self.mailbox.heard(self.protocol.heard_ns());
         self.carry_out(actions)?;
         self.return_credit();
         match received? {
@@ -211,7 +230,11 @@ impl<W: Wire> Connection<W> {
             match action {
                 Action::Send(message) => self.wire.send(&message)?,
                 Action::Refuse(refusal) => self.refuse(&refusal)?,
-                Action::Attached { agent } => self.attach(agent)?,
+                Action::Attached { agent, commands } => self.attach(Introduction {
+                    agent,
+                    takes_commands: commands,
+                })?,
+                Action::Certify(csr) => self.certify(csr)?,
                 Action::Open { channel, open } => {
                     let device = self.protocol.device().clone();
                     self.waiting.push_back(Work::Open {
@@ -244,6 +267,10 @@ impl<W: Wire> Connection<W> {
                     self.state
                         .attached
                         .heard(self.protocol.device(), heartbeat, self.now().ns);
+                }
+                Action::Done(done) => {
+                    self.commanded.remove(&done.id);
+                    self.state.commands.done(self.protocol.device(), done);
                 }
                 Action::Close(end) => {
                     self.ending = Some(end);
@@ -292,19 +319,18 @@ impl<W: Wire> Connection<W> {
             .unsent_since_ns
             .is_some_and(|since| now_ns - since >= self.send_timeout_ns())
         {
-            return Err(TlsError::Deadline(self.state.config.limits.send_timeout_ms));
+            return Err(TlsError::Deadline(self.state.config().limits.send_timeout_ms));
         }
         let mut actions = Vec::new();
-        self.state
-            .attached
-            .touch(self.protocol.device(), self.protocol.heard_ns());
         if self.may_read() || self.ending.is_some() {
             self.protocol.expire(now_ns, &mut actions);
         } else {
             // A device that is not read for want of room is not silent.
             self.protocol.excuse(now_ns);
+            self.mailbox.heard(now_ns);
         }
-        self.carry_out(actions)
+        self.carry_out(actions)?;
+        self.ask_for_renewal(false)
     }
 
     pub(crate) fn until_deadline(&self) -> Duration {
@@ -321,7 +347,7 @@ impl<W: Wire> Connection<W> {
     }
 
     fn send_timeout_ns(&self) -> i64 {
-        i64::try_from(self.state.config.limits.send_timeout_ms)
+        i64::try_from(self.state.config().limits.send_timeout_ms)
             .unwrap_or(i64::MAX)
             .saturating_mul(1_000_000)
     }

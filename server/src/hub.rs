@@ -11,38 +11,49 @@ use std::time::Duration;
 
 use marey_engine::disk::{self, Disk, OsDisk};
 use marey_engine::time::HubClock;
-use marey_engine::{Durability, Options, RecoveryReport, StorageError, Store};
+use marey_engine::{Options, RecoveryReport, StorageError, Store};
 use tokio::net::UdpSocket;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{Ack, CONFIG_FILE, Disk as DiskConfig, HubConfig};
+use crate::config::{Ack, CONFIG_FILE, HubConfig};
 use crate::connection;
 use crate::control::ControlServer;
 use crate::error::StartError;
-use crate::identity::StoredRegistry;
 use crate::ingest::Ingest;
 use crate::maintenance::Maintenance;
 use crate::metrics::Metrics;
-use crate::pki::{
-    Authority, CertificateClock, DeviceVerifier, Registry, host_name, local_addresses, read_stamp_key,
-};
+use crate::pki::{Authorities, NewAuthority, read_stamp_key};
+use crate::registrar::{Office, Registrar};
+use crate::reload::Reloaded;
 use crate::state::{Bound, HubState, Parts};
-use crate::tls::TlsConfigs;
-use crate::{health, listener, time_service};
+use crate::{health, listener, time_service, web};
 
 /// Makes a new hub in `dir`, which is made if it is not there: configuration, identity, empty store.
 ///
 /// # Errors
 /// [`StartError`]; a hub that is there already is left as it is.
 pub fn init(dir: &Path, clock: &dyn HubClock) -> Result<String, StartError> {
+    let name = init_with(dir, clock, Some(&NewAuthority::default()))?;
+    Ok(name.unwrap_or_default())
+}
+
+/// The same with a say in how the authority's key is made and kept; without one, the hub starts when it was given one.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_with(
+    dir: &Path,
+    clock: &dyn HubClock,
+    authority: Option<&NewAuthority>,
+) -> Result<Option<String>, StartError> {
     #[allow(
         clippy::disallowed_methods,
         reason = "the hub's folder is the root of its disk, and may not be there yet"
     )]
     std::fs::create_dir_all(dir).map_err(|e| file_error(dir, &e))?;
-    init_on(Arc::new(OsDisk::new(dir)), dir, clock)
+    init_with_on(Arc::new(OsDisk::new(dir)), dir, clock, authority)
 }
 
 /// The same with the store on a disk of its own; configuration and keys stand in `dir`, which must be there.
@@ -50,6 +61,16 @@ pub fn init(dir: &Path, clock: &dyn HubClock) -> Result<String, StartError> {
 /// # Errors
 /// As [`init`].
 pub fn init_on(disk: Arc<dyn Disk>, dir: &Path, clock: &dyn HubClock) -> Result<String, StartError> {
+    let name = init_with_on(disk, dir, clock, Some(&NewAuthority::default()))?;
+    Ok(name.unwrap_or_default())
+}
+
+fn init_with_on(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    clock: &dyn HubClock,
+    authority: Option<&NewAuthority>,
+) -> Result<Option<String>, StartError> {
     // The store comes first: it is what refuses a folder that holds a hub. Identity last makes the hub whole.
     let mut hub_id = [0; 16];
     aws_lc_rs::rand::fill(&mut hub_id).map_err(|e| StartError::System {
@@ -62,8 +83,11 @@ pub fn init_on(disk: Arc<dyn Disk>, dir: &Path, clock: &dyn HubClock) -> Result<
     if disk.stat(config).map_err(config_error)?.is_none() {
         disk::replace(disk.as_ref(), config, HubConfig::template().as_bytes()).map_err(config_error)?;
     }
-    let authority = Authority::init(dir, clock.wall().utc_ns)?;
-    Ok(authority.hub_name().to_owned())
+    let Some(authority) = authority else {
+        return Ok(None);
+    };
+    let authorities = Authorities::init(dir, authority, clock.wall().utc_ns)?;
+    Ok(Some(authorities.issuing().hub_name().to_owned()))
 }
 
 /// A running hub. Dropping it without [`Hub::shutdown`] is like a crash: recovery repairs it.
@@ -73,6 +97,7 @@ pub struct Hub {
     runtime: Runtime,
     connections: mpsc::Receiver<()>,
     committer: JoinHandle<()>,
+    registering: (Arc<Office>, JoinHandle<()>),
     maintenance: Maintenance,
     control: ControlServer,
     recovery: RecoveryReport,
@@ -97,18 +122,40 @@ impl Hub {
         config: HubConfig,
         clock: Arc<dyn HubClock>,
     ) -> Result<Self, StartError> {
-        let options = store_options(&config, disk.as_ref(), dir)?;
+        Self::start_with(disk, dir, config, clock, Arc::new(crate::api::Nobody))
+    }
+
+    /// A hub whose API knows these: token, name, role.
+    ///
+    /// # Errors
+    /// As [`Hub::start`].
+    #[cfg(any(test, feature = "testing"))]
+    pub fn start_for(
+        dir: &Path,
+        config: HubConfig,
+        clock: Arc<dyn HubClock>,
+        people: &[(&str, &str, &str)],
+    ) -> Result<Self, StartError> {
+        let people = people
+            .iter()
+            .map(|(token, name, role)| ((*token).to_owned(), (*name).to_owned(), (*role).to_owned()));
+        let listed = crate::api::Listed(people.collect());
+        Self::start_with(Arc::new(OsDisk::new(dir)), dir, config, clock, Arc::new(listed))
+    }
+
+    fn start_with(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: HubConfig,
+        clock: Arc<dyn HubClock>,
+        access: Arc<dyn crate::api::Access>,
+    ) -> Result<Self, StartError> {
+        let options = config
+            .store_options(disk.as_ref())
+            .map_err(|e| StorageError::io("asking for the room on", dir, e))?;
         let (store, recovery) = Store::open(disk, clock.clone(), options)?;
         let store = Arc::new(store);
-        let authority = Authority::open(dir)?;
         let stamp_key = Arc::new(read_stamp_key(dir)?);
-        let host = host_name();
-        let identity = authority.hub_identity(clock.wall().utc_ns, host.as_deref(), &local_addresses())?;
-        let certificate_not_after_s = identity.not_after_utc_s;
-        let registry: Arc<dyn Registry> = StoredRegistry::new(store.clone());
-        let verifier = DeviceVerifier::new(&authority, registry.clone())?;
-        let certificate_clock = CertificateClock::new(&authority, move || clock.wall().utc_ns);
-        let tls = TlsConfigs::new(identity.chain, identity.key, verifier, certificate_clock)?;
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("marey-net")
@@ -119,29 +166,35 @@ impl Hub {
             let _inside = runtime.enter();
             Sockets::bind(&config)?
         };
+        let registrar = Registrar::open(dir, store.clone(), &config, sockets.bound.into(), true)?;
+        let (office, registrations) = Office::new(registrar.clone());
         let metrics = Arc::new(Metrics::default());
+        registrar.count_in(&metrics);
         let (ingest, committer) =
             Ingest::start(store.clone(), metrics.clone(), &config).map_err(|e| system("thread", &e))?;
         let state = HubState::new(Parts {
+            hub_dir: dir.to_owned(),
             config,
             store,
-            authority,
-            registry,
+            registrar,
+            office: office.clone(),
             stamp_key,
-            tls,
             ingest,
+            access,
             metrics,
             bound: sockets.bound,
-            certificate_not_after_s,
         });
+        let registering = registrations
+            .start(state.clone())
+            .map_err(|e| system("thread", &e))?;
         let control = ControlServer::start(dir, &state).map_err(|e| StartError::Control {
             dir: PathBuf::from(dir),
             detail: e.to_string(),
         })?;
         let maintenance = Maintenance::start(&state).map_err(|e| system("thread", &e))?;
         let connections = sockets.serve(&runtime, &state);
-        tracing::info!(bound = ?state.bound, hub_name = state.authority.hub_name(), "the hub runs");
-        if state.config.commit.ack == Ack::Written {
+        tracing::info!(bound = ?state.bound, hub_name = state.registrar.hub_name(), "the hub runs");
+        if state.config().commit.ack == Ack::Written {
             tracing::warn!(
                 "acks are given after the write (commit.ack): a power cut may take what was acknowledged"
             );
@@ -151,6 +204,7 @@ impl Hub {
             runtime,
             connections,
             committer,
+            registering: (office, registering),
             maintenance,
             control,
             recovery,
@@ -163,8 +217,16 @@ impl Hub {
     }
 
     /// The name that devices verify.
-    pub fn hub_name(&self) -> &str {
-        self.state.authority.hub_name()
+    pub fn hub_name(&self) -> String {
+        self.state.registrar.hub_name()
+    }
+
+    /// Takes up keys, certificates and authorities as they stand in `pki/` now. Connections go on as they are.
+    ///
+    /// # Errors
+    /// [`StartError`]: one sentence; then all stays as it was.
+    pub fn reload_certificates(&self) -> Result<(), StartError> {
+        self.state.reload_certificates()
     }
 
     /// What recovery found when it started.
@@ -182,6 +244,39 @@ impl Hub {
         health::Pages::page(self.state.as_ref(), "/metrics")
             .map(|page| page.body)
             .unwrap_or_default()
+    }
+
+    /// Runs with this configuration from now on, as far as that can be changed; the log says what can't. A bad one is
+    /// refused as a whole.
+    ///
+    /// # Errors
+    /// [`StartError`]; then nothing has changed.
+    pub fn reload(&self, new: &HubConfig) -> Result<Reloaded, StartError> {
+        let reloaded = self.state.reload(new);
+        match &reloaded {
+            Ok(reloaded) => {
+                self.state.metrics.reloads.add(1);
+                tracing::info!(changed = ?reloaded.changed, "the configuration was taken over");
+                if !reloaded.needs_restart.is_empty() {
+                    let keys = reloaded.needs_restart.join(", ");
+                    tracing::warn!(keys, "these keys count from the next start of the hub on");
+                }
+            }
+            Err(_) => self.state.metrics.reload_failures.add(1),
+        }
+        reloaded
+    }
+
+    /// Whether the threads that serve connections go round: within this time one of them does something new. A slow disk
+    /// does not stop them.
+    pub fn turns(&self, within: Duration) -> bool {
+        let (done, turned) = std::sync::mpsc::sync_channel(1);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(TURN).await;
+            // Nobody waits any more: then it was too late.
+            let _ = done.send(());
+        });
+        turned.recv_timeout(within).is_ok()
     }
 
     /// Waits until somebody asks for the end over the control socket, at most so long. True if they did.
@@ -221,6 +316,7 @@ impl Hub {
             runtime,
             mut connections,
             committer,
+            registering: (office, registering),
             maintenance,
             control,
             ..
@@ -239,6 +335,10 @@ impl Hub {
         if committer.join().is_err() {
             tracing::error!("the committing thread panicked");
         }
+        office.end();
+        if registering.join().is_err() {
+            tracing::error!("the registrar's thread panicked");
+        }
         maintenance.stop();
         runtime.shutdown_timeout(RUNTIME_DEADLINE);
         state.store.close()
@@ -250,6 +350,7 @@ struct Sockets {
     devices: tokio::net::TcpListener,
     time: UdpSocket,
     health: tokio::net::TcpListener,
+    files: tokio::net::TcpListener,
     bound: Bound,
 }
 
@@ -266,6 +367,7 @@ impl Sockets {
         };
         let (devices, devices_at) = tcp("the hub", "listen.devices", listen.devices)?;
         let (health, health_at) = tcp("the health page", "listen.health", listen.health)?;
+        let (files, files_at) = tcp("the transfer of files", "listen.files", listen.files)?;
         let time_error = |e: std::io::Error| listen_error("the time service", "listen.time", listen.time, &e);
         let time = std::net::UdpSocket::bind(listen.time).map_err(time_error)?;
         time.set_nonblocking(true).map_err(time_error)?;
@@ -275,11 +377,13 @@ impl Sockets {
             devices: devices_at,
             time: time_at,
             health: health_at,
+            files: files_at,
         };
         Ok(Self {
             devices,
             time,
             health,
+            files,
             bound,
         })
     }
@@ -288,6 +392,20 @@ impl Sockets {
     fn serve(self, runtime: &Runtime, state: &Arc<HubState>) -> mpsc::Receiver<()> {
         let stop = || state.stopping.subscribe();
         let (alive, connections) = mpsc::channel(1);
+        let (for_files, files_alive) = (state.clone(), alive.clone());
+        let serve_files = move |socket, peer, admission| {
+            let (state, alive) = (for_files.clone(), files_alive.clone());
+            tokio::spawn(async move {
+                web::accept_files(state, socket, peer, admission).await;
+                drop(alive);
+            });
+        };
+        runtime.spawn(listener::accept_loop(
+            self.files,
+            state.gate.clone(),
+            stop(),
+            serve_files,
+        ));
         let for_connections = state.clone();
         let serve_one = move |socket, peer, admission| {
             let (state, alive) = (for_connections.clone(), alive.clone());
@@ -314,24 +432,6 @@ impl Sockets {
         runtime.spawn(health::serve(self.health, state.clone(), stop()));
         connections
     }
-}
-
-/// The store's options as the configuration has them.
-pub(crate) fn store_options(config: &HubConfig, disk: &dyn Disk, dir: &Path) -> Result<Options, StartError> {
-    let mut options = Options {
-        durability: match config.commit.ack {
-            Ack::Synced => Durability::Synced,
-            Ack::Written => Durability::Written,
-        },
-        ..Options::default()
-    };
-    if config.disk != DiskConfig::default() {
-        let space = disk
-            .space()
-            .map_err(|e| StorageError::io("asking for the room on", dir, e))?;
-        options.disk_floor_bytes = Some(config.disk.floor_bytes(space.total_bytes));
-    }
-    Ok(options)
 }
 
 fn listen_error(
@@ -367,4 +467,6 @@ fn system(what: &'static str, e: &std::io::Error) -> StartError {
 
 /// How long connections may take to commit, acknowledge and say goodbye.
 const CONNECTIONS_DEADLINE: Duration = Duration::from_secs(10);
+/// A moment that passes only if the timers go round.
+const TURN: Duration = Duration::from_millis(1);
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use marey_engine::Store;
 use crate::pki::{DeviceRecord, Registry, RegistryError};
 
 /// Kind of the records in the identity store.
-const KIND: &str = "device";
+pub(crate) const KIND: &str = "device";
 
 /// [`Registry`] over a [`Store`].
 pub struct StoredRegistry {

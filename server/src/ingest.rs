@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use marey_engine::time::HubClock;
 use marey_engine::{Batch, Committed, LogHandle, Outcome, StorageError, Store};
 use marey_format::registry::FrameName;
 use marey_format::wire::Open;
@@ -20,12 +21,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::config::HubConfig;
 use crate::mailbox::{Mailbox, RunResult};
-use crate::metrics::Metrics;
+use crate::metrics::{Message, Metrics};
 
 /// Where connections hand in what must be done by plain threads.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     queue: mpsc::Sender<Job>,
+    clock: Arc<dyn HubClock>,
     room: Arc<Semaphore>,
     room_kib: u32,
     stalled: Arc<Stalled>,
@@ -106,6 +108,7 @@ enum Job {
     Work {
         work: Work,
         mailbox: Arc<Mailbox>,
+        handed_in_ns: i64,
         _room: OwnedSemaphorePermit,
     },
     End,
@@ -145,6 +148,7 @@ impl Ingest {
         let room_kib = room_kib.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
         let batch_bytes_max = u64::from(config.commit.batch_bytes_max);
         let stalled = Arc::<Stalled>::default();
+        let clock = store.clock().clone();
         let committer = Committer {
             store,
             metrics,
@@ -154,6 +158,7 @@ impl Ingest {
         };
         let ingest = Self {
             queue,
+            clock,
             room: Arc::new(Semaphore::new(room_kib as usize)),
             room_kib,
             stalled,
@@ -183,6 +188,7 @@ impl Ingest {
         room.place.send(Job::Work {
             work,
             mailbox: mailbox.clone(),
+            handed_in_ns: self.clock.now().ns,
             _room: room.bytes,
         });
     }
@@ -228,10 +234,27 @@ pub(crate) struct Committer {
 /// Work that was taken off the queue together.
 #[derive(Default)]
 struct Window {
-    frames: Vec<(Frames, Arc<Mailbox>, OwnedSemaphorePermit)>,
-    opens: Vec<(u16, DeviceId, Open, Arc<Mailbox>)>,
+    frames: Vec<Waiting>,
+    opens: Vec<(u16, DeviceId, Open, Arc<Mailbox>, i64)>,
     bytes: u64,
     end: bool,
+}
+
+/// Frames that wait for their commit.
+struct Waiting {
+    frames: Frames,
+    mailbox: Arc<Mailbox>,
+    handed_in_ns: i64,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    fn message(&self) -> Message {
+        match self.frames.firsts {
+            [Some(_), _] => Message::Data,
+            [None, _] => Message::Live,
+        }
+    }
 }
 
 impl Committer {
@@ -267,40 +290,45 @@ impl Committer {
             }
         }
         self.commit(window.frames);
-        for (channel, device, open, mailbox) in window.opens {
+        for (channel, device, open, mailbox, handed_in_ns) in window.opens {
             if !mailbox.is_fenced() {
                 let opened = self.store.open_log(&device, &open).map_err(|e| e.refusal());
                 mailbox.post(|mail| mail.opened.push((channel, opened)));
+                let took_ns = self.store.clock().now().ns - handed_in_ns;
+                self.metrics.message_done(Message::Open, took_ns);
             }
         }
         window.end
     }
 
-    fn commit(&mut self, mut frames: Vec<(Frames, Arc<Mailbox>, OwnedSemaphorePermit)>) {
-        frames.retain(|(_, mailbox, _)| !mailbox.is_fenced());
+    fn commit(&mut self, mut frames: Vec<Waiting>) {
+        frames.retain(|waiting| !waiting.mailbox.is_fenced());
         if frames.is_empty() {
             return;
         }
         let batches: Vec<Batch> = frames
             .iter_mut()
-            .map(|(f, ..)| std::mem::take(&mut f.batch))
+            .map(|waiting| std::mem::take(&mut waiting.frames.batch))
             .collect();
         let before = self.store.clock().now();
         match self.store.commit_many(&batches) {
             Ok(all) => {
-                self.metrics.committed(self.store.clock().now().ns - before.ns);
+                let now = self.store.clock().now();
+                self.metrics.committed(now.ns - before.ns);
                 self.stalled.is_over();
-                for (((frames, mailbox, _), committed), batch) in frames.iter().zip(&all).zip(&batches) {
-                    let result = self.result(frames, committed, batch);
-                    mailbox.post(|mail| mail.results.push(result));
+                for ((waiting, committed), batch) in frames.iter().zip(&all).zip(&batches) {
+                    let result = self.result(&waiting.frames, committed, batch);
+                    waiting.mailbox.post(|mail| mail.results.push(result));
+                    self.metrics
+                        .message_done(waiting.message(), now.ns - waiting.handed_in_ns);
                 }
             }
             Err(error) => {
                 self.metrics.commit_failures.add(1);
                 self.stalled.failed(&error);
-                for (frames, mailbox, _) in &frames {
-                    let result = failure(frames, &error);
-                    mailbox.post(|mail| mail.results.push(result));
+                for waiting in &frames {
+                    let result = failure(&waiting.frames, &error);
+                    waiting.mailbox.post(|mail| mail.results.push(result));
                 }
             }
         }
@@ -348,10 +376,16 @@ impl Window {
             Job::Work {
                 work: Work::Frames(frames),
                 mailbox,
+                handed_in_ns,
                 _room,
             } => {
                 self.bytes += frames.bytes;
-                self.frames.push((frames, mailbox, _room));
+                self.frames.push(Waiting {
+                    frames,
+                    mailbox,
+                    handed_in_ns,
+                    _room,
+                });
             }
             Job::Work {
                 work:
@@ -361,9 +395,10 @@ impl Window {
                         open,
                     },
                 mailbox,
+                handed_in_ns,
                 ..
             } => {
-                self.opens.push((channel, device, open, mailbox));
+                self.opens.push((channel, device, open, mailbox, handed_in_ns));
             }
         }
     }

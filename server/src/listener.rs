@@ -1,8 +1,8 @@
 //! Accepts TCP connections, and decides before TLS whether there is room for one more.
 //!
 //! Owns the accept loop and the counts. A connection holds an [`Admission`] from its first byte to its last; dropping it
-//! gives the place back. Invariants: nothing is ever awaited between accepts but accept itself; running out of file
-//! descriptors slows the loop down and never ends it.
+//! gives the place back. A few of those for whom there is no place are let in all the same, to be told so. Invariants: nothing
+//! is ever awaited between accepts but accept itself; running out of file descriptors slows the loop down and never ends it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,18 +19,17 @@ use crate::config::Limits;
 /// How many connections may exist, in all and of one address, and how many of them still shaking hands.
 #[derive(Debug)]
 pub struct Gate {
-    connections_max: u32,
-    per_address_max: u32,
-    half_open_max: u32,
-    half_open_per_address_max: u32,
     counts: Mutex<Counts>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
+    limits: Limits,
     connections: u32,
     half_open: u32,
     refused: u64,
+    /// Those that are being told that there is no place.
+    told: u32,
     by_address: HashMap<IpAddr, PerAddress>,
 }
 
@@ -46,6 +45,7 @@ pub struct Admission {
     gate: Arc<Gate>,
     address: IpAddr,
     half_open: bool,
+    crowded: Option<Crowded>,
 }
 
 /// Why a connection was closed before its first byte.
@@ -80,24 +80,43 @@ impl Gate {
     /// A gate with the limits of a configuration.
     pub fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
-            connections_max: limits.connections_max,
-            per_address_max: limits.connections_per_address_max,
-            half_open_max: limits.half_open_max,
-            half_open_per_address_max: limits.half_open_per_address_max,
-            counts: Mutex::default(),
+            counts: Mutex::new(Counts {
+                limits: limits.clone(),
+                connections: 0,
+                half_open: 0,
+                refused: 0,
+                told: 0,
+                by_address: HashMap::new(),
+            }),
         })
     }
 
-    /// Asks for a place for a connection that has just been accepted.
+    /// Goes by other limits from now on. Nobody who is in is sent away.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).limits = limits.clone();
+    }
+
+    /// Asks for a place for a connection that has just been accepted. One that is let in to be told that there is none says
+    /// so by [`Admission::crowded`].
     ///
     /// # Errors
-    /// [`Crowded`]: close the socket.
+    /// [`Crowded`]: close the socket. What crowds handshakes is told nothing: it would be one more.
     pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Admission, Crowded> {
         let address = group(peer);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(crowded) = self.room(&counts, address) {
+        if let Err(crowded) = counts.room(address) {
             counts.refused += 1;
-            return Err(crowded);
+            let may_be_told = matches!(crowded, Crowded::Connections | Crowded::PerAddress);
+            if !may_be_told || counts.told >= counts.limits.refusals_told_max {
+                return Err(crowded);
+            }
+            counts.told += 1;
+            return Ok(Admission {
+                gate: self.clone(),
+                address,
+                half_open: false,
+                crowded: Some(crowded),
+            });
         }
         counts.connections += 1;
         counts.half_open += 1;
@@ -108,6 +127,7 @@ impl Gate {
             gate: self.clone(),
             address,
             half_open: true,
+            crowded: None,
         })
     }
 
@@ -119,23 +139,6 @@ impl Gate {
             half_open: counts.half_open,
             refused: counts.refused,
         }
-    }
-
-    fn room(&self, counts: &Counts, address: IpAddr) -> Result<(), Crowded> {
-        let of_address = counts.by_address.get(&address);
-        if counts.connections >= self.connections_max {
-            return Err(Crowded::Connections);
-        }
-        if counts.half_open >= self.half_open_max {
-            return Err(Crowded::HalfOpen);
-        }
-        if of_address.is_some_and(|a| a.connections >= self.per_address_max) {
-            return Err(Crowded::PerAddress);
-        }
-        if of_address.is_some_and(|a| a.half_open >= self.half_open_per_address_max) {
-            return Err(Crowded::HalfOpenPerAddress);
-        }
-        Ok(())
     }
 
     fn shaken(&self, address: IpAddr) {
@@ -158,7 +161,32 @@ impl Gate {
     }
 }
 
+impl Counts {
+    fn room(&self, address: IpAddr) -> Result<(), Crowded> {
+        let limits = &self.limits;
+        let of_address = self.by_address.get(&address);
+        if self.connections >= limits.connections_max {
+            return Err(Crowded::Connections);
+        }
+        if self.half_open >= limits.half_open_max {
+            return Err(Crowded::HalfOpen);
+        }
+        if of_address.is_some_and(|a| a.connections >= limits.connections_per_address_max) {
+            return Err(Crowded::PerAddress);
+        }
+        if of_address.is_some_and(|a| a.half_open >= limits.half_open_per_address_max) {
+            return Err(Crowded::HalfOpenPerAddress);
+        }
+        Ok(())
+    }
+}
+
 impl Admission {
+    /// Why there is no place for it: it is to be told so after its handshake, and nothing else.
+    pub fn crowded(&self) -> Option<Crowded> {
+        self.crowded
+    }
+
     /// The handshake is done.
     pub fn established(&mut self) {
         if std::mem::take(&mut self.half_open) {
@@ -169,6 +197,11 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        if self.crowded.is_some() {
+            let mut counts = self.gate.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.told -= 1;
+            return;
+        }
         self.established();
         self.gate.leave(self.address);
     }
@@ -274,6 +307,7 @@ mod tests {
             connections_per_address_max: per_address,
             half_open_max: half_open,
             half_open_per_address_max: half_open_per_address,
+            refusals_told_max: 0,
             ..Limits::default()
         })
     }
@@ -322,6 +356,55 @@ mod tests {
                 .by_address
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_few_for_whom_there_is_no_place_are_told_so() {
+        let gate = Gate::new(&Limits {
+            connections_max: 1,
+            half_open_max: 2,
+            refusals_told_max: 1,
+            ..Limits::default()
+        });
+        let mut first = gate.admit(address(1)).expect("room");
+        assert_eq!(first.crowded(), None);
+        let mut told = gate.admit(address(2)).expect("it is told");
+        assert_eq!(told.crowded(), Some(Crowded::Connections));
+        assert_eq!(
+            gate.admit(address(3)).err(),
+            Some(Crowded::Connections),
+            "not all are"
+        );
+        told.established();
+        first.established();
+        let counts = gate.counts();
+        assert_eq!((counts.connections, counts.half_open, counts.refused), (1, 0, 2));
+        drop(told);
+        assert!(
+            gate.admit(address(3)).is_ok(),
+            "there is room for another to be told"
+        );
+        drop(first);
+        let next = gate.admit(address(3)).expect("room");
+        assert_eq!(next.crowded(), None);
+    }
+
+    #[test]
+    fn other_limits_hold_from_then_on() {
+        let gate = gate(1, 9, 9, 9);
+        let _held = gate.admit(address(1)).expect("room");
+        assert_eq!(gate.admit(address(2)).err(), Some(Crowded::Connections));
+        let at_most = |connections_max| Limits {
+            connections_max,
+            refusals_told_max: 0,
+            ..Limits::default()
+        };
+        gate.set_limits(&at_most(2));
+        let second = gate.admit(address(2)).expect("room now");
+        gate.set_limits(&at_most(1));
+        assert_eq!(gate.counts().connections, 2);
+        drop(second);
+        assert_eq!(gate.admit(address(2)).err(), Some(Crowded::Connections));
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! The only way from plain threads to a connection's task. Bounded without a queue: results are as many as the frames
 //! that the connection handed in and still waits for, everything else is a flag or the newest of its kind.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use marey_engine::{LogHandle, OpenedLog};
-use marey_format::{Refusal, RefusalCode, SessionId};
+use marey_format::{Refusal, RefusalCode, SessionId, wire};
 use tokio::sync::Notify;
 
 /// The mailbox of one connection.
@@ -14,6 +15,8 @@ use tokio::sync::Notify;
 pub(crate) struct Mailbox {
     post: Notify,
     state: Mutex<State>,
+    /// Hub time at which the device was last heard.
+    heard_ns: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +35,12 @@ pub(crate) struct Mail {
     pub close: Option<RefusalCode>,
     /// Look at the sessions again.
     pub sessions_changed: bool,
+    /// Look for commands.
+    pub commands: bool,
+    /// Look at the device's certificate again.
+    pub certificates_changed: bool,
+    /// The certificate that the device asked for.
+    pub certified: Option<Result<wire::Certificate, Refusal>>,
     /// These logs are safe up to here.
     pub safe: Vec<(LogHandle, [u64; 2])>,
 }
@@ -80,6 +89,16 @@ impl Mailbox {
     /// Takes everything out.
     pub(crate) fn take(&self) -> Mail {
         std::mem::take(&mut self.state().mail)
+    }
+
+    /// The connection says that something was heard on it.
+    pub(crate) fn heard(&self, now_ns: i64) {
+        self.heard_ns.fetch_max(now_ns, Ordering::Relaxed);
+    }
+
+    /// When something was last heard on it.
+    pub(crate) fn heard_ns(&self) -> i64 {
+        self.heard_ns.load(Ordering::Relaxed)
     }
 
     /// The connection says which logs it has open.

@@ -1,7 +1,8 @@
 //! The plain threads of a running hub: one keeps the store tidy, one seals sessions whose time has come, rolls those that
-//! are being recorded, and removes what earlier generations left aside.
+//! are being recorded, and removes what earlier generations left aside, one watches devices and recordings.
 //!
-//! Two, because sealing takes as long as it takes and the journal's blocks must go round meanwhile. Level-triggered: each
+//! Three, because sealing takes as long as it takes, the journal's blocks must go round meanwhile, and somebody must say
+//! that a device is gone. Level-triggered: each
 //! turn looks at what there is, so that nothing is missed across a restart.
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use marey_format::SessionId;
 use crate::clocks::ClockWatch;
 use crate::reception::Reception;
 use crate::state::HubState;
+use crate::watch::Watch;
 
 /// The running threads.
 #[derive(Debug)]
@@ -33,13 +35,13 @@ struct Stop {
 }
 
 impl Maintenance {
-    /// Starts both threads.
+    /// Starts the threads.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub(crate) fn start(state: &Arc<HubState>) -> std::io::Result<Self> {
         let stop = Arc::new(Stop::default());
-        let interval = Duration::from_millis(state.config.commit.flush_interval_ms.max(10));
+        let interval = Duration::from_millis(state.config().commit.flush_interval_ms.max(10));
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(run)
         };
@@ -50,13 +52,23 @@ impl Maintenance {
         )?;
         let (seal_state, seal_stop) = (state.clone(), stop.clone());
         let sealing = spawn("marey-seal", Box::new(move || seal_due(&seal_state, &seal_stop)))?;
+        let (watch_state, watch_stop) = (state.clone(), stop.clone());
+        let watching = spawn(
+            "marey-watch",
+            Box::new(move || {
+                let mut watch = Watch::default();
+                while !watch_stop.wait(WATCH_INTERVAL) {
+                    watch.turn(&watch_state);
+                }
+            }),
+        )?;
         Ok(Self {
             stop,
-            threads: vec![tidying, sealing],
+            threads: vec![tidying, sealing, watching],
         })
     }
 
-    /// Ends both threads; one that seals ends with that session.
+    /// Ends the threads; one that seals ends with that session.
     pub(crate) fn stop(self) {
         self.stop.flag.store(true, Ordering::Release);
         *self.stop.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
@@ -195,7 +207,7 @@ struct Rolling {
 
 impl Rolling {
     fn roll_if_due(&mut self, state: &Reception, id: &SessionId, now: HubInstant) {
-        let interval_ms = i64::try_from(state.config.session.live_interval_ms).unwrap_or(i64::MAX);
+        let interval_ms = i64::try_from(state.config().session.live_interval_ms).unwrap_or(i64::MAX);
         if interval_ms == 0 {
             return;
         }
@@ -259,7 +271,7 @@ impl Asides {
 
 /// Nobody owes anything more, or the time for it has passed.
 fn grace_is_over(state: &Reception, session: &Session, now: HubInstant) -> bool {
-    let grace_ms = i64::try_from(state.config.session.stop_grace_ms).unwrap_or(i64::MAX);
+    let grace_ms = i64::try_from(state.config().session.stop_grace_ms).unwrap_or(i64::MAX);
     let over = session.stopped.is_none_or(|stopped| {
         // After a reboot of the hub nobody knows how long ago it was: long enough.
         stopped.hub_epoch != now.epoch || (now.ns - stopped.hub_ns) / 1_000_000 >= grace_ms
@@ -289,7 +301,7 @@ fn late_frames_rest(
     if *seen != frames {
         (*seen, *at) = (frames, now);
     }
-    since_ms(*at, now) >= i64::try_from(state.config.session.late_quiet_ms).unwrap_or(i64::MAX)
+    since_ms(*at, now) >= i64::try_from(state.config().session.late_quiet_ms).unwrap_or(i64::MAX)
 }
 
 fn since_ms(at: HubInstant, now: HubInstant) -> i64 {
@@ -302,5 +314,7 @@ const ROLL_PAUSE: i64 = 20;
 const ASIDE_MS: i64 = 3_600_000;
 /// How often sessions are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often devices are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// A session that could not be sealed is tried again after so long.
 const RETRY_MS: i64 = 30_000;

@@ -12,23 +12,32 @@ use marey_format::SessionId;
 use marey_format::clock::StampKey;
 
 use crate::attached::Attached;
+use crate::commands::Commands;
 use crate::config::HubConfig;
 use crate::ingest::Ingest;
+use crate::jobs::Jobs;
+use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
+use crate::registrar::Office;
 use crate::time_service::TimeKeys;
 
 /// The part of a hub that connections talk to.
 pub(crate) struct Reception {
-    pub config: HubConfig,
     pub store: Arc<Store>,
     pub clock: Arc<dyn HubClock>,
     pub stamp_key: Arc<StampKey>,
     pub time_keys: Arc<TimeKeys>,
     pub attached: Attached,
+    pub commands: Commands,
+    pub judge: Judge,
     pub ingest: Ingest,
     pub metrics: Arc<Metrics>,
     pub quarantine: Quarantine,
+    pub jobs: Arc<Jobs>,
+    /// Who issues certificates; none where there are none.
+    pub office: Option<Arc<Office>>,
+    config: RwLock<Arc<HubConfig>>,
     sessions: RwLock<Arc<Vec<Session>>>,
     sealing: Mutex<()>,
 }
@@ -40,23 +49,56 @@ impl Reception {
         stamp_key: Arc<StampKey>,
         ingest: Ingest,
         metrics: Arc<Metrics>,
+        office: Option<Arc<Office>>,
     ) -> Self {
         let clock = store.clock().clone();
         let reception = Self {
-            config,
+            attached: Attached::new(config.limits.heartbeat_ms),
+            commands: Commands::default(),
+            judge: Judge::default(),
+            config: RwLock::new(Arc::new(config)),
             quarantine: Quarantine::of(&store, clock.now()),
+            jobs: Jobs::new(&clock),
             store,
             time_keys: TimeKeys::new(stamp_key.clone(), clock.clone()),
             clock,
             stamp_key,
-            attached: Attached::default(),
             ingest,
             metrics,
+            office,
             sessions: RwLock::default(),
             sealing: Mutex::default(),
         };
         reception.refresh_sessions();
         reception
+    }
+
+    /// Why the store takes no samples now; `None` if it does.
+    pub(crate) fn why_no_intake(&self) -> Option<String> {
+        let health = self.store.health();
+        if let Some(first) = health.poisoned {
+            return Some(format!(
+                "storage stopped after a failure: {first}; nothing was acknowledged since; restart the hub, it recovers \
+                 all that was; if it stops again, look at the disk with `dmesg` and `marey selftest disk`"
+            ));
+        }
+        let floor = health.below_floor.then(|| {
+            format!(
+                "{} bytes are free, below the floor of {}; make room and intake goes on",
+                health.space.free_bytes, health.floor_bytes
+            )
+        });
+        floor.or_else(|| self.ingest.stalled())
+    }
+
+    /// What the hub runs with now. It can change while it runs: ask each time, keep nothing of it.
+    pub(crate) fn config(&self) -> Arc<HubConfig> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on it runs with this.
+    pub(crate) fn set_config(&self, config: HubConfig) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     /// The sessions that are not closed, in the order in which they were started; those that were not come last.
@@ -99,7 +141,15 @@ impl Reception {
         how: Generation,
         progress: &dyn Fn(Progress),
     ) -> Result<Sealed, SealError> {
+        let job = self
+            .jobs
+            .begin(self.kind_of_seal(id, how), format!("session/{id}"));
         let _one_at_a_time = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+        job.runs();
+        let progress = |step: Progress| {
+            job.compacts(step);
+            progress(step);
+        };
         let logs: Vec<_> = self
             .attached
             .logs_of(id)
@@ -107,7 +157,7 @@ impl Reception {
             .filter_map(|(mailbox, handle)| Some((mailbox, handle, self.store.durable(handle).ok()?)))
             .collect();
         let from = self.clock.now();
-        let sealed = self.store.seal_session_as(id, how, progress);
+        let sealed = self.store.seal_session_as(id, how, &progress);
         self.quarantine.sealed(id, &sealed, from, self.clock.now());
         // What the disk could not read is not safe: a device that still has it keeps it.
         if sealed
@@ -119,7 +169,27 @@ impl Reception {
             }
         }
         self.refresh_sessions();
+        match &sealed {
+            Ok(sealed) if sealed.compacted.new => {
+                job.done(format!("generation {}", sealed.session.generation))
+            }
+            Ok(sealed) => job.done(format!(
+                "nothing new since generation {}",
+                sealed.session.generation
+            )),
+            Err(error) => job.failed(error),
+        }
         sealed
+    }
+
+    /// What people call it.
+    fn kind_of_seal(&self, id: &SessionId, how: Generation) -> &'static str {
+        let stopping = |session: Session| session.state == SessionState::Stopping;
+        match how {
+            Generation::Always => "realign",
+            Generation::IfNew if self.store.session(id).is_ok_and(stopping) => "seal",
+            Generation::IfNew => "compact",
+        }
     }
 
     /// Writes the rolling parts of a session that is being recorded. Long: call it from a plain thread.

@@ -4,21 +4,24 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use marey_engine::{SessionState, Store};
 use marey_format::clock::StampKey;
 use tokio::sync::watch;
 
+use crate::api::{Access, Api};
 use crate::clocks;
 use crate::config::{HubConfig, Listen};
+use crate::error::StartError;
 use crate::health::{JSON, METRICS, Page, Pages};
 use crate::ingest::Ingest;
 use crate::listener::Gate;
 use crate::metrics::{Gauges, Metrics};
-use crate::pki::{Authority, Registry};
 use crate::reception::Reception;
-use crate::tls::{BufferPool, StampFn, TlsConfigs};
+use crate::registrar::{Office, Registrar};
+use crate::tls::{BufferPool, StampFn};
 
 /// Where a hub listens, with the ports that it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -29,6 +32,8 @@ pub struct Bound {
     pub time: SocketAddr,
     /// Plain HTTP for health and metrics.
     pub health: SocketAddr,
+    /// Transfer of files over TLS.
+    pub files: SocketAddr,
 }
 
 impl From<Bound> for Listen {
@@ -37,21 +42,22 @@ impl From<Bound> for Listen {
             devices: bound.devices,
             time: bound.time,
             health: bound.health,
+            files: bound.files,
         }
     }
 }
 
 /// The shared state of one running hub.
 pub(crate) struct HubState {
+    /// Where configuration, keys and the control socket stand.
+    pub hub_dir: PathBuf,
     pub reception: Arc<Reception>,
-    pub authority: Authority,
-    pub registry: Arc<dyn Registry>,
-    pub tls: TlsConfigs,
+    pub registrar: Arc<Registrar>,
     pub buffers: Arc<BufferPool>,
     pub stamp: StampFn,
     pub gate: Arc<Gate>,
     pub bound: Bound,
-    pub certificate_not_after_s: i64,
+    pub api: Api,
     pub stopping: watch::Sender<bool>,
     pub shutdown_asked: watch::Sender<bool>,
 }
@@ -67,63 +73,58 @@ impl Deref for HubState {
 
 /// Parts of [`HubState`] that are made before it.
 pub(crate) struct Parts {
+    pub hub_dir: PathBuf,
     pub config: HubConfig,
     pub store: Arc<Store>,
-    pub authority: Authority,
-    pub registry: Arc<dyn Registry>,
+    pub registrar: Arc<Registrar>,
+    pub office: Arc<Office>,
     pub stamp_key: Arc<StampKey>,
-    pub tls: TlsConfigs,
     pub ingest: Ingest,
+    pub access: Arc<dyn Access>,
     pub metrics: Arc<Metrics>,
     pub bound: Bound,
-    pub certificate_not_after_s: i64,
 }
 
 impl HubState {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let for_stamps = parts.store.clock().clone();
         let gate = Gate::new(&parts.config.limits);
+        let api = Api::new(&parts.config, parts.access, parts.store.clock());
         let reception = Reception::new(
             parts.config,
             parts.store,
             parts.stamp_key,
             parts.ingest,
             parts.metrics,
+            Some(parts.office),
         );
         Arc::new(Self {
+            hub_dir: parts.hub_dir,
             reception: Arc::new(reception),
             gate,
             stamp: Arc::new(move || for_stamps.now().ns),
-            authority: parts.authority,
-            registry: parts.registry,
-            tls: parts.tls,
+            registrar: parts.registrar,
             buffers: BufferPool::new(),
             bound: parts.bound,
-            certificate_not_after_s: parts.certificate_not_after_s,
+            api,
             stopping: watch::Sender::new(false),
             shutdown_asked: watch::Sender::new(false),
         })
     }
 
+    /// Takes up what stands in `pki/` now, and tells connections.
+    pub(crate) fn reload_certificates(&self) -> Result<(), StartError> {
+        self.registrar.reload()?;
+        self.attached.certificates_changed();
+        Ok(())
+    }
+
     /// Why no samples are taken now; `None` if they are.
     pub(crate) fn why_not_ready(&self) -> Option<String> {
-        let health = self.store.health();
         if *self.stopping.borrow() {
             return Some("the hub goes down".into());
         }
-        if let Some(first) = health.poisoned {
-            return Some(format!(
-                "storage stopped after a failure: {first}; nothing was acknowledged since; restart the hub, it recovers \
-                 all that was; if it stops again, look at the disk with `dmesg` and `marey selftest disk`"
-            ));
-        }
-        let floor = health.below_floor.then(|| {
-            format!(
-                "{} bytes are free, below the floor of {}; make room and intake goes on",
-                health.space.free_bytes, health.floor_bytes
-            )
-        });
-        floor.or_else(|| self.ingest.stalled())
+        self.why_no_intake()
     }
 
     fn metrics_text(&self) -> String {
@@ -140,13 +141,17 @@ impl HubState {
             devices: self.attached.count() as u64,
             sessions_recording: recording as u64,
             queued_bytes: self.ingest.queued_bytes(),
+            disk_total_bytes: health.space.total_bytes,
             disk_free_bytes: health.space.free_bytes,
             disk_floor_bytes: health.floor_bytes,
             storage_works: health.poisoned.is_none(),
+            ready: self.why_not_ready().is_none(),
             unreadable_places: self.quarantine.places().len() as u64,
-            certificate_not_after_s: self.certificate_not_after_s,
+            certificate_not_after_s: self.registrar.hub_not_after_utc_s(),
         });
         text += &clocks::metrics(&self.store.log_status(), &self.sessions());
+        text += &self.judge.metrics(self.clock.now());
+        text += &crate::watch::metrics(&self.attached.all_seen(self.clock.now().ns));
         text
     }
 

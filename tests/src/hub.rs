@@ -39,13 +39,16 @@ pub struct Lab {
     clock: Arc<dyn HubClock>,
     config: HubConfig,
     hub: Option<Hub>,
+    /// Whom its API knows: token, name, role.
+    people: &'static [(&'static str, &'static str, &'static str)],
 }
 
 /// A configuration for tests: every port free, short waits, no room kept free on the disk.
 pub fn config() -> HubConfig {
     let mut config = HubConfig::default();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    (config.listen.devices, config.listen.time, config.listen.health) = (any, any, any);
+    (config.listen.devices, config.listen.time) = (any, any);
+    (config.listen.health, config.listen.files) = (any, any);
     config.session.stop_grace_ms = 2_000;
     config.session.late_quiet_ms = 300;
     (
@@ -78,12 +81,22 @@ impl Lab {
     pub fn with(config: HubConfig) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = Arc::new(OsDisk::new(folder.path().join("hub")));
-        Self::made(folder, disk, clock(), config)
+        Self::made(folder, disk, clock(), config, &[])
+    }
+
+    /// A hub whose API knows these: token, name, role.
+    pub fn with_people(
+        config: HubConfig,
+        people: &'static [(&'static str, &'static str, &'static str)],
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Arc::new(OsDisk::new(folder.path().join("hub")));
+        Self::made(folder, disk, clock(), config, people)
     }
 
     /// A hub whose store stands on this disk.
     pub fn on(disk: Arc<dyn Disk>, clock: Arc<dyn HubClock>, config: HubConfig) -> Self {
-        Self::made(tempfile::tempdir().expect("a folder"), disk, clock, config)
+        Self::made(tempfile::tempdir().expect("a folder"), disk, clock, config, &[])
     }
 
     fn made(
@@ -91,6 +104,7 @@ impl Lab {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn HubClock>,
         config: HubConfig,
+        people: &'static [(&'static str, &'static str, &'static str)],
     ) -> Self {
         let mut lab = Self {
             folder,
@@ -98,6 +112,7 @@ impl Lab {
             clock,
             config,
             hub: None,
+            people,
         };
         std::fs::create_dir(lab.dir()).expect("a folder");
         marey_server::init_on(lab.disk.clone(), &lab.dir(), &*lab.clock).expect("a new hub");
@@ -110,14 +125,20 @@ impl Lab {
         // A thread that served the control socket of the hub before may be on its way out still.
         let hub = until("a hub that is gone", PATIENCE, || {
             let (disk, clock) = (self.disk.clone(), self.clock.clone());
-            match Hub::start_on(disk, &self.dir(), self.config.clone(), clock) {
+            let (dir, config) = (self.dir(), self.config.clone());
+            let started = match self.people {
+                [] => Hub::start_on(disk, &dir, config, clock),
+                people => Hub::start_for(&dir, config, clock, people),
+            };
+            match started {
                 Err(StartError::Store(OpenError::AlreadyOpen { .. })) => None,
                 started => Some(started.expect("the hub starts")),
             }
         });
         let bound = hub.bound();
         let listen = &mut self.config.listen;
-        (listen.devices, listen.time, listen.health) = (bound.devices, bound.time, bound.health);
+        (listen.devices, listen.time) = (bound.devices, bound.time);
+        (listen.health, listen.files) = (bound.health, bound.files);
         self.hub = Some(hub);
     }
 
@@ -153,6 +174,11 @@ impl Lab {
     /// Where devices dial.
     pub fn address(&self) -> SocketAddr {
         self.config.listen.devices
+    }
+
+    /// Its API, as a client knows it.
+    pub fn web(&self) -> crate::web::Hub {
+        crate::web::Hub::new(&self.dir(), &self.hub().hub_name(), self.address())
     }
 
     /// The session's folder.
@@ -195,6 +221,7 @@ impl Lab {
             metadata: Default::default(),
             max_drift_ppm: None,
             max_time_error_us: None,
+            protocol: None,
         };
         self.ask(Request::SessionStart {
             session: id.clone(),

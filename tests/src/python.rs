@@ -1,6 +1,6 @@
 //! A Python with the libraries that people read recordings with: made once, in a virtual environment of its own.
 //!
-//! Owns: `TARGET/python-HASH`, keyed by what `python/requirements.txt` asks for, so that another list makes another
+//! Owns: `TARGET/python-HASH`, keyed by what a list of `python/` asks for, so that another list makes another
 //! environment. Does not own: what the scripts check.
 //!
 //! Invariants: tests that run side by side, in this process or in another, wait for one that makes it; a half-made one
@@ -17,34 +17,55 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The interpreter of the environment.
+/// The interpreter of the environment that recordings are opened in.
 ///
 /// # Panics
 /// If it can't be made, with the words of whoever could not.
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let requirements = workspace().join("tests/python/requirements.txt");
-        let asked =
-            fs::read(&requirements).unwrap_or_else(|error| panic!("{}: {error}", requirements.display()));
-        let version = ran("python3", Command::new(system_python()).arg("--version"));
-        let mut hash = Sha256::new();
-        hash.update(version.stdout.as_bytes());
-        hash.update(&asked);
-        let key: String = hash.finalize()[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let folder = target().0.join(format!("python-{key}"));
-        make(&folder, &requirements);
-        folder.join("bin/python")
-    })
+    PYTHON.get_or_init(|| environment("requirements.txt"))
+}
+
+/// The interpreter of the environment that files of `deploy/` are checked in.
+///
+/// # Panics
+/// As [`python`].
+pub fn python_of_operations() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| environment("operations.txt"))
+}
+
+/// Makes the environment that a list of `python/` asks for, or finds it made.
+fn environment(list: &str) -> PathBuf {
+    let requirements = workspace().join("tests/python").join(list);
+    let asked = fs::read(&requirements).unwrap_or_else(|error| panic!("{}: {error}", requirements.display()));
+    let version = ran("python3", Command::new(system_python()).arg("--version"));
+    let mut hash = Sha256::new();
+    hash.update(version.stdout.as_bytes());
+    hash.update(&asked);
+    let key: String = hash.finalize()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let folder = target().0.join(format!("python-{key}"));
+    make(&folder, &requirements);
+    folder.join("bin/python")
 }
 
 /// Runs a script of the environment to its end; it must end well.
 #[track_caller]
 pub fn run<A: AsRef<OsStr>>(script: &Path, arguments: impl IntoIterator<Item = A>) -> Ran {
-    let mut command = Command::new(python());
+    run_with(python(), script, arguments)
+}
+
+/// The same with another interpreter.
+#[track_caller]
+pub fn run_with<A: AsRef<OsStr>>(
+    python: &Path,
+    script: &Path,
+    arguments: impl IntoIterator<Item = A>,
+) -> Ran {
+    let mut command = Command::new(python);
     command
         .arg("-B")
         .arg(script)

@@ -80,6 +80,7 @@ fn the_keys_of_the_reports_are_those_of_the_specification() {
     let verified = serde_json::to_value(&verified).unwrap();
     assert_eq!(keys(&verified), ["checked", "faults", "live", "notes", "path"]);
     let checked = [
+        "audit_records",
         "frames",
         "journal_frames",
         "journal_records",

@@ -32,8 +32,8 @@ smoke! {
     segment_parts log_scan recover
     journal_record journal
     time_packet clock_evidence
-    csv_records replay_csv device_buffer device_bundle
-    documents config hub_folder
+    csv_records replay_csv device_buffer device_bundle enrolment
+    documents config protocol_file hub_folder
     store_ops
 }
 

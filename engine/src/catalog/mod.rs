@@ -7,7 +7,7 @@ mod backend;
 mod identity;
 mod index;
 
-pub use identity::Identity;
+pub use identity::{Entries, Identity, IdentityEntry};
 pub(crate) use index::Catalog;
 
 use crate::disk::{Disk, OpenMode};

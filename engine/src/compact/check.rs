@@ -7,6 +7,7 @@ use super::files::FileChunks;
 use super::frames::FrameEntry;
 use super::manifest::{LogFact, MANIFEST, Manifest, StreamFact};
 use super::publish::files_below;
+use super::retired::Retired;
 use super::survey::{DeviceSurvey, StreamPlan, hash_file};
 use super::{CompactError, Receipt, read_receipt, survey_all};
 use crate::disk::Disk;
@@ -54,6 +55,8 @@ pub struct Checked {
     pub samples_in_parquet: u64,
     /// In logs, and come after the newest generation.
     pub samples_later: u64,
+    /// Samples of logs that were retired: Parquet has each of them, and is all that can be checked.
+    pub samples_retired: Option<u64>,
 }
 
 /// Checks a session.
@@ -89,9 +92,24 @@ pub fn check_session(
         }
         Err(error) => return Err(error.into()),
     };
-    match manifest {
-        Some(manifest) => check.generation(&manifest, &surveys)?,
-        None => check.unpublished()?,
+    let retired = match Retired::read(disk, &dir) {
+        Ok(retired) => retired,
+        Err(StorageError::Damaged { path, what }) => {
+            let (file, cause) = (path, what);
+            check.checked.faults.push(CheckFault {
+                file,
+                offset: None,
+                cause,
+            });
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match (manifest, retired) {
+        (Some(manifest), Some(retired)) => check.retired(&manifest, &retired)?,
+        (Some(manifest), None) => check.generation(&manifest, &surveys)?,
+        (None, Some(_)) => check.fault(MANIFEST, "missing, and the logs were retired"),
+        (None, None) => check.unpublished()?,
     }
     Ok(check.checked)
 }
@@ -160,6 +178,51 @@ impl Check<'_> {
             }
         }
         self.left_out(manifest, surveys);
+        Ok(())
+    }
+
+    /// Without logs: every file as the manifest says, every row in order and once, and as many as the logs held.
+    fn retired(&mut self, manifest: &Manifest, retired: &Retired) -> Result<(), CompactError> {
+        self.checked.generation = manifest.generation;
+        self.checked.samples_retired = Some(retired.samples);
+        self.receipt(manifest)?;
+        if hash_file(self.disk, &self.dir.join(MANIFEST))? != retired.manifest_blake3 {
+            self.fault(
+                MANIFEST,
+                "it is not the one that the logs were checked against when they were retired",
+            );
+        }
+        for table in manifest.beside() {
+            self.file(&table.path, table.hashes.bytes, &table.hashes.blake3)?;
+        }
+        self.strays(manifest)?;
+        for stream in &manifest.streams {
+            let (mut found, mut before) = (Ranges::default(), i64::MIN);
+            for part in &stream.parts {
+                if !self.file(&part.path, part.hashes.bytes, &part.hashes.blake3)? {
+                    continue;
+                }
+                let rows = self.part(&part.path, &mut found, &mut before)?;
+                self.checked.samples_in_parquet += rows.unwrap_or(0);
+                if let Some(rows) = rows.filter(|&rows| rows != part.rows) {
+                    self.fault(
+                        &part.path,
+                        format!("{rows} rows, the manifest says {}", part.rows),
+                    );
+                }
+            }
+            if found.twice > 0 {
+                let what = format!("{} samples of {} stand in it twice", found.twice, stream.stream);
+                self.fault("streams", what);
+            }
+        }
+        let (parquet, logs) = (self.checked.samples_in_parquet, retired.samples);
+        if parquet != logs && self.checked.faults.is_empty() {
+            self.fault(
+                "streams",
+                format!("{parquet} samples, the retired logs held {logs}"),
+            );
+        }
         Ok(())
     }
 

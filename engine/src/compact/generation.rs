@@ -2,10 +2,10 @@
 
 use super::files::Hashes;
 use super::gaps::{Gap, gaps};
-use super::manifest::{HubEpochFact, LogFact, MANIFEST, Manifest, PartFact, StreamFact, TableFact, rfc3339};
+use super::manifest::{HubEpochFact, LogFact, MANIFEST, Manifest, PartFact, StreamFact, TableFact};
 use super::parquet::{StreamJob, Unsynced, WrittenStream, stream_dir, write_stream};
 use super::publish::{self, Aside, Plan};
-use super::receipt::{Receipt, StreamOutcome};
+use super::receipt::{AuditFact, Receipt, StreamOutcome};
 use super::survey::{DeviceSurvey, StreamPlan};
 use super::tables::{CLOCK_MAP, StreamGaps, earlier_map, write_tables};
 use super::timeline::Timeline;
@@ -16,6 +16,7 @@ use crate::error::StorageError;
 use crate::options::Options;
 use crate::session::Session;
 use marey_format::payload::WallReading;
+use marey_format::types::rfc3339;
 use marey_format::{HubEpoch, version};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ const STREAMS_AT_ONCE: usize = 64;
 pub struct Job<'a> {
     pub disk: &'a dyn Disk,
     pub session: &'a Session,
+    /// The newest record of the audit log, for the receipt.
+    pub audited: Option<AuditFact>,
     pub anchor: &'a WallReading,
     pub surveys: &'a [DeviceSurvey],
     pub timeline: &'a Arc<Timeline>,
@@ -97,15 +100,18 @@ impl Job<'_> {
             .iter()
             .map(ToString::to_string)
             .collect();
-        let receipt = Receipt::of(
-            self.session,
-            self.anchor,
-            self.generation,
-            self.surveys,
-            &outcomes,
-            warnings,
-            &manifest_hashes,
-        );
+        let receipt = Receipt {
+            audit: self.audited.clone(),
+            ..Receipt::of(
+                self.session,
+                self.anchor,
+                self.generation,
+                self.surveys,
+                &outcomes,
+                warnings,
+                &manifest_hashes,
+            )
+        };
         let receipt_name = Receipt::name(self.generation);
         self.put(&aside.file(&receipt_name), &receipt.to_bytes())?;
 

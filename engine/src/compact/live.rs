@@ -46,6 +46,7 @@ pub fn roll(
     let job = generation::Job {
         disk: &tolerant,
         session,
+        audited: None,
         anchor: &anchor,
         surveys: &surveys,
         timeline: &timeline,

@@ -33,6 +33,7 @@ mod parallel;
 mod parquet;
 mod publish;
 mod receipt;
+mod retired;
 mod runs;
 mod source;
 mod survey;
@@ -48,12 +49,17 @@ pub use frames::Place;
 pub use live::roll;
 pub use manifest::{
     ALIGNMENT_VERSION, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact, SegmentFact,
-    StreamFact, TableFact, TakenFact, rfc3339,
+    StreamFact, TableFact, TakenFact,
 };
 pub use maps::{PublishedMap, PublishedProbe, check_clock_tables, earlier_map, read_map, read_probes};
 pub use receipt::{
-    DamageFact, GapFact, KeptOutFact, LostFrame, NoteFact, Receipt, StreamReceipt, TimeFact, UnreadableFact,
+    AuditFact, DamageFact, GapFact, KeptOutFact, LostFrame, NoteFact, Receipt, StreamReceipt, TimeFact,
+    UnreadableFact,
 };
+
+pub use retired::{RetireError, Retired, RetiredLog, check_retirement, recover_retirement, retire};
+
+pub use marey_format::types::rfc3339;
 
 pub(crate) use columns::BatchBuilder;
 pub(crate) use files::FileChunks;
@@ -158,6 +164,11 @@ pub enum CompactError {
     #[error("session {0} was never started, so nothing ties its times to UTC; start it first")]
     NotStarted(SessionId),
     #[error(
+        "the logs of session {0} were retired, so nothing can be made of them again; a backup from before has them \
+         (`marey restore`)"
+    )]
+    Retired(SessionId),
+    #[error(
         "the log of {device} holds {found} device frames, generation {generation} was made of {expected}; \
          what was published stays; run `marey verify` to see what is damaged"
     )]
@@ -236,8 +247,23 @@ pub fn compact_session(
     how: Generation,
     progress: &dyn Fn(Progress),
 ) -> Result<Compacted, CompactError> {
+    compact_audited(disk, session, None, options, how, progress)
+}
+
+/// [`compact_session`], with a receipt that names the newest record of the hub's audit log.
+pub fn compact_audited(
+    disk: &dyn Disk,
+    session: &Session,
+    audited: Option<AuditFact>,
+    options: &Options,
+    how: Generation,
+    progress: &dyn Fn(Progress),
+) -> Result<Compacted, CompactError> {
     let dir = Session::dir(&session.id);
     publish::recover(disk, &dir)?;
+    if Retired::read(disk, &dir)?.is_some() {
+        return Err(CompactError::Retired(session.id.clone()));
+    }
     let anchor = session
         .anchor
         .ok_or_else(|| CompactError::NotStarted(session.id.clone()))?;
@@ -249,6 +275,7 @@ pub fn compact_session(
         let task = Task {
             disk: &tolerant,
             session,
+            audited: audited.clone(),
             anchor: &anchor,
             surveys: &surveys,
             options,
@@ -269,6 +296,7 @@ const READINGS_MAX: u32 = 4;
 struct Task<'a> {
     disk: &'a dyn Disk,
     session: &'a Session,
+    audited: Option<AuditFact>,
     anchor: &'a WallReading,
     surveys: &'a [DeviceSurvey],
     options: &'a Options,
@@ -280,6 +308,7 @@ impl Task<'_> {
         let Self {
             disk,
             session,
+            ref audited,
             anchor,
             surveys,
             options,
@@ -316,6 +345,7 @@ impl Task<'_> {
         let job = generation::Job {
             disk,
             session,
+            audited: audited.clone(),
             anchor,
             surveys,
             timeline: &timeline,

@@ -5,13 +5,15 @@
 
 use super::files::Hashes;
 use super::gaps::Gap;
-use super::manifest::{HashFact, json, rfc3339, text};
+use super::manifest::{HashFact, json, text};
 use super::parquet::WrittenStream;
 use super::survey::{DeviceSurvey, StreamPlan};
 use crate::log::FaultKind;
 use crate::session::Session;
+use marey_format::audit::AuditHead;
 use marey_format::frame::Lane;
 use marey_format::payload::WallReading;
+use marey_format::types::rfc3339;
 use marey_format::{DeviceId, DigestChain, SessionId, version};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,19 @@ pub struct Receipt {
     pub time: TimeFact,
     /// Of manifest.json, which has the hashes of everything else.
     pub manifest: HashFact,
+    /// The newest record of the hub's audit log when this was made: that log can't be cut below it unseen. None where nothing
+    /// was audited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditFact>,
+}
+
+/// A record of a hub's audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditFact {
+    /// The hub's id: a session that was moved elsewhere is not held against the log that is there.
+    pub hub: String,
+    #[serde(flatten)]
+    pub head: AuditHead,
 }
 
 /// One stream of one device.
@@ -261,6 +276,7 @@ impl Receipt {
                 warnings,
             },
             manifest: manifest.into(),
+            audit: None,
         }
     }
 

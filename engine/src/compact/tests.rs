@@ -3,5 +3,6 @@
 pub(crate) mod maker;
 
 mod crash;
+mod retired;
 mod unreadable;
 mod whole;

@@ -1,19 +1,25 @@
 //! Reading: one ordered Arrow stream of a stream of a device, over what is in Parquet and what is still in the log.
 //!
 //! `snapshot` finds the newest Parquet there is, `plan` says what it lacks, `parquet_scan` and `log_scan` give rows in
-//! order, `merge` makes one stream of them. The schema is that of the Parquet files.
+//! order, `merge` makes one stream of them. The schema is that of the Parquet files. `statistics` and `gaps` look at what is
+//! published alone.
 //!
 //! Rows of the log are placed in time by the clocks as they are known now; those in Parquet by the clocks as they were
 //! known then. Nothing is written.
 
+mod gaps;
 mod log_scan;
 mod merge;
 mod parquet_scan;
 mod plan;
 mod snapshot;
+mod statistics;
 
 #[cfg(test)]
 mod tests;
+
+pub use gaps::{GapRow, gaps};
+pub use statistics::{ChannelStatistics, StreamParts, StreamStatistics, parts, statistics};
 
 use crate::compact::CompactError;
 use crate::disk::Disk;

@@ -6,7 +6,7 @@
 use super::source::Source;
 use crate::clock::ClockMap;
 use crate::compact::{
-    CompactError, DeviceSurvey, FrameSource, Manifest, Receipt, Timeline, read_receipt, survey_all,
+    CompactError, DeviceSurvey, FrameSource, Manifest, Receipt, Retired, Timeline, read_receipt, survey_all,
 };
 use crate::disk::Disk;
 use crate::error::StorageError;
@@ -42,6 +42,28 @@ pub struct SessionContents {
     pub unreadable: Vec<String>,
     /// Places that it could not read when the newest Parquet was made, and that are missing there.
     pub left_out: Vec<String>,
+    /// Its logs were retired; what they held stands in Parquet, and `devices` has nothing to show.
+    pub retired: Option<RetiredContents>,
+}
+
+/// Logs that were retired, and what is published of them.
+#[derive(Clone, Debug, Serialize)]
+pub struct RetiredContents {
+    /// When, UTC.
+    pub at: String,
+    pub rule: String,
+    pub samples: u64,
+    /// Of the logs that went.
+    pub bytes: u64,
+    pub streams: Vec<RetiredStream>,
+}
+
+/// One stream of them, as the manifest has it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RetiredStream {
+    pub device: DeviceId,
+    pub stream: String,
+    pub rows: u64,
 }
 
 /// One device of it.
@@ -164,7 +186,23 @@ pub fn contents(
                 .filter_map(|(device, it)| session.wider_than_asked(device, &it.stream, it.time_err_us_max)),
         );
     }
+    let retired = readable(Retired::read(disk, &dir))?.map(|retired| RetiredContents {
+        at: time_text(retired.at.utc_ns.div_euclid(1_000)),
+        rule: retired.rule,
+        samples: retired.samples,
+        bytes: retired.bytes,
+        streams: manifest
+            .iter()
+            .flat_map(|manifest| &manifest.streams)
+            .map(|fact| RetiredStream {
+                device: fact.device.clone(),
+                stream: fact.stream.clone(),
+                rows: fact.rows,
+            })
+            .collect(),
+    });
     Ok(SessionContents {
+        retired,
         session: id.clone(),
         state: session.map(|session| session.state),
         anchor: anchor.map(|anchor| time_text(anchor.utc_ns.div_euclid(1_000))),

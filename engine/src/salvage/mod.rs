@@ -5,12 +5,14 @@
 //! verify     reads everything, names every fault                    -> journal, rebuild
 //! recover    copies every whole frame into a new folder             -> inventory, unsealed, rewrite, finding
 //! contents   what a session holds, in numbers
+//! audit      the audit log, and the receipts that name its heads
 //! ```
 //!
 //! Owns the offline verbs. Nothing here writes to what it looks at: every source is seen through a `view` that refuses
 //! writes, and what is made (a copy, a rebuilt Parquet) goes to another disk. It has no way of its own of reading logs,
 //! journal or Parquet: those are `log`, `journal`, `compact`.
 
+mod audit;
 mod contents;
 mod finding;
 mod inventory;
@@ -31,8 +33,10 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use audit::verify_audit;
 pub use contents::{
-    ClockContents, DeviceContents, EventContents, SessionContents, StreamContents, contents, events,
+    ClockContents, DeviceContents, EventContents, RetiredContents, RetiredStream, SessionContents,
+    StreamContents, contents, events,
 };
 pub use lost::{Lost, LostBytes, LostFrames, LostSamples};
 pub use progress::{Progress, Step};

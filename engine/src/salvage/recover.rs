@@ -14,7 +14,7 @@ use super::rewrite::{Written, rewrite};
 use super::short::Short;
 use super::source::{SessionFound, Source, What};
 use super::view::View;
-use crate::compact::Manifest;
+use crate::compact::{Manifest, Retired};
 use crate::disk::{self, Disk};
 use crate::error::StorageError;
 use crate::journal::Replayed;
@@ -247,6 +247,13 @@ impl Salvage<'_> {
                 None
             }
         };
+        if let Ok(Some(retired)) = Retired::read(&*source.view, &dir) {
+            let (id, samples) = (&found.id, retired.samples);
+            self.report.notes.push(format!(
+                "{id}: its logs were retired; its {samples} samples stand in its Parquet alone: copy its folder as it is"
+            ));
+            return Ok(None);
+        }
         let mut devices = source.devices(&found.id)?;
         let named = manifest
             .iter()

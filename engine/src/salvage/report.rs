@@ -35,6 +35,7 @@ pub struct Checked {
     pub parquet_rows: u64,
     /// Files that were made again and compared.
     pub rebuilt_files: u64,
+    pub audit_records: u64,
 }
 
 /// Something that is not as it should be.
@@ -75,6 +76,8 @@ pub enum FaultKind {
     Session,
     /// hub.json, identity.redb.
     Hub,
+    /// The audit log, or a receipt that names a record that it does not have.
+    Audit,
     /// The disk refuses to read.
     Unreadable,
 }
@@ -91,6 +94,7 @@ impl FaultKind {
             Self::Rebuild => "rebuild",
             Self::Session => "session",
             Self::Hub => "hub",
+            Self::Audit => "audit",
             Self::Unreadable => "unreadable",
         }
     }

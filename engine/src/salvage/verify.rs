@@ -6,6 +6,7 @@ use super::journal;
 use super::rebuild::rebuild;
 use super::report::{Checked, Fault, FaultKind, VerifyReport};
 use super::source::{SessionFound, Source, What};
+use super::verify_audit;
 use super::{SalvageError, inventory};
 use crate::compact::{self, CompactError, check_session};
 use crate::disk::{Disk, OpenMode};
@@ -142,6 +143,20 @@ impl Verifying<'_> {
                 return Ok(());
             }
         };
+        self.begin("the audit log", 0);
+        match verify_audit(self.disk, Some(hub), self.options.live) {
+            Ok(checked) => {
+                self.report.checked.audit_records = checked.records;
+                self.report.notes.extend(checked.notes);
+                self.report
+                    .faults
+                    .extend(checked.faults.into_iter().map(Fault::of_audit));
+            }
+            Err(error) => {
+                let fault = self.failed(FaultKind::Audit, error);
+                self.fault(fault);
+            }
+        }
         if self.options.live {
             self.report
                 .notes
@@ -433,6 +448,15 @@ impl Verifying<'_> {
             .map(|stream| stream.parts.len())
             .sum::<usize>();
         self.report.checked.parquet_files += (parts + manifest.beside().count()) as u64;
+        if let Ok(Some(retired)) = compact::Retired::read(self.disk, &Session::dir(id)) {
+            let (segments, bytes) = (retired.segments(), retired.bytes);
+            let samples = retired.samples;
+            self.report.notes.push(format!(
+                "{id}: its logs were retired ({segments} segments, {bytes} bytes, {samples} samples, all of them in \
+                 Parquet); what is published was checked by itself"
+            ));
+            return;
+        }
         let (Some(scratch), Some(session)) = (&self.options.rebuild, session) else {
             return;
         };

@@ -2,6 +2,7 @@
 
 use super::gate::Gate;
 use super::{Inner, OpenedLog, Slot, Store};
+use crate::audit::Audit;
 use crate::batch::LogHandle;
 use crate::catalog::{Catalog, Identity};
 use crate::compact::{Manifest, Place};
@@ -139,6 +140,7 @@ impl Store {
             poisoned: None,
         };
         let store = Self {
+            audit: Audit::new(disk.clone(), clock.clone(), hub_id),
             disk,
             clock,
             options,
@@ -174,6 +176,7 @@ impl Store {
                 sync_names(&*self.disk, &[&Session::dir(&id)])?;
             }
             crate::compact::recover_publish(&*self.disk, &session)?;
+            crate::compact::recover_retirement(&*self.disk, &id)?;
             let (manifest, is_readable) = match Manifest::read(&*self.disk, &Session::dir(&id)) {
                 Ok(manifest) => (manifest, true),
                 // Its own business to be mended; recording goes on without it.

@@ -1,10 +1,13 @@
 //! Sessions: created, recording, stopping, sealed, closed. Each change is durable when the call returns.
 
 use super::{Slot, Store};
-use crate::compact::{CompactError, Compacted, Generation, Progress, compact_session, remove_old, roll};
+use crate::compact::{
+    AuditFact, CompactError, Compacted, Generation, Progress, Retired, compact_audited, remove_old, roll,
+};
 use crate::error::{SessionError, StorageError};
 use crate::session::{NewSession, Session, SessionState};
 use crate::state::StreamVersions;
+use marey_format::types::hex;
 use marey_format::{DeviceId, SessionId};
 use std::collections::BTreeSet;
 
@@ -91,11 +94,13 @@ impl Store {
 
     /// Ends a session for good: nothing is taken any more.
     pub fn close_session(&self, id: &SessionId) -> Result<Session, SessionError> {
+        let wall = self.clock.wall();
         self.change(id, |session| {
             if session.state != SessionState::Sealed {
                 return Err(session.state_error("close", "sealed"));
             }
             session.state = SessionState::Closed;
+            session.closed = Some(wall);
             Ok(())
         })
     }
@@ -153,7 +158,16 @@ impl Store {
         // this generation is made of.
         self.flush_all(false)?;
         self.write_barrier()?;
-        let compacted = compact_session(&*self.disk, session, &self.options, how, progress)?;
+        // A cut of the audit log's end shows by this. A log that can't be read now keeps nothing from being published.
+        let audited = self.audit_head().unwrap_or_else(|error| {
+            tracing::error!(session = %session.id, %error, "the receipt will not name the audit log's newest record");
+            None
+        });
+        let audited = audited.map(|head| AuditFact {
+            hub: hex(&self.hub_id),
+            head,
+        });
+        let compacted = compact_audited(&*self.disk, session, audited, &self.options, how, progress)?;
         let session = self.sealed_as(&session.id, compacted.generation)?;
         Ok(Sealed { session, compacted })
     }
@@ -223,6 +237,10 @@ impl Store {
     pub fn owing(&self, id: &SessionId) -> Result<Vec<DeviceId>, SessionError> {
         let session = self.session(id)?;
         self.ensure_loaded(id)?;
+        if session.state == SessionState::Closed && Retired::read(&*self.disk, &Session::dir(id))?.is_some() {
+            // What they had handed in was all published before their logs went.
+            return Ok(Vec::new());
+        }
         let mut owing: BTreeSet<DeviceId> = session.roster.iter().flatten().cloned().collect();
         let inner = self.inner();
         for log in inner.logs.iter().filter(|log| log.session == *id) {

@@ -7,7 +7,7 @@ use marey_format::wire::{Ack, MessageType, Sent, message};
 use serde_json::{Value, json};
 
 pub fn vectors() -> Vec<Vector> {
-    let mut vectors = vec![device_side(), hub_side(), by_hand()];
+    let mut vectors = vec![device_side(), hub_side(), by_hand(), later(), renewal()];
     vectors.extend(refused());
     vectors
 }
@@ -43,6 +43,29 @@ impl Talk {
         let json = json!({"about": about, "messages": self.messages});
         Vector::one("wire", name, std::mem::take(&mut self.bytes), json)
     }
+}
+
+/// Both sides of a renewal, one behind the other.
+fn renewal() -> Vector {
+    let pem = |what: &str| format!("-----BEGIN {what}-----\nMAA=\n-----END {what}-----\n");
+    Talk::default()
+        .text(
+            MessageType::Renew,
+            0,
+            r#"{"not_after":"1827400000","later":1}"#,
+            json!({"not_after": "1827400000"}),
+        )
+        .json(MessageType::Csr, 0, json!({"csr": pem("CERTIFICATE REQUEST")}))
+        .json(
+            MessageType::Certificate,
+            0,
+            json!({"certificate": pem("CERTIFICATE"), "authority": pem("CERTIFICATE"),
+            "hub_name": "hub-0011223344556677.marey.invalid"}),
+        )
+        .vector(
+            "renewal",
+            "The messages of a renewal, both ways, one behind the other.",
+        )
 }
 
 fn device_side() -> Vector {
@@ -155,6 +178,35 @@ fn by_hand() -> Vector {
         )
 }
 
+fn later() -> Vector {
+    let id = "c0".repeat(16);
+    Talk::default()
+        .json(
+            MessageType::Hello,
+            0,
+            json!({"v": 1, "device": "phone", "agent": "send.py", "commands": true}),
+        )
+        .json(
+            MessageType::Heartbeat,
+            0,
+            json!({"v": 1, "type": "heartbeat", "timestamp_ns": u64::MAX, "device_id": "phone",
+            "device_info": {"battery": 82.5, "available_storage_mb": 20480, "is_recording": false, "model": "X"}}),
+        )
+        .json(
+            MessageType::Command,
+            0,
+            json!({"id": id, "do": "mark", "session": "walk", "label": "stood up", "hub_epoch": "0102030405060708",
+            "hub_ns": "-9"}),
+        )
+        .json(MessageType::Done, 0, json!({"id": id, "ok": true}))
+        .json(
+            MessageType::Done,
+            0,
+            json!({"id": id, "ok": false, "why": "no such command"}),
+        )
+        .vector("later", "Messages that came after the first version, of either side.")
+}
+
 /// Messages that are refused, each with its code.
 fn refused() -> Vec<Vector> {
     let header = |kind: u8, length: u32| -> Vec<u8> {
@@ -220,6 +272,26 @@ fn refused() -> Vec<Vector> {
             body(
                 MessageType::Open,
                 "{\"session\":\"walk\",\"epoch\":\"0000000000000000000000000000001\"}",
+            ),
+        ),
+        refused(
+            "heartbeat-key",
+            "bad_heartbeat",
+            "A heartbeat of version 1 with a key of its own at the top.",
+            body(
+                MessageType::Heartbeat,
+                "{\"v\":1,\"type\":\"heartbeat\",\"timestamp_ns\":1,\"device_id\":\"phone\",\"device_info\":\
+                 {\"battery\":1,\"available_storage_mb\":1,\"is_recording\":true},\"mine\":1}",
+            ),
+        ),
+        refused(
+            "heartbeat-battery",
+            "bad_heartbeat",
+            "A heartbeat of version 1 with more than a full battery.",
+            body(
+                MessageType::Heartbeat,
+                "{\"v\":1,\"type\":\"heartbeat\",\"timestamp_ns\":1,\"device_id\":\"phone\",\"device_info\":\
+                 {\"battery\":101,\"available_storage_mb\":1,\"is_recording\":true}}",
             ),
         ),
         refused(

@@ -15,6 +15,11 @@ pub struct SessionId(String);
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamName(String);
 
+/// The name of a file that somebody hands in: `^[A-Za-z0-9_][A-Za-z0-9._-]{0,254}$` without `..`. Never a path, never
+/// hidden, never an option of a command.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileName(String);
+
 /// Why a name is refused, with a proposal where one comes to mind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -126,6 +131,39 @@ impl StreamName {
     }
 }
 
+impl FileName {
+    /// Checks and takes a name.
+    pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
+        let (name, what) = (name.into(), "file");
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let matches = name
+            .as_bytes()
+            .first()
+            .is_some_and(|&b| b.is_ascii_alphanumeric() || b == b'_')
+            && name.len() <= limits::FILE_NAME_BYTES_MAX
+            && name.bytes().all(fits)
+            && !name.contains("..");
+        if !matches {
+            return Err(NameError::Pattern {
+                what,
+                found: shown(&name),
+                pattern: "^[A-Za-z0-9_][A-Za-z0-9._-]{0,254}$ without ..",
+                proposed: None,
+            });
+        }
+        // Windows takes CON.txt for CON, and lets a final dot fall.
+        let stem = name.split('.').next().unwrap_or_default();
+        if is_device_of_windows(&stem.to_ascii_lowercase()) || name.ends_with('.') {
+            return Err(NameError::Reserved {
+                what,
+                proposed: Some(format!("f-{}", name.trim_end_matches('.'))),
+                found: name,
+            });
+        }
+        Ok(Self(name))
+    }
+}
+
 const RETYPED: [&str; 7] = ["nan", "inf", "infinity", "true", "false", "null", "none"];
 
 fn public_name(
@@ -185,11 +223,14 @@ fn proposed(name: &str, prefix: &str, longest: usize, fits: impl Fn(u8) -> bool)
 /// Whether readers or file systems take a word for something else, whatever its case.
 fn is_taken_for_another(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    let windows = ["con", "prn", "aux", "nul"].contains(&lower.as_str())
+    is_device_of_windows(&lower) || RETYPED.contains(&lower.as_str())
+}
+
+fn is_device_of_windows(lower: &str) -> bool {
+    ["con", "prn", "aux", "nul"].contains(&lower)
         || (lower.len() == 4
             && (lower.starts_with("com") || lower.starts_with("lpt"))
-            && lower.as_bytes()[3].is_ascii_digit());
-    windows || RETYPED.contains(&lower.as_str())
+            && lower.as_bytes()[3].is_ascii_digit())
 }
 
 /// At most 64 characters of a refused name, so that an error stays a sentence.
@@ -243,6 +284,7 @@ macro_rules! name_type {
 name_type!(DeviceId);
 name_type!(SessionId);
 name_type!(StreamName);
+name_type!(FileName);
 
 #[cfg(test)]
 mod tests {
@@ -258,6 +300,34 @@ mod tests {
         }
         assert!(SessionId::new("s".repeat(64)).is_ok());
         assert!(SessionId::new("s".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn a_file_name_is_no_path() {
+        for good in ["a", "clip_1.mp4", "2026-11-21.csv", "_x", &"f".repeat(255)] {
+            assert!(FileName::new(good).is_ok(), "{good}");
+        }
+        let bad = [
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "-rf",
+            "a/b",
+            "a\\b",
+            "a..b",
+            "a\n",
+            "a\0",
+            "CON",
+            "con.txt",
+            "a.",
+            "C:a",
+            "\u{e9}",
+            &"f".repeat(256),
+        ];
+        for bad in bad {
+            assert!(FileName::new(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

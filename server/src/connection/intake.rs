@@ -109,8 +109,17 @@ impl<W: Wire> Connection<W> {
                 self.acks_due.insert(*channel);
             }
         }
+        if let Some(certified) = mail.certified {
+            self.certified(certified)?;
+        }
+        if mail.certificates_changed {
+            self.certificates_changed()?;
+        }
         if mail.sessions_changed {
             self.look_at_sessions()?;
+        }
+        if mail.commands {
+            self.send_commands()?;
         }
         if let Some(reason) = mail.close {
             self.waiting.clear();
@@ -170,6 +179,8 @@ impl<W: Wire> Connection<W> {
                     },
                 );
                 self.publish_logs();
+                self.carry_out(std::mem::take(&mut actions))?;
+                self.send_commands()?;
             }
             Err(refusal) => self.protocol.open_refused(channel, refusal, &mut actions),
         }

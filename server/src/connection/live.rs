@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use marey_format::DeviceId;
+use marey_format::{DeviceId, Refusal, RefusalCode};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -13,7 +13,8 @@ use super::{Caller, Connection, Wire};
 use crate::attached::Turn;
 use crate::ingest::{Room, RoomFuture};
 use crate::listener::Admission;
-use crate::pki::device_of_certificate;
+use crate::pki::{Shown, device_of_certificate};
+use crate::protocol::{End, refusal_message};
 use crate::state::HubState;
 use crate::tls::{Alpn, Received, TlsError, TlsStream};
 use crate::web;
@@ -26,8 +27,14 @@ pub(crate) async fn serve(
     mut admission: Admission,
 ) {
     state.metrics.connections.add(1);
-    let deadline = Duration::from_millis(state.config.limits.handshake_timeout_ms);
-    let handshake = TlsStream::accept(socket, &state.tls, &state.buffers, state.stamp.clone(), deadline);
+    let mut deadline = Duration::from_millis(state.config().limits.handshake_timeout_ms);
+    if admission.crowded().is_some() {
+        deadline = deadline.min(TOLD_WITHIN);
+    }
+    let Some(configs) = state.registrar.tls() else {
+        return tracing::error!("a hub that serves has certificates");
+    };
+    let handshake = TlsStream::accept(socket, &configs, &state.buffers, state.stamp.clone(), deadline);
     let mut stopping = state.stopping.subscribe();
     let tls = tokio::select! {
         tls = handshake => tls,
@@ -35,7 +42,8 @@ pub(crate) async fn serve(
     };
     admission.established();
     match tls {
-        Ok(tls) if tls.alpn() == Alpn::Web => web::serve(&state, tls).await,
+        Ok(tls) if admission.crowded().is_some() => turn_away(&state, tls, peer).await,
+        Ok(tls) if tls.alpn() == Alpn::Web => web::serve(&state, tls, peer).await,
         Ok(tls) => match caller(&state, &tls, (turn, peer)) {
             Ok(caller) => {
                 let connection = Connection::new(state.reception.clone(), tls, caller);
@@ -55,13 +63,34 @@ pub(crate) async fn serve(
     }
 }
 
+/// There is no place: the device, or the browser, is told so and when to come again.
+async fn turn_away(state: &HubState, mut tls: TlsStream, peer: SocketAddr) {
+    tracing::debug!(%peer, "told that there is no place");
+    if tls.alpn() == Alpn::Web {
+        return web::turn_away(tls).await;
+    }
+    let most = state.config().limits.connections_max;
+    let mut refusal = Refusal::new(
+        RefusalCode::SlowDown,
+        format!(
+            "every place of this hub is taken (limits.connections_max = {most}); keep your data and come again"
+        ),
+    );
+    refusal.retry_after_ms = Some(COME_AGAIN_MS);
+    state.metrics.refused(refusal.code);
+    if tls.send(&refusal_message(&refusal)).is_ok() {
+        tls.close(LINGER).await;
+    }
+}
+
 /// The device that the certificate names, with a fresh key for its time packets.
 fn caller(
     state: &HubState,
     tls: &TlsStream,
     (turn, peer): (Turn, SocketAddr),
 ) -> Result<Caller, &'static str> {
-    let name = tls.peer_certificate().and_then(device_of_certificate);
+    let certificate = tls.peer_certificate();
+    let name = certificate.and_then(device_of_certificate);
     let device = name.and_then(|name| DeviceId::new(name).ok());
     let Some(device) = device else {
         return Err("its certificate names no device that could be one");
@@ -76,6 +105,7 @@ fn caller(
         peer,
         time_key,
         udp_port: state.bound.time.port(),
+        shown: certificate.and_then(Shown::of),
     })
 }
 
@@ -93,11 +123,17 @@ impl Connection<TlsStream> {
             wire: tls,
             time_key,
             unsent_since_ns,
+            ending,
             ..
         } = self;
         drop(time_key);
+        let linger = match ending {
+            // It has been told, and has nothing more to say to anybody.
+            Some(End::Hub(RefusalCode::Revoked)) => LINGER_REVOKED,
+            _ => LINGER,
+        };
         if unsent_since_ns.is_none() {
-            tls.close(LINGER).await;
+            tls.close(linger).await;
         }
     }
 
@@ -160,3 +196,9 @@ async fn for_room(room: &mut Option<RoomFuture>) -> Option<Room> {
 
 /// How long a goodbye may take.
 const LINGER: Duration = Duration::from_secs(1);
+/// The same for a device that is to be off within a second.
+const LINGER_REVOKED: Duration = Duration::from_millis(200);
+/// Whoever is told that there is no place shakes hands within this.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+/// When a device for which there is no place is to come again.
+const COME_AGAIN_MS: u64 = 10_000;

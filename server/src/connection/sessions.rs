@@ -9,18 +9,20 @@ use marey_engine::SessionState;
 use marey_format::{RefusalCode, SessionId};
 
 use super::{Connection, Told, Wire};
+use crate::attached::Introduction;
 use crate::tls::TlsError;
 
 impl<W: Wire> Connection<W> {
-    pub(super) fn attach(&mut self, agent: Option<String>) -> Result<(), TlsError> {
+    pub(super) fn attach(&mut self, introduction: Introduction) -> Result<(), TlsError> {
         let now_ns = self.now().ns;
         self.state.attached.attach(
             self.protocol.device(),
             &self.mailbox,
             (self.turn, self.peer),
-            agent,
+            introduction,
             now_ns,
         );
+        self.look_at_standing()?;
         self.look_at_sessions()
     }
 
@@ -48,8 +50,11 @@ impl<W: Wire> Connection<W> {
             let takes_part = self.told.contains_key(&session.id) || self.has_open(&session.id);
             if takes_part && self.told.get(&session.id) != Some(&Told::Stop) {
                 self.told.insert(session.id.clone(), Told::Stop);
-                self.protocol
-                    .stop(&session.id, self.state.config.session.stop_grace_ms, &mut actions);
+                self.protocol.stop(
+                    &session.id,
+                    self.state.config().session.stop_grace_ms,
+                    &mut actions,
+                );
             }
         }
         let is_there = |id: &SessionId| sessions.iter().any(|s| s.id == *id);
@@ -67,6 +72,20 @@ impl<W: Wire> Connection<W> {
         self.logs.retain(|_, log| !gone.contains(&log.session));
         self.told.retain(|id, _| is_there(id));
         self.publish_logs();
+        self.carry_out(actions)
+    }
+
+    /// Sends the commands of sessions that the device has open, each once on this connection.
+    pub(super) fn send_commands(&mut self) -> Result<(), TlsError> {
+        let waiting = self.state.commands.of(self.protocol.device());
+        self.commanded
+            .retain(|id| waiting.iter().any(|command| command.id == *id));
+        let mut actions = Vec::new();
+        for command in waiting {
+            if self.has_open(&command.session) && self.commanded.insert(command.id) {
+                self.protocol.command(&command, &mut actions);
+            }
+        }
         self.carry_out(actions)
     }
 

@@ -48,7 +48,7 @@ impl Hub {
     pub fn new(store: Arc<Store>, config: HubConfig, stamp_key: StampKey) -> Self {
         let metrics = Arc::new(Metrics::default());
         let (ingest, committer) = Ingest::queue(store.clone(), metrics.clone(), &config);
-        let reception = Reception::new(config, store, Arc::new(stamp_key), ingest, metrics);
+        let reception = Reception::new(config, store, Arc::new(stamp_key), ingest, metrics, None);
         Self {
             keeper: Keeper::new(&reception),
             reception: Arc::new(reception),
@@ -83,6 +83,7 @@ impl Hub {
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
             time_key,
             udp_port: 0,
+            shown: None,
         };
         let connection = Connection::new(self.reception.clone(), pipe, caller);
         let mut line = Line {

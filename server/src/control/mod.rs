@@ -6,26 +6,38 @@
 //!
 //! Client and server live here side by side, so that they cannot drift apart.
 
+mod annotate;
 mod client;
+mod keep;
+mod marks;
 mod offline;
 mod server;
 mod verbs;
+mod words;
 
+pub use annotate::AnnotationSpec;
 pub use client::{ControlClient, ControlError};
+pub use keep::{KeepRequest, Kept};
 pub use offline::ask;
-pub(crate) use server::ControlServer;
+pub(crate) use server::{ControlServer, order};
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use marey_engine::Session;
+use marey_engine::annotation::Annotation;
+use marey_engine::{Moment, Session};
+use marey_format::types::Label;
 use marey_format::{DeviceId, SessionId};
 use serde::{Deserialize, Serialize};
 
+pub use crate::attached::DeviceState;
 pub use crate::clocks::ClockView;
-use crate::pki::{DeviceBundle, DeviceRecord};
+use crate::jobs::JobView;
+pub use crate::judge::{BreachView, CheckView};
+use crate::pki::{DeviceBundle, DeviceRecord, KeyKind};
+pub use crate::registrar::{AuthorityView, Invitation};
 use crate::state::Bound;
 
 /// Name of the socket in a hub's folder.
@@ -42,8 +54,37 @@ pub enum Request {
         /// `host:port` under which it will dial the hub; empty: every address of this machine.
         addresses: Vec<String>,
     },
+    /// Invites a device: a link that is good for one certificate.
+    DeviceInvite {
+        /// The device.
+        device: DeviceId,
+        /// As for `DeviceEnroll`.
+        addresses: Vec<String>,
+    },
     /// All devices.
     DeviceList,
+    /// One device.
+    DeviceShow {
+        /// The device.
+        device: DeviceId,
+    },
+    /// Asks a device for a new key, now or when it connects next.
+    DeviceRenew {
+        /// The device.
+        device: DeviceId,
+    },
+    /// The authorities that are trusted.
+    CaShow,
+    /// Makes a new authority; the one before is trusted until it is retired.
+    CaRotate {
+        /// Of what kind its key is.
+        key: KeyKind,
+    },
+    /// Trusts the older authority no more.
+    CaRetire {
+        /// Although devices have no certificate of the new one yet.
+        even_so: bool,
+    },
     /// Refuses a device from now on, and closes its connection.
     DeviceRevoke {
         /// The device.
@@ -77,6 +118,22 @@ pub enum Request {
         /// The session.
         session: SessionId,
     },
+    /// Holds a session against its protocol.
+    SessionCheck {
+        /// The session.
+        session: SessionId,
+    },
+    /// Marks this moment in the record of a session, and tells its devices.
+    SessionMark {
+        /// The session.
+        session: SessionId,
+        /// What to write there.
+        label: Label,
+    },
+    /// Says something of a session's time.
+    SessionAnnotate(AnnotationSpec),
+    /// What goes on in the background.
+    Jobs,
     /// Compacts what came since the last seal.
     Compact {
         /// The session.
@@ -85,6 +142,8 @@ pub enum Request {
         #[serde(default)]
         again: bool,
     },
+    /// Backups, retention, holds, keys of studies.
+    Keep(KeepRequest),
     /// The hub itself.
     Status,
     /// Stops the hub in good order.
@@ -107,6 +166,9 @@ pub struct SessionSpec {
     /// The widest bound that nobody is to be warned of, in microseconds.
     #[serde(default)]
     pub max_time_error_us: Option<f64>,
+    /// The text of its protocol file, see [`crate::judge::plan`].
+    #[serde(default)]
+    pub protocol: Option<String>,
 }
 
 /// One line of an answer.
@@ -127,9 +189,15 @@ pub enum Reply {
 pub enum Response {
     /// Of `DeviceEnroll`.
     Bundle(DeviceBundle),
+    /// Of `DeviceInvite`.
+    Invited(Invitation),
     /// Of `DeviceList`.
     Devices(Vec<DeviceView>),
-    /// Of `DeviceRevoke`.
+    /// Of `DeviceShow`.
+    DeviceShown(DeviceView),
+    /// Of all that concern the authorities.
+    Authorities(Vec<AuthorityView>),
+    /// Of `DeviceRevoke` and `DeviceRenew`.
     Device(DeviceRecord),
     /// Of all that change a session.
     Session(Session),
@@ -137,6 +205,14 @@ pub enum Response {
     Sessions(Vec<Session>),
     /// Of `SessionShow`.
     SessionShown(SessionView),
+    /// Of `SessionCheck`.
+    Checked(CheckView),
+    /// Of `SessionMark`.
+    Marked(MarkView),
+    /// Of `SessionAnnotate`.
+    Annotated(Annotation),
+    /// Of `Jobs`: the newest first.
+    Jobs(Vec<JobView>),
     /// Of `Compact`.
     Sealed {
         /// The generation that is published now.
@@ -145,6 +221,8 @@ pub enum Response {
         #[serde(default)]
         unreadable: Vec<String>,
     },
+    /// Of `Keep`.
+    Kept(Kept),
     /// Of `Status`.
     Status(StatusView),
     /// Of `Shutdown`: it has begun.
@@ -163,8 +241,20 @@ pub struct DeviceView {
     pub peer: Option<String>,
     /// Its program, as it said.
     pub agent: Option<String>,
+    /// Online, late or offline; offline as well for one that was never seen.
+    #[serde(default)]
+    pub state: DeviceState,
+    /// For how long it has been that, in milliseconds; none if it was not seen since the hub's start.
+    #[serde(default)]
+    pub state_ms: Option<i64>,
     /// Milliseconds since its last sign of life.
     pub silent_ms: Option<i64>,
+    /// Charge of its battery, from heartbeats of version 1.
+    #[serde(default)]
+    pub battery_percent: Option<f64>,
+    /// Its room for recordings, from heartbeats of version 1.
+    #[serde(default)]
+    pub available_storage_mb: Option<f64>,
     /// What it last said of itself.
     pub device_info: Option<serde_json::Value>,
 }
@@ -180,6 +270,9 @@ pub struct SessionView {
     pub owing: Vec<DeviceId>,
     /// Whether frames came since the last seal.
     pub late_frames: bool,
+    /// Rules of its protocol that are broken now.
+    #[serde(default)]
+    pub breaches: Vec<BreachView>,
 }
 
 /// One device's log in a session.
@@ -209,6 +302,45 @@ pub struct StreamView {
     pub samples: u64,
     /// Whether the device has said that it ended.
     pub ended: bool,
+}
+
+/// A moment that was marked: durable in the record when this is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MarkView {
+    /// The session.
+    pub session: SessionId,
+    /// What stands there.
+    pub label: Label,
+    /// The moment.
+    pub at: Moment,
+    /// What became of it at each device of the session.
+    pub devices: Vec<MarkedDevice>,
+}
+
+/// One device's part in a mark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MarkedDevice {
+    /// The device.
+    pub device: DeviceId,
+    /// What it answered.
+    pub answer: MarkAnswer,
+    /// Why not, as the device says.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// What a device makes of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarkAnswer {
+    /// It has it.
+    Done,
+    /// It says that it can't.
+    Refused,
+    /// It has not answered; it is told again when it comes back, as long as the session is recorded.
+    Waiting,
+    /// Its program takes no commands.
+    NotTold,
 }
 
 /// The hub at a glance.

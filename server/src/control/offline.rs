@@ -3,16 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use marey_engine::Store;
 use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::time::HubClock;
+use marey_engine::{Actor, Store};
 
 use super::verbs::Desk;
 use super::{ControlClient, ControlError, Request, Response};
 use crate::config::HubConfig;
 use crate::hub::store_options;
-use crate::identity::StoredRegistry;
-use crate::pki::Authority;
+use crate::registrar::Registrar;
 
 /// Asks the hub that runs in `hub_dir`; if none does, opens the folder and does what was asked right here.
 ///
@@ -47,14 +46,13 @@ fn offline(
     let options = store_options(config, disk.as_ref(), hub_dir).map_err(|e| text(&e))?;
     let (store, _) = Store::open(disk, clock, options).map_err(|e| text(&e))?;
     let store = Arc::new(store);
-    let authority = Authority::open(hub_dir).map_err(|e| text(&e))?;
-    let registry = StoredRegistry::new(store.clone());
     let listen = config.listen.clone();
+    let registrar = Registrar::open(hub_dir, store.clone(), config, listen, false).map_err(|e| text(&e))?;
     let desk = Desk {
         store: &store,
-        authority: &authority,
-        registry: registry.as_ref(),
-        listen,
+        actor: Actor::Offline(rustix::process::geteuid().as_raw()),
+        hub_dir,
+        registrar: &registrar,
         live: None,
     };
     let answer = desk.carry_out(request.clone(), progress);

@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use marey_engine::Actor;
+
 use super::verbs::Desk;
-use super::{LINE_BYTES_MAX, Reply, Request, SOCKET_FILE, socket_path};
+use super::{LINE_BYTES_MAX, Reply, Request, Response, SOCKET_FILE, socket_path};
 use crate::state::HubState;
 
 /// The listening socket and its thread.
@@ -80,7 +82,7 @@ fn accept(listener: &UnixListener, _folder: Option<File>, stop: &AtomicBool, sta
                 continue;
             }
         };
-        if connections.fetch_add(1, Ordering::AcqRel) >= state.config.limits.control_connections_max {
+        if connections.fetch_add(1, Ordering::AcqRel) >= state.config().limits.control_connections_max {
             connections.fetch_sub(1, Ordering::AcqRel);
             continue;
         }
@@ -118,13 +120,7 @@ fn serve(state: &HubState, socket: UnixStream) -> io::Result<()> {
     }
     writer.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let actor = peer.uid.as_raw();
-    let desk = Desk {
-        store: &state.store,
-        authority: &state.authority,
-        registry: state.registry.as_ref(),
-        listen: state.bound.into(),
-        live: Some(state),
-    };
+    let desk = desk(state, Actor::Uid(actor));
     let mut reader = BufReader::new(socket);
     loop {
         let mut line = String::new();
@@ -133,7 +129,7 @@ fn serve(state: &HubState, socket: UnixStream) -> io::Result<()> {
         }
         let reply = match serde_json::from_str::<Request>(&line) {
             Ok(request) => {
-                tracing::info!(target: "audit", actor, request = %line.trim_end(), "asked");
+                tracing::info!(target: "audit", actor, request = %told(&line), "asked");
                 let mut progress = |text: String| {
                     // A client that does not listen is noticed when the answer is sent.
                     let _ = send(&mut writer, &Reply::Progress(text));
@@ -146,6 +142,29 @@ fn serve(state: &HubState, socket: UnixStream) -> io::Result<()> {
             Err(error) => Reply::Failed(format!("the request is not understood: {error}")),
         };
         send(&mut writer, &reply)?;
+    }
+}
+
+/// What the log tells of a request: the verb, and what it is about. The rest may be about people, and goes to whom a log is shown.
+fn told(line: &str) -> String {
+    let request = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
+    let said = ["verb", "session", "device"].map(|key| request[key].as_str().unwrap_or_default());
+    said.join(" ").trim_end().to_owned()
+}
+
+/// Carries out a verb for somebody who asked in another way, such as over HTTP. An error is one sentence.
+/// The caller has written into the audit log that it was asked for.
+pub(crate) fn order(state: &HubState, request: Request, actor: Actor) -> Result<Response, String> {
+    desk(state, actor).carry_out(request, &mut |_| ())
+}
+
+fn desk(state: &HubState, actor: Actor) -> Desk<'_> {
+    Desk {
+        actor,
+        store: &state.store,
+        hub_dir: &state.hub_dir,
+        registrar: &state.registrar,
+        live: Some(state),
     }
 }
 

@@ -1,28 +1,35 @@
 //! What each request of the control socket does. An error is one sentence for the person who asked.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use marey_engine::compact::{Generation, Phase, Progress};
-use marey_engine::{NewSession, SealError, Sealed, Session, SessionError, SessionState, Store};
+use marey_engine::{Actor, NewSession, SealError, Sealed, Session, SessionError, SessionState, Store};
 use marey_format::types::hex;
+use marey_format::wire::Heartbeat;
 use marey_format::{DeviceId, RefusalCode, SessionId};
 
+use super::annotate::annotate;
+use super::keep;
+use super::marks;
+use super::words;
 use super::{
     ClockView, DeviceView, LogView, Request, Response, SessionSpec, SessionView, StatusView, StreamView,
 };
-use crate::config::Listen;
-use crate::pki::{Authority, DeviceBundle, DeviceRecord, Registry, host_name, local_addresses};
+use crate::judge::plan::Plan;
+use crate::pki::{DeviceRecord, KeyKind};
+use crate::registrar::Registrar;
 use crate::state::HubState;
 
 /// Where requests are carried out: at a running hub, or at a folder that no hub has open.
 pub(super) struct Desk<'a> {
     pub store: &'a Store,
-    pub authority: &'a Authority,
-    pub registry: &'a dyn Registry,
-    /// Where devices will dial.
-    pub listen: Listen,
+    /// Who asks.
+    pub actor: Actor,
+    /// Where configuration and keys stand.
+    pub hub_dir: &'a Path,
+    pub registrar: &'a Registrar,
     /// The running hub.
     pub live: Option<&'a HubState>,
 }
@@ -35,8 +42,22 @@ impl Desk<'_> {
         progress: &mut dyn FnMut(String),
     ) -> Result<Response, String> {
         match request {
-            Request::DeviceEnroll { device, addresses } => enroll(self, &device, addresses),
+            Request::DeviceEnroll { device, addresses } => enroll(self, &device, &addresses),
+            Request::DeviceInvite { device, addresses } => {
+                words::check_addresses(&addresses)?;
+                let invited = self.registrar.invite(&device, &addresses);
+                invited.map(Response::Invited).map_err(text)
+            }
             Request::DeviceList => list_devices(self),
+            Request::DeviceShow { device } => show_device(self, &device),
+            Request::DeviceRenew { device } => renew(self, &device),
+            Request::CaShow => self
+                .registrar
+                .authorities()
+                .map(Response::Authorities)
+                .map_err(text),
+            Request::CaRotate { key } => rotate(self, key),
+            Request::CaRetire { even_so } => retire(self, even_so),
             Request::DeviceRevoke { device } => revoke(self, &device),
             Request::SessionCreate(spec) => create(self, spec).map(Response::Session),
             Request::SessionStart { session, create } => start(self, &session, create),
@@ -47,7 +68,15 @@ impl Desk<'_> {
             }
             Request::SessionList => Ok(Response::Sessions(self.store.sessions())),
             Request::SessionShow { session } => show(self, &session),
+            Request::SessionCheck { session } => {
+                let state = self.running()?;
+                state.judge.check(state, &session).map(Response::Checked)
+            }
+            Request::SessionMark { session, label } => marks::mark(self.running()?, session, label),
+            Request::SessionAnnotate(spec) => annotate(self, spec).map(Response::Annotated),
+            Request::Jobs => Ok(Response::Jobs(self.running()?.jobs.list())),
             Request::Compact { session, again } => compact(self, &session, again, progress),
+            Request::Keep(request) => keep::carry_out(self, request, progress).map(Response::Kept),
             Request::Status => Ok(Response::Status(status(self.running()?))),
             Request::Shutdown => {
                 self.running()?.shutdown_asked.send_replace(true);
@@ -91,107 +120,92 @@ impl Desk<'_> {
     }
 }
 
-fn enroll(desk: &Desk<'_>, device: &DeviceId, addresses: Vec<String>) -> Result<Response, String> {
-    let known = desk.registry.list().map_err(text)?;
-    let alike = known
-        .iter()
-        .find(|d| d.name != device.as_str() && d.name.eq_ignore_ascii_case(device.as_str()));
-    if let Some(alike) = alike {
-        return Err(format!(
-            "{device} differs from the device {} in case alone; some file systems can't hold both",
-            alike.name
-        ));
-    }
-    let ports = (desk.listen.devices.port(), desk.listen.time.port());
-    if (ports.0 == 0 && addresses.is_empty()) || ports.1 == 0 {
-        return Err("the hub takes free ports when it starts; start it first, then enrol".into());
-    }
-    let now_ns = desk.store.clock().wall().utc_ns;
-    let issued = desk
-        .authority
-        .issue_device(device.as_str(), now_ns)
-        .map_err(text)?;
-    let record = DeviceRecord {
-        name: device.as_str().to_owned(),
-        fingerprint_sha256_hex: issued.fingerprint_sha256_hex.clone(),
-        serial_hex: issued.serial_hex.clone(),
-        enrolled_utc_ns: now_ns,
-        revoked: false,
-    };
-    desk.registry.put_device(&record).map_err(text)?;
+fn enroll(desk: &Desk<'_>, device: &DeviceId, addresses: &[String]) -> Result<Response, String> {
+    words::check_addresses(addresses)?;
+    let bundle = desk.registrar.enroll(device, addresses).map_err(text)?;
     desk.cut(device);
-    let addresses = if addresses.is_empty() {
-        own_addresses(desk.listen.devices)
-    } else {
-        addresses
-    };
-    let bundle = DeviceBundle::new(desk.authority, device.as_str(), issued, addresses, ports.1);
     Ok(Response::Bundle(bundle))
 }
 
-/// Where devices can dial this hub: what it is bound to, or all that the machine has.
-fn own_addresses(bound: SocketAddr) -> Vec<String> {
-    if !bound.ip().is_unspecified() {
-        return vec![bound.to_string()];
-    }
-    let port = bound.port();
-    let mut addresses: Vec<String> = local_addresses()
-        .into_iter()
-        .filter(|ip| ip.is_ipv4() || bound.is_ipv6())
-        .map(|ip| SocketAddr::from((ip, port)).to_string())
-        .collect();
-    addresses.extend(host_name().map(|name| format!("{name}:{port}")));
-    addresses.push(format!("127.0.0.1:{port}"));
-    addresses
-}
-
 fn list_devices(desk: &Desk<'_>) -> Result<Response, String> {
-    let now_ns = desk.store.clock().now().ns;
-    let view = |record: DeviceRecord| {
-        let device = DeviceId::new(record.name.clone()).ok();
-        let seen = device.and_then(|device| desk.live?.attached.seen(&device));
-        DeviceView {
-            record,
-            attached: seen.as_ref().is_some_and(|s| s.attached),
-            peer: seen.as_ref().map(|s| s.peer.to_string()),
-            agent: seen.as_ref().and_then(|s| s.agent.clone()),
-            silent_ms: seen.as_ref().map(|s| (now_ns - s.heard_ns) / 1_000_000),
-            device_info: seen
-                .and_then(|s| s.heartbeat)
-                .map(|beat| serde_json::Value::Object(beat.device_info)),
-        }
-    };
+    let records = desk.registrar.registry().list().map_err(text)?;
     Ok(Response::Devices(
-        desk.registry
-            .list()
-            .map_err(text)?
+        records
             .into_iter()
-            .map(view)
+            .map(|record| device_view(desk, record))
             .collect(),
     ))
 }
 
-fn revoke(desk: &Desk<'_>, device: &DeviceId) -> Result<Response, String> {
-    let record = desk.registry.device(device.as_str()).map_err(text)?;
-    let Some(mut record) = record else {
-        return Err(format!(
+fn show_device(desk: &Desk<'_>, device: &DeviceId) -> Result<Response, String> {
+    let record = desk.registrar.registry().device(device.as_str()).map_err(text)?;
+    match record {
+        Some(record) => Ok(Response::DeviceShown(device_view(desk, record))),
+        None => Err(format!(
             "no device {device} is enrolled; `marey device list` shows those that are"
-        ));
-    };
-    record.revoked = true;
-    desk.registry.put_device(&record).map_err(text)?;
+        )),
+    }
+}
+
+fn device_view(desk: &Desk<'_>, record: DeviceRecord) -> DeviceView {
+    let now_ns = desk.store.clock().now().ns;
+    let device = DeviceId::new(record.name.clone()).ok();
+    let seen = device.and_then(|device| desk.live?.attached.seen(&device, now_ns));
+    let beat = seen.as_ref().and_then(|s| s.heartbeat.as_ref());
+    DeviceView {
+        record,
+        attached: seen.as_ref().is_some_and(|s| s.attached),
+        peer: seen.as_ref().map(|s| s.peer.to_string()),
+        agent: seen.as_ref().and_then(|s| s.agent.clone()),
+        state: seen.as_ref().map(|s| s.state).unwrap_or_default(),
+        state_ms: seen.as_ref().map(|s| (now_ns - s.since_ns) / 1_000_000),
+        silent_ms: seen.as_ref().map(|s| (now_ns - s.heard_ns) / 1_000_000),
+        battery_percent: beat.and_then(Heartbeat::battery_percent),
+        available_storage_mb: beat.and_then(Heartbeat::available_storage_mb),
+        device_info: beat.map(|beat| serde_json::Value::Object(beat.device_info().clone())),
+    }
+}
+
+fn revoke(desk: &Desk<'_>, device: &DeviceId) -> Result<Response, String> {
+    let record = desk.registrar.revoke(device).map_err(text)?;
     desk.cut(device);
     Ok(Response::Device(record))
 }
 
+fn renew(desk: &Desk<'_>, device: &DeviceId) -> Result<Response, String> {
+    let record = desk.registrar.ask_renewal(device).map_err(text)?;
+    if let Some(state) = desk.live {
+        state.attached.certificate_changed(device);
+    }
+    Ok(Response::Device(record))
+}
+
+fn rotate(desk: &Desk<'_>, key: KeyKind) -> Result<Response, String> {
+    desk.registrar.rotate(key).map_err(text)?;
+    if let Some(state) = desk.live {
+        state.attached.certificates_changed();
+    }
+    desk.registrar
+        .authorities()
+        .map(Response::Authorities)
+        .map_err(text)
+}
+
+fn retire(desk: &Desk<'_>, even_so: bool) -> Result<Response, String> {
+    for device in desk.registrar.retire(even_so).map_err(text)? {
+        desk.cut(&device);
+    }
+    desk.registrar
+        .authorities()
+        .map(Response::Authorities)
+        .map_err(text)
+}
+
 fn create(desk: &Desk<'_>, spec: SessionSpec) -> Result<Session, String> {
     for device in spec.devices.iter().flatten() {
-        if desk.registry.device(device.as_str()).map_err(text)?.is_none() {
-            return Err(format!(
-                "no device {device} is enrolled; `marey device enroll {device} --out DIR` does it"
-            ));
-        }
+        must_be_enrolled(desk, device)?;
     }
+    words::check_metadata(&spec.metadata)?;
     let mut new = NewSession::open_to_all(spec.session);
     new.roster = spec.devices;
     new.metadata = spec.metadata;
@@ -211,8 +225,30 @@ fn create(desk: &Desk<'_>, spec: SessionSpec) -> Result<Session, String> {
             "a maximum time error of {asked_us} us; it must be a number above 0"
         ));
     }
+    if let Some(protocol) = &spec.protocol {
+        let plan = Plan::parse(protocol).map_err(text)?;
+        let roster = new.roster.as_deref();
+        for device in &plan.devices.required {
+            if roster.is_some_and(|roster| !roster.contains(device)) {
+                return Err(format!(
+                    "the protocol requires the device {device}, which is not among the session's devices"
+                ));
+            }
+            must_be_enrolled(desk, device)?;
+        }
+    }
+    new.protocol = spec.protocol;
     desk.change_session(|store| store.create_session(new))
         .map_err(text)
+}
+
+fn must_be_enrolled(desk: &Desk<'_>, device: &DeviceId) -> Result<(), String> {
+    match desk.registrar.registry().device(device.as_str()).map_err(text)? {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "no device {device} is enrolled; `marey device invite {device}` does it"
+        )),
+    }
 }
 
 fn start(desk: &Desk<'_>, id: &SessionId, spec: Option<SessionSpec>) -> Result<Response, String> {
@@ -257,7 +293,7 @@ fn wait_for_seal(
     progress: &mut dyn FnMut(String),
 ) -> Result<Session, String> {
     let mut told = String::new();
-    for _ in 0..state.config.session.stop_grace_ms / TURN_MS + SEAL_TURNS_MAX {
+    for _ in 0..state.config().session.stop_grace_ms / TURN_MS + SEAL_TURNS_MAX {
         let session = state.store.session(id).map_err(text)?;
         if session.state != SessionState::Stopping {
             return Ok(session);
@@ -318,7 +354,10 @@ fn show(desk: &Desk<'_>, id: &SessionId) -> Result<Response, String> {
                 .collect(),
         });
     let logs = logs.collect();
+    let judged = desk.live.map(|state| (&state.judge, state.clock.now()));
+    let breaches = judged.map(|(judge, now)| judge.breaches(id, now));
     Ok(Response::SessionShown(SessionView {
+        breaches: breaches.unwrap_or_default(),
         logs,
         owing,
         late_frames: desk.store.has_late_frames(id),
@@ -380,7 +419,7 @@ fn status(state: &HubState) -> StatusView {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         hub: hex(&state.store.hub_id()),
-        hub_name: state.authority.hub_name().to_owned(),
+        hub_name: state.registrar.hub_name(),
         bound: state.bound,
         not_ready: state.why_not_ready(),
         devices_attached: state.attached.count(),

@@ -36,6 +36,19 @@ pub struct HubContact {
     pub udp_port: u16,
 }
 
+impl HubContact {
+    /// Of the hub of `authority`.
+    pub fn new(authority: &Authority, device: &str, addresses: Vec<String>, udp_port: u16) -> Self {
+        Self {
+            v: 1,
+            device: device.to_owned(),
+            addresses,
+            hub_name: authority.hub_name().to_owned(),
+            udp_port,
+        }
+    }
+}
+
 impl DeviceBundle {
     /// Puts a bundle together.
     pub fn new(
@@ -47,15 +60,9 @@ impl DeviceBundle {
     ) -> Self {
         Self {
             key_pem: issued.key_pem,
-            certificate_pem: issued.certificate_pem,
+            certificate_pem: issued.certificate.certificate_pem,
             authority_pem: authority.certificate_pem().to_owned(),
-            hub: HubContact {
-                v: 1,
-                device: device.to_owned(),
-                addresses,
-                hub_name: authority.hub_name().to_owned(),
-                udp_port,
-            },
+            hub: HubContact::new(authority, device, addresses, udp_port),
         }
     }
 

@@ -63,9 +63,11 @@ pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), PkiErr
 
 /// Replaces a file by one rename, durably.
 pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
-    let temporary = path.with_extension("pem.new");
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = Path::new(&temporary);
     let write = || -> io::Result<()> {
-        match fs::remove_file(&temporary) {
+        match fs::remove_file(temporary) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -73,13 +75,23 @@ pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), PkiError
             .write(true)
             .create_new(true)
             .mode(mode)
-            .open(&temporary)?;
+            .open(temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
+        fs::rename(temporary, path)?;
         sync_folder_of(path)
     };
     write().map_err(|e| file_error(path, &e))
+}
+
+/// Removes a file, durably. One that is not there is no error.
+pub(super) fn remove(path: &Path) -> Result<(), PkiError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed
+            .and_then(|()| sync_folder_of(path))
+            .map_err(|e| file_error(path, &e)),
+    }
 }
 
 /// Reads a file that anybody may read.
@@ -91,6 +103,14 @@ pub(super) fn read(path: &Path) -> Result<String, PkiError> {
 pub(super) fn read_key(path: &Path) -> Result<String, PkiError> {
     check_private(path, KEY_MODE)?;
     read(path)
+}
+
+/// Reads a small file with a secret, if only its owner can.
+///
+/// # Errors
+/// [`PkiError`].
+pub fn read_secret(path: &Path) -> Result<String, PkiError> {
+    read_key(path)
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

@@ -1,5 +1,7 @@
-//! Who is who: the hub's own certificate authority, its certificate, the certificates of devices, and the look into the
+//! Who is who: the hub's own certificate authorities, its certificate, the certificates of devices, and the look into the
 //! registry that every new connection passes.
+//!
+//! One authority issues; while a rotation is under way an older one is trusted beside it.
 //!
 //! Owns the folder `pki/` of a hub (0700; key files 0600, looser ones are refused). Does not own the registry: the
 //! engine stores it, behind [`Registry`].
@@ -8,21 +10,32 @@
 //! revoked it; no key leaves the hub but a device's own, once, in its bundle.
 
 mod addresses;
+mod authorities;
 mod authority;
 mod bundle;
+mod crl;
 mod files;
+mod key;
 mod registry;
+mod request;
 mod stamp;
 #[cfg(test)]
 mod tests;
 mod verifier;
 
 pub use addresses::{host_name, local_addresses};
-pub use authority::{Authority, HubIdentity, IssuedDevice};
+pub use authorities::Authorities;
+pub use authority::{
+    Authority, CERTIFICATE_DAYS, HubIdentity, IssuedCertificate, IssuedDevice, NewAuthority,
+};
 pub use bundle::{DeviceBundle, HubContact};
-pub use registry::{DeviceRecord, Registry, RegistryError};
+pub use crl::{ListHead, Reason, RevokedCertificate};
+pub use files::read_secret;
+pub use key::{KeyKind, Passphrase};
+pub use registry::{CertificateRecord, DeviceRecord, Registry, RegistryError};
+pub use request::{RequestError, RequestedKey};
 pub use stamp::read_stamp_key;
-pub use verifier::{CertificateClock, DeviceVerifier, device_of_certificate, fingerprint_hex};
+pub use verifier::{CertificateClock, DeviceVerifier, Shown, device_of_certificate, fingerprint_hex};
 
 use std::path::PathBuf;
 
@@ -30,7 +43,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// `pki/` or a file in it does not exist.
-    #[error("the hub's identity is missing: {} does not exist; restore it from a backup (a new one would lock every device out)", path.display())]
+    #[error("the hub's identity is missing: {} does not exist; restore it from a backup (a new one would lock every device out); a hub that was made without one gets it by `marey ca init`", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -67,6 +80,15 @@ pub enum PkiError {
         /// What is wrong.
         why: String,
     },
+    /// The authority's key is under a passphrase that is not there.
+    #[error("{} is under a passphrase, so that nothing can be issued; put it into a file (0600) and set certificates.ca_passphrase_file", path.display())]
+    Locked {
+        /// The key.
+        path: PathBuf,
+    },
+    /// An authority is to be made or let go at the wrong time.
+    #[error("{0}")]
+    Rotation(String),
     /// A certificate could not be made.
     #[error("a certificate for {subject} cannot be made: {why}")]
     Issue {

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// One device, as the registry has it. Enrolling a name again replaces the certificate that counts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRecord {
     /// The device's name.
     pub name: String,
@@ -19,6 +19,48 @@ pub struct DeviceRecord {
     pub enrolled_utc_ns: i64,
     /// A revoked device is refused, and its live connection closed.
     pub revoked: bool,
+    /// What else is known of its certificate; none for one that was issued before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateRecord>,
+    /// A newer certificate, which the device was given and has not shown yet. Both count until it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed: Option<CertificateRecord>,
+    /// Somebody wants its certificate renewed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub renewal_asked: bool,
+}
+
+/// One certificate of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRecord {
+    /// SHA-256 of it (DER), 64 lower-case hex digits.
+    pub fingerprint_sha256_hex: String,
+    /// Its serial number, lower-case hex.
+    pub serial_hex: String,
+    /// SHA-256 of its public key (DER of its SubjectPublicKeyInfo).
+    pub public_key_sha256_hex: String,
+    /// Which authority issued it: the 16 hex digits of that one's hub name.
+    pub authority: String,
+    /// When it was issued, UTC in nanoseconds.
+    pub issued_utc_ns: i64,
+    /// When it ends, UTC seconds.
+    pub not_after_utc_s: i64,
+    /// The certificate itself.
+    pub pem: String,
+}
+
+impl DeviceRecord {
+    /// Whether a certificate counts.
+    pub fn admits(&self, fingerprint_sha256_hex: &str) -> bool {
+        let is_renewed = self.is_renewed(fingerprint_sha256_hex);
+        !self.revoked && (self.fingerprint_sha256_hex == fingerprint_sha256_hex || is_renewed)
+    }
+
+    /// Whether it is the newer one.
+    pub fn is_renewed(&self, fingerprint_sha256_hex: &str) -> bool {
+        let renewed = self.renewed.as_ref();
+        renewed.is_some_and(|renewed| renewed.fingerprint_sha256_hex == fingerprint_sha256_hex)
+    }
 }
 
 /// The registry of devices. Looked into at every handshake: an implementation answers from memory or nearly so.

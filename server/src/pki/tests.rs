@@ -62,6 +62,7 @@ fn enrol(
         serial_hex: issued.serial_hex.clone(),
         enrolled_utc_ns: NOW_NS,
         revoked,
+        ..DeviceRecord::default()
     };
     registry.put_device(&record).expect("stored");
     CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).expect("PEM")
@@ -160,7 +161,7 @@ fn only_what_the_registry_knows_is_admitted() {
     let dir = tempfile::tempdir().expect("a folder");
     let authority = Authority::init(dir.path(), NOW_NS).expect("made");
     let registry = Arc::new(MemoryRegistry::default());
-    let verifier = DeviceVerifier::new(&authority, registry.clone()).expect("a verifier");
+    let verifier = DeviceVerifier::new([&authority], registry.clone()).expect("a verifier");
     let now_s = u64::try_from(NOW_NS / 1_000_000_000).expect("positive");
     let check = |certificate: &CertificateDer<'_>, at_s: u64| {
         verifier.verify_client_cert(
@@ -202,9 +203,9 @@ fn a_hub_that_lost_its_time_still_admits() {
     let dir = tempfile::tempdir().expect("a folder");
     let authority = Authority::init(dir.path(), NOW_NS).expect("made");
     let registry = Arc::new(MemoryRegistry::default());
-    let verifier = DeviceVerifier::new(&authority, registry.clone()).expect("a verifier");
+    let verifier = DeviceVerifier::new([&authority], registry.clone()).expect("a verifier");
     let phone = enrol(&authority, registry.as_ref(), "phone_1", false);
-    let clock = CertificateClock::new(&authority, || 0);
+    let clock = CertificateClock::new([&authority], || 0);
     let now = rustls::time_provider::TimeProvider::current_time(clock.as_ref()).expect("a time");
     verifier
         .verify_client_cert(&phone, &[], now)

@@ -17,7 +17,7 @@ use rustls::{
     SignatureScheme,
 };
 use sha2::{Digest, Sha256};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use super::{Authority, PkiError, Registry};
 use marey_format::types::hex;
@@ -33,19 +33,24 @@ pub struct DeviceVerifier {
 }
 
 impl DeviceVerifier {
-    /// A verifier for what `authority` issued and `registry` knows.
+    /// A verifier for what `authorities` issued and `registry` knows.
     ///
     /// # Errors
     /// [`PkiError::Issue`] if the authority's certificate cannot serve as a root.
-    pub fn new(authority: &Authority, registry: Arc<dyn Registry>) -> Result<Arc<Self>, PkiError> {
+    pub fn new<'a>(
+        authorities: impl IntoIterator<Item = &'a Authority>,
+        registry: Arc<dyn Registry>,
+    ) -> Result<Arc<Self>, PkiError> {
         let unusable = |why: String| PkiError::Issue {
             subject: "the authority as a root of trust".into(),
             why,
         };
         let mut roots = RootCertStore::empty();
-        roots
-            .add(authority.certificate().clone())
-            .map_err(|e| unusable(e.to_string()))?;
+        for authority in authorities {
+            roots
+                .add(authority.certificate().clone())
+                .map_err(|e| unusable(e.to_string()))?;
+        }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
@@ -67,7 +72,7 @@ impl DeviceVerifier {
         if record.revoked {
             return Err(Error::InvalidCertificate(CertificateError::Revoked));
         }
-        if record.fingerprint_sha256_hex != fingerprint_hex(certificate) {
+        if !record.admits(&fingerprint_hex(certificate)) {
             return Err(refuse(Refusal::Superseded(name)));
         }
         Ok(())
@@ -127,13 +132,48 @@ pub fn device_of_certificate(certificate: &CertificateDer<'_>) -> Option<String>
     }
 }
 
+/// What a device showed at its handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// SHA-256 of the certificate, hexadecimal.
+    pub fingerprint_sha256_hex: String,
+    /// Its serial number, lower-case hexadecimal.
+    pub serial_hex: String,
+    /// When it ends, UTC seconds.
+    pub not_after_utc_s: i64,
+    /// Which key issued it, as it says itself: the verifier has checked it.
+    pub(crate) issuer_key_identifier: Vec<u8>,
+}
+
+impl Shown {
+    /// Reads a certificate that the verifier accepted.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let issuer = parsed.iter_extensions().find_map(|e| match e.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+            _ => None,
+        });
+        Some(Self {
+            fingerprint_sha256_hex: fingerprint_hex(certificate),
+            serial_hex: hex(parsed.raw_serial()),
+            not_after_utc_s: parsed.validity().not_after.timestamp(),
+            issuer_key_identifier: issuer.unwrap_or_default(),
+        })
+    }
+
+    /// Whether `authority` issued it.
+    pub fn is_of(&self, authority: &Authority) -> bool {
+        authority.has_key_identifier(&self.issuer_key_identifier)
+    }
+}
+
 /// SHA-256 of a certificate's DER, 64 lower-case hex digits.
 pub fn fingerprint_hex(certificate: &CertificateDer<'_>) -> String {
     hex(&Sha256::digest(certificate.as_ref()))
 }
 
-/// The clock by which certificates are judged: the wall clock, but never before the authority was made, so that a hub
-/// that lost its time does not lock its devices out.
+/// The clock by which certificates are judged: the wall clock, but never before the newest authority was made, so that a
+/// hub that lost its time does not lock its devices out.
 pub struct CertificateClock {
     now_utc_ns: Box<dyn Fn() -> i64 + Send + Sync>,
     floor_utc_s: i64,
@@ -141,10 +181,14 @@ pub struct CertificateClock {
 
 impl CertificateClock {
     /// `now_utc_ns` reads the wall clock in nanoseconds of UTC.
-    pub fn new(authority: &Authority, now_utc_ns: impl Fn() -> i64 + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new<'a>(
+        authorities: impl IntoIterator<Item = &'a Authority>,
+        now_utc_ns: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let newest = authorities.into_iter().map(Authority::not_before_utc_s).max();
         Arc::new(Self {
             now_utc_ns: Box::new(now_utc_ns),
-            floor_utc_s: authority.not_before_utc_s(),
+            floor_utc_s: newest.unwrap_or(0),
         })
     }
 }

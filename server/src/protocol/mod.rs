@@ -19,8 +19,8 @@ use marey_format::clock::{Direction, PacketKey, StampKey, TimePacket};
 use marey_format::limits::CHANNELS_PER_CONNECTION_MAX;
 use marey_format::version;
 use marey_format::wire::{
-    self, Closed, Heartbeat, Hello, Join, MessageHeader, MessageType, Open, Opened, Sent, Stop, TimeService,
-    Welcome,
+    self, Closed, Command, Csr, Done, Heartbeat, Hello, Join, MessageHeader, MessageType, Open, Opened, Sent,
+    Stop, TimeService, Welcome,
 };
 use marey_format::{DeviceId, HubEpoch, Refusal, RefusalCode, Seed, SessionId, StreamName};
 
@@ -60,15 +60,19 @@ pub enum Action {
     Send(Vec<u8>),
     /// The device has said hello and was welcomed: it takes the place of an older connection, and is asked to join what
     /// is being recorded.
-    Attached { agent: Option<String> },
+    Attached { agent: Option<String>, commands: bool },
     /// Open a log; answer with [`Protocol::opened`] or [`Protocol::open_refused`].
     Open { channel: u16, open: Open },
     /// Commit these frames; answer with [`Protocol::resolved`].
     Frames(Run),
     /// Answer an in-band probe that was received at `hub_recv_ns`.
     Probe { request: TimePacket, hub_recv_ns: i64 },
+    /// The device asks for a certificate of a new key.
+    Certify(Csr),
     /// Keep the device's state.
     Heartbeat(Heartbeat),
+    /// The device has answered a command.
+    Done(Done),
     /// Send this refusal, count it, audit it.
     Refuse(Refusal),
     /// Send what is unsent and close. Nothing more comes.
@@ -245,6 +249,13 @@ impl Protocol {
         }
     }
 
+    /// Hands the device a command.
+    pub fn command(&self, command: &Command, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Attached {
+            actions.push(Action::Send(wire::json_message(MessageType::Command, 0, command)));
+        }
+    }
+
     /// Closes the channels of a session that takes nothing more; what is under way on them is dropped.
     pub fn close_session(&mut self, session: &SessionId, reason: RefusalCode, actions: &mut Vec<Action>) {
         if self.phase == Phase::Over {
@@ -411,8 +422,12 @@ impl Protocol {
         let result = match header.kind {
             MessageType::Hello => self.hello(body, actions),
             MessageType::Open => self.open(header.channel, body, actions),
-            MessageType::Heartbeat => wire::parse_json(header.kind, body).map(|beat| {
-                actions.push(Action::Heartbeat(beat));
+            MessageType::Heartbeat => self.heartbeat(body, actions),
+            MessageType::Done => wire::parse_json(header.kind, body).map(|done| {
+                actions.push(Action::Done(done));
+            }),
+            MessageType::Csr => wire::parse_json(header.kind, body).map(|csr| {
+                actions.push(Action::Certify(csr));
             }),
             MessageType::Bye => {
                 self.end_read(actions);
@@ -477,7 +492,25 @@ impl Protocol {
             0,
             &welcome,
         )));
-        actions.push(Action::Attached { agent: hello.agent });
+        actions.push(Action::Attached {
+            agent: hello.agent,
+            commands: hello.commands,
+        });
+        Ok(())
+    }
+
+    fn heartbeat(&self, body: &[u8], actions: &mut Vec<Action>) -> Result<(), Refusal> {
+        let heartbeat = Heartbeat::parse(body)?;
+        if let Some(named) = heartbeat.device()
+            && *named != self.settings.device
+        {
+            let message = format!(
+                "the heartbeat names {named}, the certificate {}",
+                self.settings.device
+            );
+            return Err(Refusal::new(RefusalCode::WrongDevice, message));
+        }
+        actions.push(Action::Heartbeat(heartbeat));
         Ok(())
     }
 

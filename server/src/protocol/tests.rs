@@ -166,7 +166,14 @@ fn a_hello_is_welcomed_and_unknown_keys_are_ignored() {
     let actions = peer.read(&hello(
         r#"{"v":1,"device":"phone","agent":"test 1","colour":{"of":"sky"}}"#,
     ));
-    let [Action::Send(welcome), Action::Attached { agent }] = &actions[..] else {
+    let [
+        Action::Send(welcome),
+        Action::Attached {
+            agent,
+            commands: false,
+        },
+    ] = &actions[..]
+    else {
         panic!("{actions:?}")
     };
     assert_eq!(agent.as_deref(), Some("test 1"));

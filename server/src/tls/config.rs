@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ServerConfig};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 
 use super::error::TlsError;
+use crate::pki::HubIdentity;
 
 const ALPN_FRAMES: &[u8] = b"marey/1";
 const ALPN_WEB: &[u8] = b"http/1.1";
@@ -33,19 +34,19 @@ pub struct TlsConfigs {
 }
 
 impl TlsConfigs {
-    /// Builds both configurations for one hub certificate. TLS 1.3 and 1.2; no tickets, no session storage, no early
-    /// data.
+    /// Builds both configurations. TLS 1.3 and 1.2; no tickets, no session storage, no early data. Whoever asks for the
+    /// hub name of one of `identities` is shown that one, everybody else the first.
     ///
     /// # Errors
-    /// [`TlsError::Identity`] if key and certificate do not belong together.
+    /// [`TlsError::Identity`] if there is none, or key and certificate do not belong together.
     pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
+        identities: Vec<HubIdentity>,
         devices: Arc<dyn ClientCertVerifier>,
         time: Arc<dyn TimeProvider>,
     ) -> Result<Self, TlsError> {
         let identity = |e: rustls::Error| TlsError::Identity(e.to_string());
         let provider = Arc::new(aws_lc_rs::default_provider());
+        let certificates = Arc::new(HubCertificates::new(identities, &provider).map_err(identity)?);
         let versioned = || {
             ServerConfig::builder_with_details(provider.clone(), time.clone())
                 .with_safe_default_protocol_versions()
@@ -53,12 +54,10 @@ impl TlsConfigs {
         };
         let mut frames = versioned()?
             .with_client_cert_verifier(devices)
-            .with_single_cert(chain.clone(), key.clone_key())
-            .map_err(identity)?;
+            .with_cert_resolver(certificates.clone());
         let mut web = versioned()?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(identity)?;
+            .with_cert_resolver(certificates);
         frames.alpn_protocols = vec![ALPN_FRAMES.to_vec()];
         web.alpn_protocols = vec![ALPN_WEB.to_vec()];
         for config in [&mut frames, &mut web] {
@@ -93,5 +92,39 @@ impl TlsConfigs {
         } else {
             (Alpn::Frames, self.frames.clone())
         }
+    }
+}
+
+/// The hub's certificates, one for each authority that is trusted.
+#[derive(Debug)]
+struct HubCertificates {
+    first: Arc<CertifiedKey>,
+    others: Vec<(String, Arc<CertifiedKey>)>,
+}
+
+impl HubCertificates {
+    fn new(
+        identities: Vec<HubIdentity>,
+        provider: &rustls::crypto::CryptoProvider,
+    ) -> Result<Self, rustls::Error> {
+        let mut keys = identities.into_iter().map(|identity| {
+            let key = CertifiedKey::from_der(identity.chain, identity.key, provider)?;
+            Ok((identity.hub_name, Arc::new(key)))
+        });
+        let Some(first) = keys.next().transpose()? else {
+            return Err(rustls::Error::NoCertificatesPresented);
+        };
+        Ok(Self {
+            first: first.1,
+            others: keys.collect::<Result<_, rustls::Error>>()?,
+        })
+    }
+}
+
+impl ResolvesServerCert for HubCertificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let asked = hello.server_name();
+        let other = self.others.iter().find(|(name, _)| asked == Some(name.as_str()));
+        Some(other.map_or(&self.first, |(_, key)| key).clone())
     }
 }

@@ -27,6 +27,10 @@ use rustls::unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+mod io;
+
+pub use io::TlsIo;
+
 use super::buffers::{BufferPool, Inbound};
 use super::config::{Alpn, TlsConfigs};
 use super::error::{TlsError, socket_error, tls_error};

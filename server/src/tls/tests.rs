@@ -57,17 +57,17 @@ fn hub() -> Hub {
         fingerprint_sha256_hex: issued.fingerprint_sha256_hex.clone(),
         serial_hex: issued.serial_hex.clone(),
         enrolled_utc_ns: NOW_NS,
-        revoked: false,
+        ..DeviceRecord::default()
     }));
     let identity = authority.hub_identity(NOW_NS, None, &[]).expect("a certificate");
-    let verifier = DeviceVerifier::new(&authority, registry).expect("a verifier");
-    let clock = CertificateClock::new(&authority, || NOW_NS);
-    let configs = TlsConfigs::new(identity.chain, identity.key, verifier, clock).expect("configurations");
+    let verifier = DeviceVerifier::new([&authority], registry).expect("a verifier");
+    let clock = CertificateClock::new([&authority], || NOW_NS);
+    let configs = TlsConfigs::new(vec![identity], verifier, clock).expect("configurations");
     Hub {
         configs,
         authority,
         key_pem: issued.key_pem,
-        certificate_pem: issued.certificate_pem,
+        certificate_pem: issued.certificate.certificate_pem,
         _dir: dir,
     }
 }
@@ -382,7 +382,7 @@ fn a_certificate_that_nobody_knows_is_named() {
     let stranger = hub.authority.issue_device("stranger", NOW_NS).expect("issued");
     let as_stranger = Hub {
         key_pem: stranger.key_pem,
-        certificate_pem: stranger.certificate_pem,
+        certificate_pem: stranger.certificate.certificate_pem,
         ..hub
     };
     let config = client(&as_stranger, &TLS13, &["marey/1"], true);

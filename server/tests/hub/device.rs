@@ -28,6 +28,8 @@ pub enum Down {
     Closed(u16, wire::Closed),
     Ack(u16, Ack),
     ProbeReply(Vec<u8>),
+    Renew(wire::Renew),
+    Certificate(wire::Certificate),
 }
 
 /// One connection.
@@ -73,11 +75,20 @@ pub fn web_config(bundle: &DeviceBundle) -> Arc<ClientConfig> {
 impl Device {
     /// Dials and shakes hands.
     pub fn dial(bundle: &DeviceBundle, address: SocketAddr) -> std::io::Result<Self> {
+        Self::dial_with(client_config(bundle), bundle, address)
+    }
+
+    /// The same with a configuration that may remember earlier connections.
+    pub fn dial_with(
+        config: Arc<ClientConfig>,
+        bundle: &DeviceBundle,
+        address: SocketAddr,
+    ) -> std::io::Result<Self> {
         let name = ServerName::try_from(bundle.hub.hub_name.clone()).expect("a name");
         let socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_nodelay(true)?;
-        let connection = ClientConnection::new(client_config(bundle), name).expect("a client");
+        let connection = ClientConnection::new(config, name).expect("a client");
         let mut tls = StreamOwned::new(connection, socket);
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
@@ -98,6 +109,11 @@ impl Device {
             Some(Down::Welcome(welcome)) => (device, welcome),
             other => panic!("{other:?} instead of a welcome"),
         }
+    }
+
+    /// Whether the handshake went on from an earlier connection's.
+    pub fn is_resumed(&self) -> bool {
+        self.tls.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
@@ -126,6 +142,8 @@ impl Device {
             MessageType::Closed => Down::Closed(header.channel, serde_json::from_slice(&body).expect(json)),
             MessageType::Ack => Down::Ack(header.channel, Ack::parse(&body).expect(json)),
             MessageType::ProbeReply => Down::ProbeReply(body),
+            MessageType::Renew => Down::Renew(serde_json::from_slice(&body).expect(json)),
+            MessageType::Certificate => Down::Certificate(serde_json::from_slice(&body).expect(json)),
             other => panic!("the hub sent {other:?}"),
         })
     }

@@ -27,7 +27,8 @@ pub fn clock() -> Arc<dyn HubClock> {
 pub fn config() -> HubConfig {
     let mut config = HubConfig::default();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    (config.listen.devices, config.listen.time, config.listen.health) = (any, any, any);
+    (config.listen.devices, config.listen.time) = (any, any);
+    (config.listen.health, config.listen.files) = (any, any);
     config.session.stop_grace_ms = 2_000;
     config.session.late_quiet_ms = 300;
     config
@@ -50,6 +51,17 @@ pub fn walk() -> SessionId {
 impl Lab {
     pub fn new() -> Self {
         Self::with(config())
+    }
+
+    pub fn invite(&self, device: &str) -> String {
+        let request = Request::DeviceInvite {
+            device: name(device),
+            addresses: Vec::new(),
+        };
+        match self.ask(request).expect("invited") {
+            Response::Invited(invitation) => invitation.link,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn with(config: HubConfig) -> Self {
@@ -88,6 +100,7 @@ impl Lab {
             metadata: Default::default(),
             max_drift_ppm: None,
             max_time_error_us: None,
+            protocol: None,
         };
         self.ask(Request::SessionStart {
             session: session.clone(),

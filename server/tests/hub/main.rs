@@ -5,7 +5,9 @@
     reason = "a test looks at the folder from outside"
 )]
 
+mod certificates;
 mod device;
+mod foreign;
 mod lab;
 mod operation;
 mod recording;

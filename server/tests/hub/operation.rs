@@ -105,6 +105,7 @@ fn without_a_running_hub_the_folder_is_opened() {
         metadata: Default::default(),
         max_drift_ppm: None,
         max_time_error_us: None,
+        protocol: None,
     };
     let error = say(&config, Request::SessionCreate(spec("watch")))
         .expect_err("not enrolled")
@@ -153,7 +154,11 @@ fn over_tls_http_needs_no_certificate_and_tells_only_that_the_hub_lives() {
         let connection = rustls::ClientConnection::new(config, name).expect("a client");
         let socket = TcpStream::connect(lab.address()).expect("connected");
         let mut tls = rustls::StreamOwned::new(connection, socket);
-        write!(tls, "GET {path} HTTP/1.1\r\nHost: hub\r\n\r\n").expect("sent");
+        write!(
+            tls,
+            "GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n"
+        )
+        .expect("sent");
         let mut text = String::new();
         tls.read_to_string(&mut text).expect("received");
         text

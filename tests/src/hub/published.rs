@@ -99,6 +99,44 @@ pub fn parts(session_dir: &Path, name: &str, device: &str) -> Vec<PathBuf> {
     files
 }
 
+/// One row of `events.parquet`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PublishedEvent {
+    pub device: String,
+    /// `device` or `hub`.
+    pub source: String,
+    pub kind: String,
+    pub text: String,
+}
+
+/// The events of a session, in the order in which they stand there.
+pub fn events(session_dir: &Path) -> Vec<PublishedEvent> {
+    let path = session_dir.join("events.parquet");
+    let open = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let reader = ParquetRecordBatchReaderBuilder::try_new(open).and_then(|builder| builder.build());
+    let mut found = Vec::new();
+    for batch in reader.unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
+        let batch = batch.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text = |name: &str, row: usize| {
+            let column = batch
+                .column_by_name(name)
+                .unwrap_or_else(|| panic!("no column {name}"));
+            let column = column.as_string::<i32>();
+            match column.is_null(row) {
+                true => String::new(),
+                false => column.value(row).to_owned(),
+            }
+        };
+        found.extend((0..batch.num_rows()).map(|row| PublishedEvent {
+            device: text("device", row),
+            source: text("source", row),
+            kind: text("kind", row),
+            text: text("text", row),
+        }));
+    }
+    found
+}
+
 /// Epoch, lane and sequence.
 pub type FrameName = (EpochId, u8, u64);
 

@@ -28,6 +28,7 @@ pub enum Down {
     Closed(u16, wire::Closed),
     Ack(u16, Ack),
     ProbeReply(Vec<u8>),
+    Command(wire::Command),
 }
 
 /// One connection.
@@ -115,6 +116,7 @@ impl RawDevice {
             MessageType::Closed => Down::Closed(channel, serde_json::from_slice(&body).expect(form)),
             MessageType::Ack => Down::Ack(channel, Ack::parse(&body).expect(form)),
             MessageType::ProbeReply => Down::ProbeReply(body),
+            MessageType::Command => Down::Command(serde_json::from_slice(&body).expect(form)),
             other => panic!("the hub sent {other:?}"),
         })
     }

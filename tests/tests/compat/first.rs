@@ -283,6 +283,9 @@ pub fn make(dir: &Path) -> Vec<(&'static str, &'static str, &'static str, u64)> 
             serial_hex: "0102030405060708".to_owned(),
             enrolled_utc_ns: UTC_NS,
             revoked: name == "watch",
+            certificate: None,
+            renewed: None,
+            renewal_asked: false,
         };
         registry.put_device(&record).expect("the disk takes it");
     }

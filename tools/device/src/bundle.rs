@@ -1,7 +1,7 @@
 //! What a device was given at its enrolment: key, certificate, authority, and where the hub is.
 //!
-//! Owns: reading a bundle folder (`key.pem`, `cert.pem`, `ca.pem`, `hub.json`) and the TLS configuration made of it.
-//! Does not own: enrolment. Invariants: the hub is verified under the bundle's authority and for the bundle's hub
+//! Owns: reading a bundle folder (`key.pem`, `cert.pem`, `ca.pem`, `hub.json`), the TLS configuration made of it, and the
+//! folder's exchange for a renewed one. Does not own: enrolment (`join`). Invariants: the hub is verified under the bundle's authority and for the bundle's hub
 //! name, whatever address is dialled; no session tickets are kept, because a resumed connection skips the
 //! revocation check; the key never appears in an error or in debug output.
 
@@ -15,9 +15,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
+use crate::identity::{self, Files};
+
 /// A device's credentials and its hub's addresses.
 #[derive(Clone)]
 pub struct Bundle {
+    folder: PathBuf,
+    /// `hub.json` as it stands there.
+    hub_json: String,
     device: DeviceId,
     addresses: Vec<String>,
     udp_port: u16,
@@ -39,24 +44,78 @@ pub enum BundleError {
 impl Bundle {
     /// Reads the folder that `marey device enroll NAME --out DIR` made.
     pub fn read(folder: &Path) -> Result<Self, BundleError> {
+        identity::roll_forward(folder).map_err(|source| BundleError::Io {
+            path: folder.to_owned(),
+            source,
+        })?;
         let text = |name: &str| {
             let path = folder.join(name);
             std::fs::read_to_string(&path).map_err(|source| BundleError::Io { path, source })
         };
-        let hub_path = folder.join("hub.json");
-        let hub: HubContact =
-            serde_json::from_str(&text("hub.json")?).map_err(|error| BundleError::Content {
-                path: hub_path.clone(),
-                detail: error.to_string(),
-            })?;
-        if hub.v != BUNDLE_VERSION {
-            return Err(BundleError::Version {
-                path: hub_path,
-                found: hub.v,
-            });
-        }
-        let pem = |name: &str| text(name).map(|pem| (folder.join(name), pem));
-        Self::new(hub, hub_path, pem("key.pem")?, pem("cert.pem")?, pem("ca.pem")?)
+        let hub_json = text("hub.json")?;
+        // Before the others are looked for: it says of which version they are.
+        parse_hub(folder, &hub_json)?;
+        let (key_pem, certificate_pem, authority_pem) =
+            (text("key.pem")?, text("cert.pem")?, text("ca.pem")?);
+        Self::of_files(
+            folder,
+            &Files {
+                key_pem: &key_pem,
+                certificate_pem: &certificate_pem,
+                authority_pem: &authority_pem,
+                hub_json: &hub_json,
+            },
+        )
+    }
+
+    /// The bundle that these files in `folder` would be.
+    pub(crate) fn of_files(folder: &Path, files: &Files<'_>) -> Result<Self, BundleError> {
+        let hub = parse_hub(folder, files.hub_json)?;
+        let pem = |name: &str, text: &str| (folder.join(name), text.to_owned());
+        let mut bundle = Self::new(
+            hub,
+            folder.join("hub.json"),
+            pem("key.pem", files.key_pem),
+            pem("cert.pem", files.certificate_pem),
+            pem("ca.pem", files.authority_pem),
+        )?;
+        folder.clone_into(&mut bundle.folder);
+        files.hub_json.clone_into(&mut bundle.hub_json);
+        Ok(bundle)
+    }
+
+    /// Whether a renewed bundle can be stored.
+    pub(crate) fn check_writable(&self) -> Result<(), BundleError> {
+        rustix::fs::access(&self.folder, rustix::fs::Access::WRITE_OK).map_err(|error| BundleError::Io {
+            path: self.folder.clone(),
+            source: error.into(),
+        })
+    }
+
+    /// Stores a renewed bundle in place of this one, and gives it back.
+    pub(crate) fn renewed(&self, key_pem: &str, new: &wire::Certificate) -> Result<Self, BundleError> {
+        let hub_path = self.folder.join("hub.json");
+        let content = |detail: String| BundleError::Content {
+            path: hub_path.clone(),
+            detail,
+        };
+        // Keys that this version does not know stay as they are.
+        let mut hub: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(&self.hub_json).map_err(|e| content(e.to_string()))?;
+        hub.insert("hub_name".to_owned(), new.hub_name.clone().into());
+        let hub_json = serde_json::to_string(&hub).map_err(|e| content(e.to_string()))? + "\n";
+        let files = Files {
+            key_pem,
+            certificate_pem: &new.certificate,
+            authority_pem: &new.authority,
+            hub_json: &hub_json,
+        };
+        let bundle = Self::of_files(&self.folder, &files)?;
+        identity::exchange(&self.folder, &files).map_err(|source| BundleError::Io {
+            path: self.folder.clone(),
+            source,
+        })?;
+        Ok(bundle)
     }
 
     /// The device that the certificate names.
@@ -118,6 +177,8 @@ impl Bundle {
         tls.alpn_protocols = vec![wire::ALPN.to_vec()];
         tls.resumption = Resumption::disabled();
         Ok(Self {
+            folder: PathBuf::new(),
+            hub_json: String::new(),
             device: hub.device,
             addresses: hub.addresses,
             udp_port: hub.udp_port,
@@ -146,6 +207,18 @@ struct HubContact {
     hub_name: String,
     #[serde(default)]
     udp_port: u16,
+}
+
+fn parse_hub(folder: &Path, text: &str) -> Result<HubContact, BundleError> {
+    let path = folder.join("hub.json");
+    let hub: HubContact = serde_json::from_str(text).map_err(|error| BundleError::Content {
+        path: path.clone(),
+        detail: error.to_string(),
+    })?;
+    match hub.v {
+        BUNDLE_VERSION => Ok(hub),
+        found => Err(BundleError::Version { path, found }),
+    }
 }
 
 fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, BundleError> {

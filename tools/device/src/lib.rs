@@ -31,6 +31,8 @@
 
 pub mod bundle;
 pub mod clock;
+mod identity;
+pub mod join;
 
 pub mod capture;
 
@@ -47,6 +49,7 @@ pub use bundle::{Bundle, BundleError};
 pub use capture::{Batch, BatchTimes, ColumnSlice, PushError, Pushed, Value};
 pub use client::{Device, FinishReport, Options, Status, StreamHandle};
 pub use clock::{BootId, DeviceClock, OsClock};
+pub use join::{Invitation, JoinError};
 pub use marey_format::payload::Event;
 pub use marey_format::types::Period;
 pub use marey_format::{Declaration, Field, FieldType, SessionId, StreamName};

@@ -9,7 +9,10 @@
 mod bar;
 mod commands;
 mod hubdir;
+mod log;
 mod output;
+mod plain_http;
+mod remote;
 mod rows;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +50,16 @@ enum Verb {
     Init(commands::init::Arguments),
     /// Runs the hub.
     Hub(commands::hub::Arguments),
+    /// The configuration: whether it is well, and what a hub would run with.
+    Config(commands::config::Arguments),
+    /// Whether this machine and this hub are fit to record, and what to do where they are not; exit 1 on a fault.
+    Doctor(commands::doctor::Arguments),
+    /// Packs what somebody needs who is to help: log, configuration, doctor, metrics. No secrets, no samples.
+    SupportBundle(commands::support_bundle::Arguments),
+    /// Rules for a firewall that let devices in, and nobody else.
+    Firewall(commands::firewall::Arguments),
+    /// The hub's certificate authority.
+    Ca(commands::ca::Arguments),
     /// Devices: who may connect.
     Device(commands::device::Arguments),
     /// Sessions: what is recorded.
@@ -61,6 +74,20 @@ enum Verb {
     Verify(commands::verify::Arguments),
     /// Salvages what is whole into another folder, and lists what is lost.
     Recover(commands::recover::Arguments),
+    /// Copies of a hub that goes on recording; and lists, checks and prunes them.
+    Backup(commands::backup::Arguments),
+    /// Makes a hub of a backup, and checks it before it says yes.
+    Restore(commands::restore::Arguments),
+    /// One session as one file, encrypted to its study.
+    Archive(commands::archive::Arguments),
+    /// How long logs and backups are kept.
+    Retention(commands::retention::Arguments),
+    /// Sessions of which nothing may be removed.
+    Hold(commands::hold::Arguments),
+    /// To whom a study is encrypted away from the hub.
+    Key(commands::key::Arguments),
+    /// What goes on in the background of the running hub, and how far it has come.
+    Jobs(commands::jobs::Arguments),
     /// Publishes what came since the last seal.
     Compact(commands::compact::Arguments),
     /// Aligns the clocks of a session anew from its logs, and says how far its times moved.
@@ -69,7 +96,7 @@ enum Verb {
     Import(commands::import::Arguments),
     /// Aligns clocks from evidence that was gathered elsewhere; draws those of a session, and checks them by taps.
     Clock(commands::clock::Arguments),
-    /// Whether a disk is one to record on.
+    /// Whether a disk is one to record on, and whether a hub that was installed holds what it must.
     Selftest(commands::selftest::Arguments),
     /// Completions for your shell.
     Completions(commands::completions::Arguments),
@@ -87,13 +114,21 @@ fn main() -> ExitCode {
     };
     // A file-size limit is an error of a write, not the end of the process.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Default::default()).ok();
-    output::start_log(arguments.verbose);
+    // A hub's log is as its hub.toml has it.
+    if !matches!(&arguments.verb, Verb::Hub(hub) if hub.serves()) {
+        log::start(arguments.verbose);
+    }
     let output = Output::new(arguments.json);
     let dir = arguments.dir;
     let result = match arguments.verb {
         Verb::Demo(verb) => commands::demo::run(verb, dir, &output),
         Verb::Init(verb) => commands::init::run(verb, dir, &output),
-        Verb::Hub(verb) => commands::hub::run(verb, dir, &output),
+        Verb::Hub(verb) => commands::hub::run(verb, dir, arguments.verbose, &output),
+        Verb::Config(verb) => commands::config::run(verb, dir, &output),
+        Verb::Doctor(verb) => commands::doctor::run(verb, dir, &output),
+        Verb::SupportBundle(verb) => commands::support_bundle::run(verb, dir, &output),
+        Verb::Firewall(verb) => commands::firewall::run(verb, dir, &output),
+        Verb::Ca(verb) => commands::ca::run(verb, dir, &output),
         Verb::Device(verb) => commands::device::run(verb, dir, &output),
         Verb::Session(verb) => commands::session::run(verb, dir, &output),
         Verb::Simulate(verb) => commands::simulate::run(verb, &output),
@@ -101,11 +136,18 @@ fn main() -> ExitCode {
         Verb::Cat(verb) => commands::cat::run(verb, dir, &output),
         Verb::Verify(verb) => commands::verify::run(verb, dir, &output),
         Verb::Recover(verb) => commands::recover::run(verb, dir, &output),
+        Verb::Backup(verb) => commands::backup::run(verb, dir, &output),
+        Verb::Restore(verb) => commands::restore::run(verb, &output),
+        Verb::Archive(verb) => commands::archive::run(verb, dir, &output),
+        Verb::Retention(verb) => commands::retention::run(verb, dir, &output),
+        Verb::Hold(verb) => commands::hold::run(verb, dir, &output),
+        Verb::Key(verb) => commands::key::run(verb, dir, &output),
+        Verb::Jobs(verb) => commands::jobs::run(verb, dir, &output),
         Verb::Compact(verb) => commands::compact::run(verb, dir, &output),
         Verb::Realign(verb) => commands::realign::run(verb, dir, &output),
         Verb::Import(verb) => commands::import::run(verb, dir, &output),
         Verb::Clock(verb) => commands::clock::run(verb, dir, &output),
-        Verb::Selftest(verb) => commands::selftest::run(verb, &output),
+        Verb::Selftest(verb) => commands::selftest::run(verb, dir, &output),
         Verb::Completions(verb) => commands::completions::run(verb, &output),
     };
     match result {
@@ -127,5 +169,86 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
+    }
+
+    /// What the operations book says to type can be typed.
+    #[test]
+    fn the_commands_of_the_book_are_commands() {
+        let book = include_str!("../../../docs/operations.md");
+        let mut tried = 0;
+        for (at, is_prose, line) in commands(book) {
+            // What stands between quotes is one word.
+            let pieces = line.split('"').enumerate();
+            let whole: String = pieces
+                .map(|(at, piece)| match at % 2 {
+                    0 => piece.to_owned(),
+                    _ => piece.replace(' ', "_"),
+                })
+                .collect();
+            let words: Vec<&str> = whole.split_whitespace().collect();
+            if let Err(error) = super::command().try_get_matches_from(words)
+                // A verb that is named in a sentence may go without what it takes.
+                && !(is_prose
+                    && matches!(
+                        error.kind(),
+                        clap::error::ErrorKind::MissingRequiredArgument
+                            | clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                            | clap::error::ErrorKind::InvalidValue
+                    ))
+            {
+                panic!("docs/operations.md, line {at}: {line}\n{error}");
+            }
+            tried += 1;
+        }
+        assert!(
+            tried > 30,
+            "only {tried} were found: the reader of the book is broken"
+        );
+        for unit in [
+            include_str!("../../../deploy/systemd/marey.service"),
+            include_str!("../../../deploy/systemd/marey-backup.service"),
+        ] {
+            let calls: Vec<_> = unit
+                .lines()
+                .filter_map(|line| line.strip_prefix("ExecStart="))
+                .collect();
+            assert!(!calls.is_empty());
+            for call in calls {
+                let words: Vec<&str> = call.split_whitespace().collect();
+                if let Err(error) = super::command().try_get_matches_from(words) {
+                    panic!("{call}\n{error}");
+                }
+            }
+        }
+        let wrong: Vec<_> = commands("```sh\nmarey no-such-verb\n```\n").collect();
+        assert!(
+            wrong.len() == 1
+                && super::command()
+                    .try_get_matches_from(["marey", "no-such-verb"])
+                    .is_err()
+        );
+    }
+
+    /// Calls of `marey` in the shell blocks of a text, and whole ones between backticks in its prose.
+    fn commands(text: &str) -> impl Iterator<Item = (usize, bool, String)> {
+        let mut inside = false;
+        text.lines().enumerate().flat_map(move |(at, line)| {
+            let line = line.trim();
+            if let Some(kind) = line.strip_prefix("```") {
+                inside = kind == "sh";
+                return Vec::new();
+            }
+            let calls: Vec<&str> = match inside {
+                true => vec![line],
+                false => line.split('`').skip(1).step_by(2).collect(),
+            };
+            let calls = calls.into_iter().filter_map(|call| {
+                let call = call.strip_prefix("sudo -u marey ").unwrap_or(call);
+                let call = call.split(['#', '|', '>', '&']).next().unwrap_or_default().trim();
+                call.starts_with("marey ")
+                    .then(|| (at + 1, !inside, call.to_owned()))
+            });
+            calls.collect()
+        })
     }
 }

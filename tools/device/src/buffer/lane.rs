@@ -140,12 +140,12 @@ impl LaneBuffer {
         Some(held)
     }
 
-    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &Header> {
+    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &Held> {
         let in_holes = self.holes.iter().flat_map(|&(begin, end)| {
             self.from(begin.max(self.cursor))
                 .take_while(move |held| held.header.sequence < end)
         });
-        in_holes.chain(self.from(self.durable)).map(|held| &held.header)
+        in_holes.chain(self.from(self.durable))
     }
 
     pub(super) fn held_mut(&mut self) -> impl Iterator<Item = &mut Held> {

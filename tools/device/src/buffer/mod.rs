@@ -274,7 +274,14 @@ impl FrameBuffer {
 
     /// Frames that wait for an acknowledgement, in both lanes.
     pub(crate) fn unacknowledged(&self) -> impl Iterator<Item = &Header> {
-        self.lanes.iter().flat_map(LaneBuffer::unacknowledged)
+        self.unacknowledged_of(&Lane::DEVICES).map(|held| &held.header)
+    }
+
+    /// The frames of some lanes that the hub is not known to have, with where they lie.
+    pub(crate) fn unacknowledged_of(&self, lanes: &'static [Lane]) -> impl Iterator<Item = &Held> {
+        lanes
+            .iter()
+            .flat_map(|lane| self.lanes[*lane as usize].unacknowledged())
     }
 
     pub(crate) fn is_settled(&self) -> bool {

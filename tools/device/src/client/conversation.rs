@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use marey_format::frame::Header;
 use marey_format::wire::{
-    Ack, Closed, Heartbeat, Hello, Join, MessageType, Open, Opened, Sent, Stop, Welcome, json_message,
-    message, parse_json, put_message,
+    Ack, Certificate, Closed, Command, Hello, Join, MessageType, Open, Opened, Sent, Stop, Welcome,
+    json_message, message, parse_json, put_message,
 };
 use marey_format::{Lane, Refusal, RefusalCode, limits, version};
 
@@ -69,6 +69,10 @@ pub(super) enum Effect {
         packet: Vec<u8>,
         dev_recv_ns: i64,
     },
+    /// The hub wants a certificate renewed.
+    RenewalAsked,
+    /// A certificate that was asked for.
+    Renewed(Certificate),
     /// The connection is over.
     End(Refusal),
 }
@@ -91,6 +95,7 @@ impl Conversation {
             v: version::WIRE,
             device: Some(state.device.clone()),
             agent: Some(agent.to_owned()),
+            commands: true,
         };
         json_message(MessageType::Hello, 0, &hello)
     }
@@ -112,14 +117,13 @@ impl Conversation {
             return stamps;
         };
         if self.next_heartbeat.is_none_or(|at| now >= at) {
-            let timestamp_ms = u64::try_from(now_ns / 1_000_000).unwrap_or(0);
-            let heartbeat = Heartbeat {
-                timestamp_ms,
-                device_info: state.device_info.clone(),
-            };
-            to.extend_from_slice(&json_message(MessageType::Heartbeat, 0, &heartbeat));
+            to.extend_from_slice(&json_message(MessageType::Heartbeat, 0, &state.heartbeat(now_ns)));
             self.next_heartbeat =
                 Some(now + Duration::from_millis(welcome.heartbeat_ms.clamp(100, HEARTBEAT_MS_MAX)));
+        }
+        // Ahead of the events that they stand for: whoever has such an event has the answer.
+        while let Some(done) = state.commands.answers.pop_front() {
+            to.extend_from_slice(&json_message(MessageType::Done, 0, &done));
         }
         self.leave_stuck_channels(state);
         self.open_channels(state, now, to);
@@ -200,6 +204,7 @@ impl Conversation {
                     frames,
                 }));
             }
+            MessageType::Command => state.commanded(parse_json::<Command>(kind, body)?, now_ns),
             MessageType::Stop => state.stop(&parse_json::<Stop>(kind, body)?),
             MessageType::Refused => {
                 let refusal: Refusal = parse_json(kind, body)?;
@@ -216,6 +221,8 @@ impl Conversation {
                 }
                 self.refuse_channel(incoming.channel, refusal, None, state);
             }
+            MessageType::Renew => return Ok(Some(Effect::RenewalAsked)),
+            MessageType::Certificate => return Ok(Some(Effect::Renewed(parse_json(kind, body)?))),
             MessageType::ProbeReply => {
                 let (packet, dev_recv_ns) = (incoming.body, incoming.dev_recv_ns);
                 return Ok(Some(Effect::ProbeReply { packet, dev_recv_ns }));
@@ -433,7 +440,11 @@ impl Conversation {
                 self.paused_until = Some(now + wait);
                 return (refusal.code == RefusalCode::ShuttingDown).then_some(Effect::End(refusal));
             }
-            return (!matches!(refusal.code, RefusalCode::BadProbe)).then_some(Effect::End(refusal));
+            let goes_on = matches!(
+                refusal.code,
+                RefusalCode::BadProbe | RefusalCode::BadHeartbeat | RefusalCode::MalformedRequest
+            );
+            return (!goes_on).then_some(Effect::End(refusal));
         }
         let Some(frame) = refusal.frame else {
             let retry_at = refusal.code.is_passing().then(|| now + wait);

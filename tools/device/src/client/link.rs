@@ -22,7 +22,6 @@ use crate::bundle::Bundle;
 
 pub(super) struct Link {
     pub(super) talk: Talk,
-    pub(super) bundle: Bundle,
     /// Readable when somebody wants this thread's attention.
     pub(super) wake: UnixStream,
 }
@@ -51,7 +50,10 @@ impl Link {
             Ok(address) => address,
             Err(error) => return End::Socket(error.into()),
         };
-        match Socket::connect(address, &self.bundle) {
+        let Some(bundle) = self.bundle() else {
+            return End::Closing;
+        };
+        match Socket::connect(address, &bundle) {
             Ok(mut socket) => match self.converse(&mut socket, backoff) {
                 Ok(()) => End::Closing,
                 Err(end) => end,
@@ -60,12 +62,22 @@ impl Link {
         }
     }
 
+    /// The newest one: it may have been renewed over the connection before.
+    fn bundle(&self) -> Option<Bundle> {
+        let credentials = self.talk.credentials.as_ref()?;
+        Some(credentials.bundle().clone())
+    }
+
     /// The addresses in turn, so that one that is dead does not hide the next.
     fn address(&self, turn: usize) -> io::Result<SocketAddr> {
         if let Some(address) = self.talk.options.hub_address {
             return Ok(address);
         }
-        let addresses = self.bundle.addresses();
+        let bundle = self.bundle();
+        let addresses = bundle.as_ref().map(Bundle::addresses).unwrap_or_default();
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no address of the hub"));
+        }
         let text = &addresses[turn % addresses.len()];
         let mut found = text
             .to_socket_addrs()

@@ -8,11 +8,13 @@
 //! with the oldest frame that is not acknowledged.
 
 mod backoff;
+mod commands;
 mod conversation;
 mod entropy;
 mod link;
 mod options;
 mod prober;
+mod renewal;
 mod socket;
 mod state;
 mod status;
@@ -31,6 +33,7 @@ use marey_format::payload::Event;
 use marey_format::types::Period;
 use marey_format::{BootId, Declaration, DeviceId, EpochId, Kind, Lane, Refusal, SessionId, limits};
 
+pub use commands::Mark;
 pub use options::{Options, ProbeOptions};
 pub use status::{FinishReport, ProbeCounts, SessionStatus, Status};
 
@@ -40,6 +43,7 @@ use crate::capture::{Batch, DeclareError, PushError, Pushed, Timing, Value};
 use crate::clock::DeviceClock;
 use entropy::Entropy;
 use link::Link;
+use renewal::Credentials;
 use state::{CaptureId, Closing, Shared, State};
 use talk::Talk;
 use timer::Timer;
@@ -120,8 +124,13 @@ impl Device {
         let state = State::open(name.clone(), options.buffer.clone(), options.frames)?;
         let shared = Arc::new(Shared::new(state, waker, Timer::System));
         let clock = Arc::clone(&options.clock);
-        let talk = Talk::new(Arc::clone(&shared), options, Entropy::System);
-        let link = Link { talk, bundle, wake };
+        let talk = Talk::new(
+            Arc::clone(&shared),
+            options,
+            Entropy::System,
+            Some(Credentials::new(bundle)),
+        );
+        let link = Link { talk, wake };
         let thread = std::thread::Builder::new()
             .name("marey-device".to_owned())
             .spawn(move || link.run())?;
@@ -234,6 +243,27 @@ impl Device {
         }
         self.shared.lock().device_info = info;
         self.live(Kind::STATE, 0, self.clock.now_ns(), json)
+    }
+
+    /// What every heartbeat says of this device from now on; nothing of it goes into the record. With `battery` (percent)
+    /// and `available_storage_mb` heartbeats are of version 1, which the hub judges; else of the short form.
+    pub fn describe(&self, info: serde_json::Map<String, serde_json::Value>) -> Result<(), EventError> {
+        let bytes = serde_json::to_vec(&info)
+            .expect("a map of JSON values is JSON")
+            .len();
+        if bytes > STATE_BYTES_MAX {
+            let what = "the state";
+            return Err(EventError::TooLong { what, bytes });
+        }
+        self.shared.lock().device_info = info;
+        Ok(())
+    }
+
+    /// The next moment that the hub's people marked, once each; none within the time. It stands in the record already:
+    /// this is for a device that shows something, or flashes.
+    pub fn wait_for_mark(&self, timeout: Duration) -> Option<Mark> {
+        self.shared
+            .wait(timeout, |state| state.commands.marks.pop_front())
     }
 
     /// How everything stands.

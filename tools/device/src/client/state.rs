@@ -13,10 +13,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use marey_format::wire::Stop;
+use marey_format::wire::{Command, Heartbeat, Stop};
 use marey_format::{BootId, DeviceId, Refusal, SessionId};
 use serde_json::{Map, Value};
 
+use super::commands::Commands;
 use super::entropy::Entropy;
 use super::status::{FinishReport, ProbeCounts, SessionStatus, Status};
 use super::timer::Timer;
@@ -123,6 +124,7 @@ pub(super) struct State {
     pub(super) wanted: Option<SessionId>,
     pub(super) is_connected: bool,
     pub(super) connections: u64,
+    pub(super) renewals: u64,
     pub(super) last_error: Option<String>,
     pub(super) halted: Option<Refusal>,
     refusals: VecDeque<Refusal>,
@@ -131,6 +133,7 @@ pub(super) struct State {
     /// A burst of probes is wanted.
     pub(super) probe_soon: bool,
     pub(super) device_info: Map<String, Value>,
+    pub(super) commands: Commands,
     pub(super) closing: Option<Closing>,
     pub(super) entropy: Entropy,
     /// Held while the folder is used.
@@ -164,6 +167,7 @@ impl State {
             wanted: None,
             is_connected: false,
             connections: 0,
+            renewals: 0,
             last_error: None,
             halted: None,
             refusals: VecDeque::new(),
@@ -171,6 +175,7 @@ impl State {
             probes: ProbeCounts::default(),
             probe_soon: false,
             device_info: Map::new(),
+            commands: Commands::default(),
             closing: None,
             entropy: Entropy::System,
             folder_lock: None,
@@ -194,7 +199,8 @@ impl State {
                             capture.device()
                         ));
                     }
-                    Ok((capture, proven)) => {
+                    Ok((mut capture, proven)) => {
+                        state.commands.remember_those_of(&mut capture);
                         state.add(capture, proven);
                     }
                     Err(error) => state.set_aside.push(error.to_string()),
@@ -251,6 +257,27 @@ impl State {
         let capture = begun.inspect_err(|_| self.wanted = Some(session.clone()))?;
         self.current = Some(self.add(capture, true));
         Ok(())
+    }
+
+    /// The sign of life of this moment: of version 1 if the embedder has said what that takes.
+    pub(super) fn heartbeat(&mut self, now_ns: i64) -> Heartbeat {
+        let mut info = self.device_info.clone();
+        let records = self
+            .current()
+            .is_some_and(|entry| !entry.capture.has_ended() && !entry.stop_requested);
+        info.insert("is_recording".to_owned(), records.into());
+        let now_ns = u64::try_from(now_ns).unwrap_or(0);
+        Heartbeat::v1(self.device.clone(), now_ns, info)
+            .unwrap_or_else(|_| Heartbeat::short(now_ns / 1_000_000, self.device_info.clone()))
+    }
+
+    /// Carries a command out, once, and prepares the answer.
+    pub(super) fn commanded(&mut self, command: Command, now_ns: i64) {
+        let mut entries = self.entries.iter_mut().rev();
+        let entry =
+            entries.find(|entry| *entry.capture.session() == command.session && !entry.capture.has_ended());
+        self.commands
+            .carry_out(command, entry.map(|entry| &mut entry.capture), now_ns);
     }
 
     pub(super) fn stop(&mut self, stop: &Stop) {
@@ -310,6 +337,8 @@ impl State {
     /// The connection is gone: nothing unacknowledged counts as sent.
     pub(super) fn disconnected(&mut self) {
         self.is_connected = false;
+        // What is not answered comes again.
+        self.commands.answers.clear();
         for entry in &mut self.entries {
             entry.is_open = false;
             entry.capture.buffer.disconnected();
@@ -355,6 +384,7 @@ impl State {
             device: self.device.clone(),
             is_connected: self.is_connected,
             connections: self.connections,
+            renewals: self.renewals,
             last_error: self.last_error.clone(),
             halted: self.halted.clone(),
             refusals: self.refusals.iter().cloned().collect(),

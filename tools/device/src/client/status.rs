@@ -12,6 +12,8 @@ pub struct Status {
     pub is_connected: bool,
     /// Connections that were welcomed.
     pub connections: u64,
+    /// Certificates that were renewed, and are stored.
+    pub renewals: u64,
     /// Why the last attempt failed or the last connection broke.
     pub last_error: Option<String>,
     /// The hub wants nothing more of this client, and it stopped trying.

@@ -82,7 +82,7 @@ impl SteppedDevice {
         };
         Ok(Self {
             backoff: Backoff::new(options.reconnect_max),
-            talk: Talk::new(shared, options, entropy),
+            talk: Talk::new(shared, options, entropy, None),
             device,
             timer,
             line: None,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use marey_format::clock::ProbeKind;
-use marey_format::wire::{MessageType, message};
+use marey_format::wire::{Certificate, MessageType, message};
 use marey_format::{Kind, Refusal, RefusalCode};
 
 use super::backoff::Backoff;
@@ -18,6 +18,7 @@ use super::conversation::{Conversation, Effect};
 use super::entropy::Entropy;
 use super::options::Options;
 use super::prober::{self, Prober};
+use super::renewal::Credentials;
 use super::socket::{Incoming, SocketError};
 use super::state::{Shared, State};
 use crate::record::AckedFrame;
@@ -31,6 +32,10 @@ pub(super) struct Talk {
     pub(super) prober: Prober,
     pub(super) entropy: Entropy,
     pub(super) synced: Instant,
+    /// None in a simulation, which has no certificates.
+    pub(super) credentials: Option<Credentials>,
+    /// Messages that are to be written next.
+    outbox: Vec<u8>,
 }
 
 /// Why a connection ended.
@@ -49,7 +54,12 @@ pub(super) enum End {
 }
 
 impl Talk {
-    pub(super) fn new(shared: Arc<Shared>, options: Options, entropy: Entropy) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        options: Options,
+        entropy: Entropy,
+        credentials: Option<Credentials>,
+    ) -> Self {
         let now = shared.now();
         Self {
             prober: Prober::new(options.probes, entropy.clone(), now),
@@ -57,6 +67,8 @@ impl Talk {
             shared,
             options,
             entropy,
+            credentials,
+            outbox: Vec::new(),
         }
     }
 
@@ -68,6 +80,7 @@ impl Talk {
     /// A connection has ended: how long to wait before the next. None if there is to be none.
     pub(super) fn ended(&mut self, end: &End, backoff: &mut Backoff) -> Option<Duration> {
         self.prober.disconnected();
+        self.outbox.clear();
         {
             let mut state = self.shared.lock();
             state.disconnected();
@@ -125,7 +138,7 @@ impl Talk {
     ) -> Result<Option<Instant>, End> {
         let (now, now_ns) = (self.shared.now(), self.options.clock.now_ns());
         let boot = marey_format::BootId(self.options.clock.boot_id());
-        let mut bytes = Vec::new();
+        let mut bytes = std::mem::take(&mut self.outbox);
         let (stamps, next_due) = {
             let shared = Arc::clone(&self.shared);
             let mut state = shared.lock();
@@ -240,10 +253,40 @@ impl Talk {
                 self.prober.reply(&packet, dev_recv_ns, now);
                 self.note_probes();
             }
+            Some(Effect::RenewalAsked) => self.renew(),
+            Some(Effect::Renewed(certificate)) => self.renewed(&certificate),
             Some(Effect::End(refusal)) => return Err(End::Hub(refusal)),
         }
         self.shared.notify();
         Ok(())
+    }
+
+    /// The hub wants a new key. Where there is none to be had, the older certificate goes on to count.
+    fn renew(&mut self) {
+        let Some(credentials) = &mut self.credentials else {
+            return;
+        };
+        match credentials.ask() {
+            Ok(message) => self.outbox.extend(message),
+            Err(error) => {
+                tracing::warn!(%error, "the certificate can't be renewed; enrol the device anew before its end")
+            }
+        }
+    }
+
+    fn renewed(&mut self, certificate: &Certificate) {
+        let Some(credentials) = &mut self.credentials else {
+            return;
+        };
+        match credentials.take(certificate) {
+            Ok(()) => {
+                tracing::info!("the certificate was renewed");
+                self.shared.lock().renewals += 1;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the renewed certificate was not taken; the older one goes on to count")
+            }
+        }
     }
 
     fn tell(&self, frames: &[AckedFrame]) {

@@ -130,7 +130,10 @@ fn start_hub(dir: &Path) -> Result<Hub> {
     let overrides = Overrides::default()
         .flag("listen.devices", "127.0.0.1:0")
         .flag("listen.time", "127.0.0.1:0")
-        .flag("listen.health", "127.0.0.1:0");
+        .flag("listen.health", "127.0.0.1:0")
+        .flag("listen.files", "127.0.0.1:0")
+        // A few megabytes: the least floor will do, however large the disk is and however little of it is free.
+        .flag("disk.floor_percent", 0);
     let config = HubConfig::load(dir, &overrides)?;
     Ok(Hub::start(dir, config, clock)?)
 }
@@ -165,6 +168,7 @@ fn record(
         metadata: BTreeMap::from([("made_by".to_owned(), "marey demo".to_owned())]),
         max_drift_ppm: None,
         max_time_error_us: None,
+        protocol: None,
     };
     ask(
         dir,

@@ -4,7 +4,7 @@ use crate::hubdir;
 use crate::output::{Output, Result, plain, table};
 use marey_engine::disk::{Disk, OpenMode};
 use marey_engine::log::{Replay, segment_name};
-use marey_engine::salvage::{SessionContents, Source, What, contents};
+use marey_engine::salvage::{RetiredStream, SessionContents, Source, What, contents};
 use marey_engine::state::Violation;
 use marey_engine::{Options, Session, SessionState};
 use marey_format::frame::Kind;
@@ -288,7 +288,21 @@ fn show_session(info: &SessionContents) -> String {
         "parquet bytes",
         "bound us",
     ];
-    text.push_str(&table(&head, &rows));
+    match &info.retired {
+        None => text.push_str(&table(&head, &rows)),
+        Some(retired) => {
+            let row =
+                |it: &RetiredStream| vec![it.device.to_string(), it.stream.clone(), it.rows.to_string()];
+            let rows: Vec<_> = retired.streams.iter().map(row).collect();
+            text.push_str(&table(&["device", "stream", "rows"], &rows));
+            text.push_str(&format!(
+                "\nits logs were retired on {} ({}); all of their {} samples stand in Parquet",
+                retired.at,
+                plain(&retired.rule),
+                retired.samples
+            ));
+        }
+    }
     for device in &info.devices {
         let drift = device
             .clock

@@ -1,18 +1,30 @@
 //! One file for each verb.
 
+pub mod archive;
+pub mod backup;
+pub mod ca;
 pub mod cat;
 pub mod clock;
 pub mod compact;
 pub mod completions;
+pub mod config;
 pub mod demo;
 pub mod device;
+pub mod doctor;
+pub mod firewall;
+pub mod hold;
 pub mod hub;
 pub mod import;
 pub mod info;
 pub mod init;
+pub mod jobs;
+pub mod key;
 pub mod realign;
 pub mod recover;
+pub mod restore;
+pub mod retention;
 pub mod selftest;
 pub mod session;
 pub mod simulate;
+pub mod support_bundle;
 pub mod verify;

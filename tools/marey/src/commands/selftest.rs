@@ -3,16 +3,18 @@
 //! `disk DIR` measures what a sync costs and looks at what the folder stands on; with `--pull-the-plug` it writes, syncs
 //! and reports to a `witness` until somebody cuts the power, and with `--check` it looks afterwards whether everything
 //! that was reported is there. Only the last one can prove a disk wrong; nothing can prove one right.
+//! `--url` tries a hub that was installed (`url`).
 //!
 //! Owns: the command, and where it may write. Does not own: measuring (`measure`), judging (`verdict`), records and
 //! their check (`records`, `plug`, `check`), the witness.
 
 mod check;
-mod measure;
+pub mod measure;
 mod plug;
 mod records;
-mod surroundings;
-mod verdict;
+pub mod surroundings;
+mod url;
+pub mod verdict;
 mod witness;
 
 use crate::output::{Failure, Output, Result};
@@ -21,9 +23,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct Arguments {
+    #[command(flatten)]
+    url: url::UrlArguments,
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -62,10 +67,14 @@ struct WitnessArguments {
     out: PathBuf,
 }
 
-pub fn run(arguments: Arguments, output: &Output) -> Result {
-    match arguments.what {
-        What::Disk(arguments) => disk(&arguments, output),
-        What::Witness(arguments) => witness::serve(arguments.listen, &arguments.out, output),
+pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
+    match (arguments.what, &arguments.url.url) {
+        (Some(What::Disk(arguments)), _) => disk(&arguments, output),
+        (Some(What::Witness(arguments)), _) => witness::serve(arguments.listen, &arguments.out, output),
+        (None, Some(url)) => url::run(&arguments.url, url, dir, output),
+        (None, None) => Err(Failure::Usage(
+            "say what to test: `disk FOLDER`, or a hub with --url https://HOST:PORT".to_owned(),
+        )),
     }
 }
 

@@ -12,11 +12,11 @@ use super::sender::{Sink, age_error_ns};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, plain, table};
 use incoming::Importing;
-use marey_engine::compact::rfc3339;
 use marey_engine::disk::{self, Disk, OsDisk};
 use marey_engine::time::{HubClock, HubInstant, UNSYNCHRONISED_ERROR_NS};
 use marey_engine::{NewSession, Options, Session, SessionError, Store};
 use marey_format::payload::WallReading;
+use marey_format::types::rfc3339;
 use marey_format::types::{NameError, hex};
 use marey_format::{DeviceId, HubEpoch, SessionId};
 use serde::Serialize;
@@ -130,6 +130,7 @@ fn import(arguments: &Xdf, dir: &Path, output: &Output) -> Result<Imported> {
     let session = session_name(arguments)?;
     let hub = OsDisk::new(dir);
     let hub_id = Store::read_hub_id(&hub)?;
+    let options = hubdir::store_options(dir)?;
     let _lock = hub.lock(Path::new("LOCK"))?.ok_or_else(|| {
         Failure::Unreachable(format!(
             "the hub in {} is running; stop it, or import into another folder (`marey init FOLDER`)",
@@ -160,7 +161,7 @@ fn import(arguments: &Xdf, dir: &Path, output: &Output) -> Result<Imported> {
     let made = make(
         arguments,
         &session,
-        (&dir.join(&aside), hub_id),
+        (&dir.join(&aside), hub_id, options),
         (chunks, survey, sha256),
         output,
     );
@@ -347,7 +348,7 @@ const STOPPED_AFTER_NS: i64 = 1_000_000_000;
 fn make(
     arguments: &Xdf,
     session: &SessionId,
-    (aside, hub_id): (&Path, [u8; 16]),
+    (aside, hub_id, options): (&Path, [u8; 16], Options),
     (mut chunks, survey, sha256): (Chunks<BufReader<File>>, Survey, [u8; 32]),
     output: &Output,
 ) -> Result<Imported> {
@@ -363,8 +364,8 @@ fn make(
         now_ns: AtomicI64::new(recorder_ns),
     });
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(aside));
-    Store::init(&disk, hub_id, &Options::default())?;
-    let (store, _) = Store::open(disk, clock.clone(), Options::default())?;
+    Store::init(&disk, hub_id, &options)?;
+    let (store, _) = Store::open(disk, clock.clone(), options)?;
     store.create_session(NewSession {
         max_drift_ppm: arguments.max_drift_ppm,
         metadata: metadata(&arguments.file, &sha256),

@@ -88,7 +88,7 @@ pub fn judge(folder: &Path, surroundings: Surroundings, measured: Measured) -> R
     }
 }
 
-fn file_system(surroundings: &Surroundings) -> Vec<Finding> {
+pub fn file_system(surroundings: &Surroundings) -> Vec<Finding> {
     let of = &surroundings.file_system;
     let mut findings = Vec::new();
     let mut find = |level, what: String, why: &str| {
@@ -155,7 +155,7 @@ fn file_system(surroundings: &Surroundings) -> Vec<Finding> {
     findings
 }
 
-fn latency(surroundings: &Surroundings, timings: &[Timing]) -> Vec<Finding> {
+pub fn latency(surroundings: &Surroundings, timings: &[Timing]) -> Vec<Finding> {
     if surroundings.file_system.kind == Kind::Memory {
         return Vec::new();
     }

@@ -121,6 +121,12 @@ fn hub() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir.path()));
     Store::init(&disk, [5; 16], &Options::default()).expect("an empty folder becomes a hub");
+    // However little is left where the tests run.
+    std::fs::write(
+        dir.path().join(marey_server::config::CONFIG_FILE),
+        "[disk]\nfloor_percent = 0\nfloor_min_mib = 0\nfloor_max_mib = 0\n",
+    )
+    .expect("written");
     dir
 }
 

@@ -1,0 +1,388 @@
+//! A snapshot becomes a hub again.
+//!
+//! ```text
+//! DIR/.restoring/     every file, its hash checked as it is written, synced
+//!                     journal, identity, hub.json; opened once, which rebuilds the catalog and recovers what there is
+//!                     verified: every frame, every sample, every published file
+//! DIR/                renamed up, hub.json last: a folder with hub.json is a whole hub
+//! ```
+//!
+//! Nobody can start what was not verified. A restore that was cut short leaves `.restoring`, which the next one removes.
+
+use super::crypt::Identities;
+use super::folder::{catalogue, no_snapshot, open, read_object};
+use super::layout::{Catalogue, FileFact, IDENTITY, IdentityLine, Manifest, Part, checked_path, snapshots};
+use super::objects::{Content, Objects, Out};
+use super::{BackupError, made_folder};
+use marey_engine::disk::{self, Disk, OpenMode, OsDisk};
+use marey_engine::salvage::{Source, VerifyOptions, verify};
+use marey_engine::time::HubClock;
+use marey_engine::{Actor, AuditEvent, IdentityEntry, Options, Store};
+use marey_format::types::unhex;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is to be restored, and to where.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreSpec {
+    /// The folder of backups.
+    pub from: PathBuf,
+    /// None for the newest.
+    pub snapshot: Option<String>,
+    /// The folder to make: empty, or not there.
+    pub to: PathBuf,
+    pub identities: Identities,
+    /// Leave out studies that no key opens.
+    pub without_keys: bool,
+    /// Give the hub out although something in it is not as it should be.
+    pub with_faults: bool,
+}
+
+/// A hub that was restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    pub snapshot: String,
+    pub dir: PathBuf,
+    pub parts: Vec<String>,
+    /// Studies that no key opened.
+    pub left_out: Vec<String>,
+    pub files: u64,
+    pub bytes: u64,
+    pub sessions: u64,
+    pub samples: u64,
+    /// What verification found; empty unless faults were accepted.
+    pub faults: Vec<String>,
+    pub notes: Vec<String>,
+    /// Whether the authority's keys are there: without them the hub does not start.
+    pub has_ca: bool,
+}
+
+/// Where it is made.
+const STAGE: &str = ".restoring";
+/// Last of all.
+const HUB_FILE: &str = "hub.json";
+const IDENTITY_BYTES_MAX: u64 = 1 << 30;
+
+/// Makes a hub of a snapshot.
+///
+/// # Errors
+/// [`BackupError`]: no hub was made.
+pub fn restore(
+    spec: &RestoreSpec,
+    clock: Arc<dyn HubClock>,
+    progress: &mut dyn FnMut(String),
+) -> Result<Restored, BackupError> {
+    let (from, _) = open(&spec.from)?;
+    let (snapshot, parts) = choose(&from, spec)?;
+    let objects = Objects::new(&from);
+    let mut chosen = Vec::new();
+    let mut restored = Restored {
+        snapshot: snapshot.clone(),
+        dir: spec.to.clone(),
+        parts: Vec::new(),
+        left_out: Vec::new(),
+        files: 0,
+        bytes: 0,
+        sessions: 0,
+        samples: 0,
+        faults: Vec::new(),
+        notes: Vec::new(),
+        has_ca: false,
+    };
+    for part in &parts {
+        let manifest = Manifest::read(&from, &snapshot, part)?;
+        match catalogue(&objects, &manifest, &spec.identities)? {
+            Some(catalogue) => {
+                restored.parts.push(part.to_string());
+                chosen.push((manifest, catalogue));
+            }
+            None if spec.without_keys && *part != Part::Hub => restored.left_out.push(part.to_string()),
+            None => {
+                let to = manifest.encrypted_to.join(", ");
+                return Err(BackupError::Refused(format!(
+                    "no key that was given opens {part}, which is encrypted to {to}; give one with --identity FILE{}",
+                    if *part == Part::Hub {
+                        ""
+                    } else {
+                        ", or leave such studies out with --without-keys"
+                    }
+                )));
+            }
+        }
+    }
+    let stage = prepare(spec, &chosen)?;
+    for (manifest, catalogue) in &chosen {
+        progress(format!("{}: {} files", manifest.part, catalogue.files.len()));
+        for file in &catalogue.files {
+            put(&stage, &objects, manifest, file, &spec.identities)?;
+            restored.files += 1;
+            restored.bytes += file.bytes;
+        }
+    }
+    sync_all(&stage)?;
+    // There is one: `choose` sees to it.
+    let hub = chosen
+        .iter()
+        .find(|(manifest, _)| manifest.part == Part::Hub)
+        .map(|(manifest, _)| &manifest.hub);
+    let hub_id = hub
+        .and_then(|hub| unhex(hub))
+        .ok_or_else(|| BackupError::damaged(&spec.from, "no hub's id"))?;
+    let identity = identity(&stage)?;
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(spec.to.join(STAGE)));
+    let options = Options {
+        disk_floor_bytes: Some(0),
+        ..Options::default()
+    };
+    Store::init_around(&disk, hub_id, &identity, &options)?;
+    progress("opening it".into());
+    let (store, report) = Store::open(disk.clone(), clock, options.clone())?;
+    restored.sessions = store.sessions().len() as u64;
+    let found = report
+        .faults
+        .iter()
+        .map(ToString::to_string)
+        .chain(report.unreadable);
+    restored.faults.extend(found);
+    let actor = Actor::Offline(rustix::process::geteuid().as_raw());
+    let event = AuditEvent::new(actor, "hub.restore").on(&restored.snapshot);
+    store.audit(&event.with("left_out", restored.left_out.clone()))?;
+    store.close()?;
+    drop(store);
+    judge(spec, &options, &mut restored, progress)?;
+    restored.has_ca = crate::pki::Authorities::open(&spec.to.join(STAGE), None).is_ok();
+    give_out(spec)?;
+    Ok(restored)
+}
+
+fn choose(from: &OsDisk, spec: &RestoreSpec) -> Result<(String, Vec<Part>), BackupError> {
+    let mut all = snapshots(from)?;
+    let chosen = match &spec.snapshot {
+        Some(wanted) => all
+            .into_iter()
+            .find(|(name, _)| name == wanted)
+            .ok_or_else(|| no_snapshot(&spec.from, wanted))?,
+        None => all
+            .pop()
+            .ok_or_else(|| BackupError::Refused(format!("{} has no snapshot", spec.from.display())))?,
+    };
+    match chosen.1.contains(&Part::Hub) {
+        true => Ok(chosen),
+        false => Err(BackupError::damaged(
+            spec.from.join(super::layout::SNAPSHOTS).join(&chosen.0),
+            "the part of the hub is gone; restore another snapshot",
+        )),
+    }
+}
+
+/// An empty folder to make it in, with room enough.
+fn prepare(spec: &RestoreSpec, chosen: &[(Manifest, Catalogue)]) -> Result<OsDisk, BackupError> {
+    let out = made_folder(&spec.to)?;
+    let failed =
+        |action: &'static str| move |error: std::io::Error| BackupError::file(action, &spec.to, &error);
+    let entries = out.list(Path::new("")).map_err(failed("listing"))?;
+    if let Some(entry) = entries
+        .iter()
+        .find(|entry| entry.name != STAGE && entry.name != "lost+found")
+    {
+        let (to, name) = (spec.to.display(), &entry.name);
+        return Err(BackupError::Refused(format!(
+            "{to} holds {name:?}; a hub is restored into an empty folder"
+        )));
+    }
+    if entries.iter().any(|entry| entry.name == STAGE) {
+        out.remove_dir_all(Path::new(STAGE))
+            .map_err(failed("removing an interrupted restore from"))?;
+    }
+    let bytes: u64 = chosen.iter().map(|(manifest, _)| manifest.bytes).sum();
+    let space = out.space().map_err(failed("asking for the room of"))?;
+    if space.free_bytes < bytes.saturating_add(ROOM_BESIDE_BYTES) {
+        let (to, free) = (spec.to.display(), space.free_bytes);
+        return Err(BackupError::Refused(format!(
+            "{to} has {free} bytes free, and the hub takes {bytes} and {ROOM_BESIDE_BYTES} for its journal"
+        )));
+    }
+    out.create_dir(Path::new(STAGE))
+        .map_err(failed("making a folder in"))?;
+    out.sync_dir(Path::new("")).map_err(failed("syncing"))?;
+    Ok(OsDisk::new(spec.to.join(STAGE)))
+}
+
+/// Room for journal and databases.
+const ROOM_BESIDE_BYTES: u64 = 128 << 20;
+
+/// Writes one file, and checks what it wrote.
+fn put(
+    stage: &OsDisk,
+    objects: &Objects<'_>,
+    manifest: &Manifest,
+    file: &FileFact,
+    identities: &Identities,
+) -> Result<(), BackupError> {
+    let path = checked_path(&manifest.part, &file.path)
+        .ok_or_else(|| BackupError::damaged(&file.path, "no path of a file of a hub"))?;
+    let failed = |action: &'static str| {
+        let path = &path;
+        move |error: std::io::Error| BackupError::file(action, stage.describe(path), &error)
+    };
+    let dir = path.parent().unwrap_or(Path::new(""));
+    make_dirs(stage, dir)?;
+    let opened = stage.open(&path, OpenMode::CreateNew).map_err(failed("making"))?;
+    let mut to = Out::new(opened);
+    let Some(content) = read_object(objects, &file.object, identities, &mut to)? else {
+        return Err(BackupError::Crypt(format!(
+            "the key of {} does not open {}",
+            manifest.part, file.object
+        )));
+    };
+    let (written, ..) = to.finish().map_err(failed("writing"))?;
+    written.sync().map_err(failed("syncing"))?;
+    let said = Content {
+        bytes: file.bytes,
+        blake3: file.blake3.clone(),
+    };
+    match content == said {
+        true => Ok(()),
+        false => Err(BackupError::damaged(
+            stage.describe(&path),
+            format!(
+                "object {} gives {} bytes with BLAKE3 {}, and {} bytes with {} were backed up; `marey backup verify` says \
+                 what else is damaged; restore another snapshot",
+                file.object, content.bytes, content.blake3, said.bytes, said.blake3
+            ),
+        )),
+    }
+}
+
+/// Folders; those of keys are nobody else's business.
+fn make_dirs(stage: &OsDisk, dir: &Path) -> Result<(), BackupError> {
+    let mut made = PathBuf::new();
+    for name in dir.components() {
+        made.push(name);
+        let failed = |error: std::io::Error| BackupError::file("making", stage.describe(&made), &error);
+        if stage.stat(&made).map_err(failed)?.is_some() {
+            continue;
+        }
+        stage.create_dir(&made).map_err(failed)?;
+        if made == Path::new("pki") || made == Path::new("keys") {
+            super::make_private(&stage.describe(&made))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes every name below a folder durable.
+fn sync_all(stage: &OsDisk) -> Result<(), BackupError> {
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(dir) = waiting.pop() {
+        let failed = |error: std::io::Error| BackupError::file("syncing", stage.describe(&dir), &error);
+        stage.sync_dir(&dir).map_err(failed)?;
+        let entries = stage.list(&dir).map_err(failed)?;
+        waiting.extend(
+            entries
+                .into_iter()
+                .filter(|entry| entry.stat.is_dir)
+                .map(|entry| dir.join(entry.name)),
+        );
+    }
+    Ok(())
+}
+
+/// The identity store as it was dumped; its file goes.
+fn identity(stage: &OsDisk) -> Result<Vec<IdentityEntry>, BackupError> {
+    let path = Path::new(IDENTITY);
+    let shown = stage.describe(path);
+    let failed = |error: std::io::Error| BackupError::file("reading", &shown, &error);
+    let bytes = disk::read_all(stage, path, IDENTITY_BYTES_MAX).map_err(failed)?;
+    let damaged = |what: String| BackupError::damaged(&shown, what);
+    let mut entries = Vec::new();
+    for line in bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        let line: IdentityLine = serde_json::from_slice(line).map_err(|error| damaged(error.to_string()))?;
+        let value = bytes_of(&line.value)
+            .ok_or_else(|| damaged(format!("{} {}: no hexadecimal", line.kind, line.key)))?;
+        entries.push(IdentityEntry {
+            kind: line.kind,
+            key: line.key,
+            value,
+        });
+    }
+    stage.remove_file(path).map_err(failed)?;
+    Ok(entries)
+}
+
+pub(super) fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    let pairs = hex.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [_, _] => u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok(),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Reads all of it once more, as `marey verify` does.
+fn judge(
+    spec: &RestoreSpec,
+    options: &Options,
+    restored: &mut Restored,
+    progress: &mut dyn FnMut(String),
+) -> Result<(), BackupError> {
+    let failed =
+        |error: marey_engine::salvage::SalvageError| BackupError::Refused(format!("verifying: {error}"));
+    let source = Source::at(&spec.to.join(STAGE)).map_err(failed)?;
+    let verifying = VerifyOptions {
+        options: options.clone(),
+        ..VerifyOptions::default()
+    };
+    let told = std::cell::RefCell::new(progress);
+    let report = verify(&source, &verifying, &|what| {
+        (told.borrow_mut())(format!("verifying: {what}"))
+    })
+    .map_err(failed)?;
+    restored.samples = report.checked.samples;
+    let known: BTreeSet<String> = restored.faults.iter().cloned().collect();
+    let found = report
+        .faults
+        .iter()
+        .map(ToString::to_string)
+        .filter(|fault| !known.contains(fault));
+    restored.faults.extend(found.collect::<Vec<_>>());
+    restored.notes = report.notes;
+    match restored.faults.first() {
+        Some(first) if !spec.with_faults => Err(BackupError::Refused(format!(
+            "what was restored is not as it should be: {first}{}; it stays in {} and is no hub yet; take another snapshot, \
+             or --with-faults for what there is",
+            match restored.faults.len() {
+                1 => String::new(),
+                more => format!(" (and {} more)", more - 1),
+            },
+            spec.to.join(STAGE).display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Puts all of it where it belongs.
+fn give_out(spec: &RestoreSpec) -> Result<(), BackupError> {
+    let out = OsDisk::new(&spec.to);
+    let failed = |error: std::io::Error| BackupError::file("putting in place", &spec.to, &error);
+    let stage = Path::new(STAGE);
+    let mut names: Vec<String> = out
+        .list(stage)
+        .map_err(failed)?
+        .into_iter()
+        .map(|entry| entry.name)
+        .collect();
+    names.retain(|name| name != HUB_FILE && name != "LOCK");
+    for name in &names {
+        out.rename(&stage.join(name), Path::new(name)).map_err(failed)?;
+    }
+    out.sync_dir(Path::new("")).map_err(failed)?;
+    out.rename(&stage.join(HUB_FILE), Path::new(HUB_FILE))
+        .map_err(failed)?;
+    out.sync_dir(Path::new("")).map_err(failed)?;
+    out.remove_dir_all(stage).map_err(failed)?;
+    out.sync_dir(Path::new("")).map_err(failed)
+}

@@ -1,0 +1,122 @@
+//! `session annotate`: what somebody says of a session's time, whoever asks and in whatever way.
+
+use std::sync::PoisonError;
+
+use marey_engine::annotation::{self, Annotation, NewAnnotation};
+use marey_engine::compact::Manifest;
+use marey_engine::time::HubInstant;
+use marey_engine::{Session, Store};
+use marey_format::payload::StreamKey;
+use marey_format::{DeviceId, SessionId};
+use serde::{Deserialize, Serialize};
+
+use super::verbs::Desk;
+use crate::text;
+
+/// An annotation that is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnnotationSpec {
+    /// The session.
+    pub session: SessionId,
+    /// Session time, nanoseconds UTC; none for now.
+    #[serde(default)]
+    pub time_ns: Option<i64>,
+    /// Seconds that it lasted; none for a moment.
+    #[serde(default)]
+    pub duration_s: Option<f64>,
+    /// What kind; none for `note`.
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// What is said.
+    pub text: String,
+    /// What it is about, if not all of the session.
+    #[serde(default)]
+    pub device: Option<DeviceId>,
+    /// `NAME@N`
+    #[serde(default)]
+    pub stream: Option<String>,
+    /// Who says it.
+    pub by: String,
+}
+
+impl AnnotationSpec {
+    /// Whether all of it can stand in an annotation.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn check(&self) -> Result<(), String> {
+        text::check("the text", &self.text)?;
+        text::check("the name of who says it", &self.by)?;
+        if self.text.trim().is_empty() {
+            return Err("an annotation says something: its text is empty".into());
+        }
+        if let Some(kind) = &self.kind {
+            let mut bytes = kind.bytes();
+            let form = bytes.next().is_some_and(|b| b.is_ascii_lowercase())
+                && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            if !form || kind.len() > KIND_BYTES_MAX {
+                return Err(
+                    "a kind is a lower-case letter and up to 31 lower-case letters, digits and `_`".into(),
+                );
+            }
+        }
+        let bad = |s: f64| !(s.is_finite() && (0.0..=DURATION_S_MAX).contains(&s));
+        if self.duration_s.is_some_and(bad) {
+            return Err("a duration is a number of seconds from 0 to 1e9".into());
+        }
+        match &self.stream {
+            Some(stream) if stream.parse::<StreamKey>().is_err() => {
+                Err("a stream is named NAME@N, such as imu@1".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn annotate(desk: &Desk<'_>, spec: AnnotationSpec) -> Result<Annotation, String> {
+    spec.check()?;
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let session = desk.store.session(&spec.session).map_err(|e| text(&e))?;
+    let time_ns = match spec.time_ns {
+        Some(time_ns) => time_ns,
+        None => session_time(desk.store, &session, desk.store.clock().now())?,
+    };
+    let new = NewAnnotation {
+        time_ns,
+        duration_s: spec.duration_s,
+        kind: spec.kind.unwrap_or_else(|| "note".to_owned()),
+        text: spec.text,
+        device: spec.device,
+        stream: spec.stream,
+        by: spec.by,
+        said_utc_ns: desk.store.clock().wall().utc_ns,
+    };
+    let _one_at_a_time = desk
+        .live
+        .map(|state| state.api.beside.lock().unwrap_or_else(PoisonError::into_inner));
+    annotation::append(&**desk.store.disk(), &session.id, new).map_err(|e| text(&e))
+}
+
+/// A moment of hub time on the session's own time.
+fn session_time(store: &Store, session: &Session, now: HubInstant) -> Result<i64, String> {
+    let unknown = || {
+        format!(
+            "session {} has no time of this moment; say which one is meant, in nanoseconds UTC",
+            session.id
+        )
+    };
+    let anchor = session.anchor.ok_or_else(unknown)?;
+    if anchor.hub_epoch == now.epoch {
+        return Ok(anchor.utc_ns.saturating_add(now.ns.saturating_sub(anchor.hub_ns)));
+    }
+    // The hub was booted since: how its clocks hang together is known when the session is published.
+    let manifest = Manifest::read(&**store.disk(), &Session::dir(&session.id)).map_err(|e| e.to_string())?;
+    let epochs = manifest.map(|manifest| manifest.hub_epochs).unwrap_or_default();
+    let known = epochs.into_iter().find(|epoch| epoch.hub_epoch == now.epoch);
+    known
+        .map(|epoch| now.ns.saturating_add(epoch.offset_ns))
+        .ok_or_else(unknown)
+}
+
+const KIND_BYTES_MAX: usize = 32;
+const DURATION_S_MAX: f64 = 1e9;
