@@ -94,10 +94,13 @@ pub fn command<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>
     command
 }
 
-/// Removes the variables that Marey reads.
+/// Removes the variables that Marey reads, and lets hubs fill the disk: builds and tests leave little of it free.
 pub fn clean(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"MAREY_")) {
         command.env_remove(name);
+    }
+    for floor in ["PERCENT", "MIN_MIB", "MAX_MIB"] {
+        command.env(format!("MAREY_DISK_FLOOR_{floor}"), "0");
     }
     command.stdin(Stdio::null()).env("NO_COLOR", "1")
 }
@@ -228,6 +231,7 @@ pub struct HubProcess {
     pub devices: SocketAddr,
     pub time: SocketAddr,
     pub health: SocketAddr,
+    pub files: SocketAddr,
     lines: Receiver<String>,
     stderr: Arc<Mutex<String>>,
 }
@@ -255,6 +259,7 @@ pub fn hub_command(dir: &Path, ports: Ports, more: &[&str]) -> Command {
     for (flag, address) in ["--listen", "--time", "--health"].iter().zip(ports.0) {
         command.args([flag, address.to_string().as_str()]);
     }
+    command.args(["--files", "127.0.0.1:0"]);
     command.args(more);
     command
 }
@@ -324,6 +329,7 @@ impl HubProcess {
             devices,
             time,
             health,
+            files: nowhere,
             lines,
             stderr,
         }
@@ -346,6 +352,7 @@ impl HubProcess {
             address
         };
         (self.devices, self.time, self.health) = (address("devices"), address("time"), address("health"));
+        self.files = address("files");
         true
     }
 

@@ -1,10 +1,12 @@
 //! Which hub is meant: `--dir`, else `MAREY_DIR`, else the nearest folder above that holds one.
 
 use crate::output::{Failure, Result};
+use marey_engine::disk::OsDisk;
 use marey_engine::salvage::Source;
-use marey_engine::{Session, SessionError};
+use marey_engine::{Options, Session, SessionError};
 use marey_format::SessionId;
-use marey_server::Overrides;
+use marey_server::config::CONFIG_FILE;
+use marey_server::{HubConfig, Overrides};
 use std::path::{Path, PathBuf};
 
 /// The folder of the hub that is meant.
@@ -43,6 +45,16 @@ pub fn overrides() -> Overrides {
         .environment
         .retain(|name, _| name != "MAREY_DIR" && name != "MAREY_LOG");
     overrides
+}
+
+/// What a hub in the folder would open its store with; the folder may have no configuration.
+pub fn store_options(dir: &Path) -> Result<Options> {
+    let file = dir.join(CONFIG_FILE);
+    let config = match file.exists() {
+        true => HubConfig::load(dir, &overrides())?,
+        false => HubConfig::parse(&file, "", &overrides())?,
+    };
+    Ok(config.store_options(&OsDisk::new(dir))?)
 }
 
 /// What a verb is to look at: a path as it is, the name of a session of the hub, or the hub itself.

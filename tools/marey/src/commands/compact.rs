@@ -8,8 +8,9 @@ use crate::output::{Failure, Output, Result};
 use marey_engine::compact::Generation;
 use marey_engine::disk::OsDisk;
 use marey_engine::time::OsClocks;
-use marey_engine::{OpenError, Options, Store};
+use marey_engine::{OpenError, Store};
 use marey_format::SessionId;
+use marey_server::config::CONFIG_FILE;
 use marey_server::control::{ControlClient, Request, Response};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
 
 /// The generation that stands then.
 pub fn publish(dir: &Path, session: &SessionId, how: Generation, output: &Output) -> Result<u32> {
-    match dir.join("hub.toml").exists() || ControlClient::connect(dir).is_ok() {
+    match dir.join(CONFIG_FILE).exists() || ControlClient::connect(dir).is_ok() {
         true => by_hub(dir, session, how, output),
         false => here(dir, session, how, output),
     }
@@ -70,7 +71,7 @@ fn by_hub(dir: &Path, session: &SessionId, how: Generation, output: &Output) -> 
 /// Without configuration and keys there is no hub to run, and the engine alone serves.
 fn here(dir: &Path, session: &SessionId, how: Generation, output: &Output) -> Result<u32> {
     let clock = Arc::new(OsClocks::hub_clock()?);
-    let opened = Store::open(Arc::new(OsDisk::new(dir)), clock, Options::default());
+    let opened = Store::open(Arc::new(OsDisk::new(dir)), clock, hubdir::store_options(dir)?);
     let (store, report) = opened.map_err(|error| match error {
         OpenError::AlreadyOpen { .. } => Failure::Unreachable(error.to_string()),
         error => Failure::fault(error),
