@@ -48,6 +48,17 @@ fn invite(lab: &Lab, name: &str) -> String {
     }
 }
 
+/// Whether the newest certificate of a device is the only one that counts.
+fn is_noted(lab: &Lab, name: &str) -> bool {
+    match lab
+        .ask(Request::DeviceShow { device: device(name) })
+        .expect("shown")
+    {
+        Response::DeviceShown(view) => view.record.renewed.is_none(),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).expect("a folder");
     for file in std::fs::read_dir(from).expect("a folder") {
@@ -120,11 +131,15 @@ fn a_certificate_is_renewed_under_load_and_no_frame_is_lost() {
             std::fs::read(folder.join("cert.pem")).expect("read"),
             std::fs::read(before.join("cert.pem")).expect("read")
         );
-        // Its next connection shows the new certificate; the old one is good for nothing from then on.
+        // Its next connection shows the new certificate; once the registry has it, the old one is good for nothing.
         lab.end();
         lab.start();
         until("a second connection", PATIENCE, || {
             (phone.status().connections == 2).then_some(())
+        });
+        // Before that the old one would take the device's place, which ends the newer connection for good.
+        until("the new certificate in the registry", PATIENCE, || {
+            is_noted(&lab, "phone").then_some(())
         });
         over.store(true, Ordering::Relaxed);
     });
