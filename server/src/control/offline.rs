@@ -10,7 +10,6 @@ use marey_engine::{Actor, Store};
 use super::verbs::Desk;
 use super::{ControlClient, ControlError, Request, Response};
 use crate::config::HubConfig;
-use crate::hub::store_options;
 use crate::registrar::Registrar;
 
 /// Asks the hub that runs in `hub_dir`; if none does, opens the folder and does what was asked right here.
@@ -43,7 +42,7 @@ fn offline(
 ) -> Result<Response, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(hub_dir));
-    let options = store_options(config, disk.as_ref(), hub_dir).map_err(|e| text(&e))?;
+    let options = config.store_options(disk.as_ref()).map_err(|e| text(&e))?;
     let (store, _) = Store::open(disk, clock, options).map_err(|e| text(&e))?;
     let store = Arc::new(store);
     let listen = config.listen.clone();
