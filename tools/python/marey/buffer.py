@@ -28,6 +28,12 @@ class Epoch:
 
     def __init__(self, row: int, session: str, epoch: str, said: dict[str, Any]) -> None:
         self.row, self.session, self.epoch = row, session, epoch
+        #: Frames that the hub does not have, and their bytes.
+        self.waiting = self.bytes = 0
+        self.take(said)
+
+    def take(self, said: dict[str, Any]) -> None:
+        """The counters as they were written."""
         self.boot: str = said["boot"]
         self.next: list[int] = said["next"]
         self.durable: list[int] = said["durable"]
@@ -44,38 +50,57 @@ class Epoch:
 
 class Buffer:
     """All epochs and frames. Every method is one transaction, unless it is called :meth:`together` with others, and may be called
-    from any thread."""
+    from any thread. What a transaction that fails had changed is as it was, on the disk and in memory."""
 
     def __init__(self, path: str | os.PathLike[str] | None, bytes_max: int) -> None:
         self._lock = threading.RLock()
         self._depth = 0
+        self._epochs: dict[int, Epoch] = {}
+        #: What the transaction changes, as it was: what was said, frames, bytes.
+        self._before: dict[int, tuple[str, int, int]] = {}
+        self.bytes = 0  #: of what is to go to the hub; what a session refused does not count
         self._base = sqlite3.connect(":memory:" if path is None else Path(path), check_same_thread=False)
         try:
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.executescript(SCHEMA)
-            self.bytes: int = self._base.execute("SELECT coalesce(sum(length(bytes)), 0) FROM frames").fetchone()[0]
-        except sqlite3.DatabaseError as error:
+            for row, session, epoch, said in self._base.execute("SELECT id, session, epoch, said FROM epochs ORDER BY id"):
+                self._epochs[row] = Epoch(row, session, epoch, json.loads(said))
+            counts = "SELECT epoch, count(*), sum(length(bytes)) FROM frames GROUP BY epoch"
+            for row, waiting, bytes_ in self._base.execute(counts).fetchall():
+                self._count(self._epochs[row], waiting, bytes_)
+        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
             self._base.close()
             raise OSError(f"{path} is no buffer of a device: {error}; what it held can't be read, begin with another file") from None
         self._bytes_max = bytes_max
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is done inside becomes durable by one commit."""
+        """What is done inside becomes durable by one commit, all of it or nothing."""
         with self._lock:
+            bytes_ = self.bytes
             self._depth += 1
             try:
                 yield
+                if self._depth == 1:
+                    self._base.commit()
+            except BaseException:
+                if self._depth == 1:
+                    self._base.rollback()
+                    self.bytes = bytes_
+                    for row, (said, waiting, held) in self._before.items():
+                        epoch = self._epochs[row]
+                        epoch.take(json.loads(said))
+                        epoch.waiting, epoch.bytes = waiting, held
+                raise
             finally:
                 self._depth -= 1
                 if self._depth == 0:
-                    self._base.commit()
+                    self._before.clear()
 
     def epochs(self) -> list[Epoch]:
         with self._lock:
-            rows = self._base.execute("SELECT id, session, epoch, said FROM epochs ORDER BY id").fetchall()
-        return [Epoch(row, session, epoch, json.loads(said)) for row, session, epoch, said in rows]
+            return list(self._epochs.values())
 
     def begin(self, session: str, boot: str) -> Epoch:
         """A new epoch; all its counters stand at 0."""
@@ -85,35 +110,48 @@ class Buffer:
             row = self._base.execute("INSERT INTO epochs(session, epoch, said) VALUES(?, ?, ?)",
                                      (session, name, json.dumps(said))).lastrowid
         assert row is not None
-        return Epoch(row, session, name, said)
+        epoch = self._epochs[row] = Epoch(row, session, name, said)
+        return epoch
 
     def add(self, epoch: Epoch, seed: int, kind: int, lane: int, payload: bytes, time_ns: int, *, stream: int = 0,
             count: int = 0, index: int = 0) -> bool:
         """Makes the next frame of a lane; False if there is no room."""
-        with self._lock:
+        with self.together():
             sequence = epoch.next[lane]
             made, crc = frames.frame(seed, kind, lane, sequence, payload, time_ns, stream=stream, count=count, index=index)
             if lane == frames.LANE_DATA and self.bytes + len(made) > self._bytes_max:
                 return False
-            said = json.loads(epoch.said())
-            said["next"][lane] += 1
+            self._change(epoch)
+            epoch.next[lane] += 1
             if kind == frames.DATA:
-                of = said["streams"][str(stream)]
+                of = epoch.streams[stream]
                 of["captured"], of["frames"] = of["captured"] + count, of["frames"] + 1
                 of["digest"] = frames.chained(of["digest"], crc, sequence)
-            after = Epoch(epoch.row, epoch.session, epoch.epoch, said)
-            with self.together():
-                self._base.execute("INSERT INTO frames VALUES(?, ?, ?, ?, ?)", (epoch.row, lane, sequence, count if kind == frames.DATA else 0, made))
-                self._keep(after)
-            # Only now: what the disk refused was never numbered.
-            epoch.next, epoch.streams = after.next, after.streams
-            self.bytes += len(made)
+            samples = count if kind == frames.DATA else 0
+            self._base.execute("INSERT INTO frames VALUES(?, ?, ?, ?, ?)", (epoch.row, lane, sequence, samples, made))
+            self._keep(epoch)
+            self._count(epoch, 1, len(made))
             return True
 
     def keep(self, epoch: Epoch) -> None:
         """Writes what is known of an epoch."""
         with self.together():
             self._keep(epoch)
+
+    def refuse(self, epoch: Epoch, why: str) -> None:
+        """The hub takes no more of an epoch: what waits stays, and takes nobody's room."""
+        with self.together():
+            self._change(epoch)
+            self.bytes -= epoch.bytes
+            epoch.refused = why
+            self._keep(epoch)
+
+    def _change(self, epoch: Epoch) -> None:
+        self._before.setdefault(epoch.row, (epoch.said(), epoch.waiting, epoch.bytes))
+
+    def _count(self, epoch: Epoch, frames_: int, bytes_: int) -> None:
+        epoch.waiting, epoch.bytes = epoch.waiting + frames_, epoch.bytes + bytes_
+        self.bytes += 0 if epoch.refused else bytes_
 
     def _keep(self, epoch: Epoch) -> None:
         self._base.execute("UPDATE epochs SET said = ? WHERE id = ?", (epoch.said(), epoch.row))
@@ -128,29 +166,44 @@ class Buffer:
     def forget(self, epoch: Epoch, lane: int, durable: int, holes: list[tuple[int, int]]) -> int:
         """Drops what is durable and in no hole; how many samples that were."""
         with self.together():
+            self._change(epoch)
             epoch.durable[lane] = max(epoch.durable[lane], durable)
             samples = 0
             where = "epoch = ? AND lane = ? AND sequence >= ? AND sequence < ?"
             at = 0
             for first, end in [*sorted(holes), (durable, durable)]:
                 part = (epoch.row, lane, at, min(first, durable))
-                dropped = self._base.execute(f"SELECT coalesce(sum(samples), 0), coalesce(sum(length(bytes)), 0) FROM frames "
-                                             f"WHERE {where}", part).fetchone()
+                sums = "count(*), coalesce(sum(samples), 0), coalesce(sum(length(bytes)), 0)"
+                count, of, bytes_ = self._base.execute(f"SELECT {sums} FROM frames WHERE {where}", part).fetchone()
                 self._base.execute(f"DELETE FROM frames WHERE {where}", part)
-                samples, self.bytes, at = samples + dropped[0], self.bytes - dropped[1], max(at, end)
+                self._count(epoch, -count, -bytes_)
+                samples, at = samples + of, max(at, end)
             self._keep(epoch)
             return samples
 
-    def waiting(self, epoch: Epoch) -> int:
-        """Frames of an epoch that the hub does not have."""
+    def below(self, epoch: Epoch, lane: int, sequence: int) -> tuple[int, int] | None:
+        """First and last of the frames of a lane that are held below a sequence."""
         with self._lock:
-            return int(self._base.execute("SELECT count(*) FROM frames WHERE epoch = ?", (epoch.row,)).fetchone()[0])
+            first, last = self._base.execute("SELECT min(sequence), max(sequence) FROM frames WHERE epoch = ? AND lane = ? "
+                                             "AND sequence < ?", (epoch.row, lane, sequence)).fetchone()
+            return None if first is None else (first, last)
 
     def drop(self, epoch: Epoch) -> None:
         """Removes an epoch of which nothing waits."""
+        if not epoch.waiting:
+            self.discard(epoch)
+
+    def discard(self, epoch: Epoch) -> int:
+        """Removes an epoch with all that waits of it; how many samples that were."""
         with self.together():
-            self._base.execute("DELETE FROM epochs WHERE id = ? AND NOT EXISTS (SELECT 1 FROM frames WHERE epoch = ?)",
-                               (epoch.row, epoch.row))
+            sum_ = "SELECT coalesce(sum(samples), 0) FROM frames WHERE epoch = ?"
+            [samples] = self._base.execute(sum_, (epoch.row,)).fetchone()
+            self._base.execute("DELETE FROM frames WHERE epoch = ?", (epoch.row,))
+            self._base.execute("DELETE FROM epochs WHERE id = ?", (epoch.row,))
+            self._change(epoch)
+            self._count(epoch, -epoch.waiting, -epoch.bytes)
+        del self._epochs[epoch.row]
+        return int(samples)
 
     def close(self) -> None:
         with self._lock:

@@ -38,7 +38,7 @@ class Device:
 
     `bundle` is the folder that `marey device enroll` made. `buffer` is a file that outlives the process; without one the buffer
     is in memory. `buffer_bytes_max` bounds what may wait: samples beyond it are counted as lost, and leave a hole in the index.
-    A buffer belongs to one process at a time.
+    What a session refused is kept beside that (:meth:`kept`), until :meth:`discard`. A buffer belongs to one process at a time.
 
     After a crash the frames that were left are handed in under their old epoch, whose totals stay unknown; what is captured
     from then on belongs to a new one.
@@ -56,7 +56,8 @@ class Device:
             raise DeviceError(f"{folder / 'hub.json'} is damaged: {error}") from None
         self._buffer = Buffer(buffer, buffer_bytes_max)
         self._boot = _boot()
-        self._old = self._buffer.epochs()  # of processes before this one
+        self._old = [epoch for epoch in self._buffer.epochs() if not epoch.refused]  # of processes before this one
+        self._given_up: list[Epoch] = []  # refused since this object was made
         self._live: Epoch | None = None
         self._handing_in: list[Epoch] = []
         self._streams: dict[str, Writer] = {}
@@ -116,31 +117,45 @@ class Device:
             return done
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Cuts what is pending into frames, and waits until the hub has all of it on disk; False if the time is over."""
+        """Cuts what is pending into frames, and waits until the hub has all of it on disk.
+
+        False if the time is over, or if a session refused some of it: :meth:`kept` says which, and why.
+        """
         with self._changed:
             self._check()
             self._cut(force=True)
             done = self._changed.wait_for(lambda: self.pending == 0 or self._failed is not None, timeout)
             self._check()
-            return done
+            return done and not self._was_refused()
 
     @property
     def pending(self) -> int:
-        """Frames that the hub has not acknowledged."""
+        """Frames that the hub has not acknowledged, and may still take."""
         with self._changed:
-            epochs = [*self._handing_in, *([self._live] if self._live else []), *self._old]
-            return sum(self._buffer.waiting(epoch) for epoch in epochs if not epoch.refused)
+            return sum(epoch.waiting for epoch in self._epochs())
 
     def kept(self) -> dict[str, str]:
         """Sessions that took no more, and why; what they did not take stays in the buffer's file."""
         with self._changed:
             return {epoch.session: epoch.refused for epoch in self._buffer.epochs() if epoch.refused}
 
+    def discard(self, session: str) -> int:
+        """Throws away what a session refused for good; how many samples that were.
+
+        Raises ValueError where :meth:`kept` names no such session.
+        """
+        with self._changed:
+            chosen = [epoch for epoch in self._buffer.epochs() if epoch.refused and epoch.session == session]
+            if not chosen:
+                raise ValueError(f"nothing is kept that session {session!r} refused; kept: {', '.join(self.kept()) or 'nothing'}")
+            self._given_up = [epoch for epoch in self._given_up if epoch not in chosen]
+            return sum(self._buffer.discard(epoch) for epoch in chosen)
+
     def close(self, timeout: float | None = 30.0) -> bool:
         """States the totals of what is being recorded, hands everything in, and says goodbye.
 
         False if the time ran out first: then what is left stays in the buffer's file, and goes out with the next device that is
-        opened on it.
+        opened on it. False as well if a session refused some of it (:meth:`kept`).
         """
         with self._changed:
             if not self._closing:
@@ -150,7 +165,7 @@ class Device:
         self._link.stop()
         self._thread.join(10)
         self._buffer.close()
-        return done and self._failed is None
+        return done and self._failed is None and not self._was_refused()
 
     def __enter__(self) -> Device:
         return self
@@ -180,9 +195,11 @@ class Device:
             self._changed.notify_all()
 
     def _epochs(self) -> list[Epoch]:
-        """Those that are to be open on a connection."""
-        live = [self._live] if self._live else []
-        return [epoch for epoch in [*self._old, *self._handing_in, *live] if not epoch.refused]
+        """Those that are to be open on a connection: the live one first, since there are only so many channels."""
+        return [*([self._live] if self._live else []), *self._handing_in, *self._old]
+
+    def _was_refused(self) -> bool:
+        return any(epoch.waiting for epoch in self._given_up)
 
     def _join(self, session: str) -> Epoch | None:
         """The hub asks for a session; a new epoch, unless there is one of this process."""
@@ -221,27 +238,31 @@ class Device:
         """Everything of an epoch that will ever be is durable."""
         with self._changed:
             self._buffer.drop(epoch)
-            for among in (self._old, self._handing_in):
-                if epoch in among:
-                    among.remove(epoch)
+            self._remove(epoch)
             self._changed.notify_all()
 
     def _give_up(self, epoch: Epoch, why: str) -> None:
+        """The hub takes no more of an epoch. What was captured until now is kept with the rest."""
         with self._changed:
-            epoch.refused = why
-            self._buffer.keep(epoch)
-            if epoch is self._live:
-                self._live = None
-                self._sessions_over.add(epoch.session)
+            self._stop(epoch)
+            self._buffer.refuse(epoch, why)
+            self._remove(epoch)
+            self._given_up.append(epoch)
             self._changed.notify_all()
 
-    def _acked(self, epoch: Epoch, durable: Sequence[int], holes: Mapping[str, Any] | None = None) -> None:
+    def _remove(self, epoch: Epoch) -> None:
+        for among in (self._old, self._handing_in):
+            if epoch in among:
+                among.remove(epoch)
+
+    def _acked(self, epoch: Epoch, durable: Sequence[int], holes: Sequence[list[tuple[int, int]]] | None = None) -> None:
+        """The hub has what is below these sequences, except for what lies in holes. Without a word of them there are none,
+        and what was durable before is forgotten."""
         with self._changed:
             with self._buffer.together():
-                for lane, name in enumerate(frames.LANES):
-                    gone = [(int(a), int(b)) for a, b in (holes or {}).get(name, [])]
-                    if durable[lane] > epoch.durable[lane] or gone:
-                        self.acknowledged += self._buffer.forget(epoch, lane, durable[lane], gone)
+                samples = sum(self._buffer.forget(epoch, lane, durable[lane], holes[lane] if holes else [])
+                              for lane in range(len(frames.LANES)) if holes is not None or durable[lane] > epoch.durable[lane])
+            self.acknowledged += samples
             self._changed.notify_all()
 
     def _add(self, epoch: Epoch, kind: int, payload: bytes, time_ns: int | None, *, lane: int = frames.LANE_LIVE,
@@ -275,11 +296,14 @@ class Writer:
         self._values: list[list[Any]] = [[] for _ in fields]
         self._last_ns = -(1 << 63)
         self._began = 0.0
+        self.lost = 0  #: samples for which the buffer had no room, since this object was made
 
     def push(self, *values: Any, time_ns: int | None = None) -> bool:
-        """One sample, of now or of a device time; False if nothing is being recorded.
+        """One sample, of now or of a device time.
 
-        Raises ValueError where the number of values is not that of the fields, or the time is before the last one.
+        False if nothing is being recorded, or where the buffer turned out to be full: what was captured since the last frame is
+        then lost, and counted as that (:attr:`lost`). Raises ValueError where the number of values is not that of the fields, the
+        time is before the last one, or the sample is longer than a frame may be.
         """
         return self.extend([now_ns() if time_ns is None else time_ns], *([value] for value in values))
 
@@ -292,7 +316,7 @@ class Writer:
             if self._device._live is None:
                 return False
             # Judged before it counts: a value that does not fit must not spoil the frame that others are in.
-            frames.columns(self._fields, times_ns, columns)
+            frames.check_lengths(self._fields, times_ns, columns)
             times = [self._last_ns, *times_ns]
             if any(a > b for a, b in zip(times, times[1:])):
                 raise ValueError(f"{self.name}: device times may not fall (the last one was {self._last_ns} ns)")
@@ -303,8 +327,9 @@ class Writer:
             self._times += times_ns
             for kept, column in zip(self._values, columns):
                 kept += column
+            lost = self.lost
             self._device._cut()
-            return True
+            return self.lost == lost
 
     def _declare(self, epoch: Epoch) -> None:
         number = len(epoch.streams) + 1
@@ -324,20 +349,18 @@ class Writer:
             while True:
                 times, columns = self._times[:count], [column[:count] for column in self._values]
                 payload = frames.columns(self._fields, times, columns)
-                if len(payload) + frames.HEADER.size + 8 <= frames.FRAME_BYTES_MAX or count == 1:
+                if frames.fits(payload):
                     break
-                count = max(1, count // 2)
-            taken = False
-            try:
-                taken = self._device._add(epoch, frames.DATA, payload, times[0], lane=frames.LANE_DATA, stream=number,
-                                          count=count, index=epoch.streams[number]["next_index"])
-            finally:
-                # A sample that is too long for any frame, and those for which there was no room, were captured all the same.
-                epoch.streams[number]["next_index"] += count
-                epoch.streams[number]["lost"] += 0 if taken else count
-                del self._times[:count]
-                for column in self._values:
-                    del column[:count]
+                count = count // 2  # one alone fits, or would not be here
+            taken = self._device._add(epoch, frames.DATA, payload, times[0], lane=frames.LANE_DATA, stream=number,
+                                      count=count, index=epoch.streams[number]["next_index"])
+            # Those for which there was no room were captured all the same.
+            epoch.streams[number]["next_index"] += count
+            epoch.streams[number]["lost"] += 0 if taken else count
+            self.lost += 0 if taken else count
+            del self._times[:count]
+            for column in self._values:
+                del column[:count]
             self._began = time.monotonic() if self._times else 0.0
 
 

@@ -87,6 +87,24 @@ def columns(fields: Sequence[Field], times_ns: Sequence[int], values: Sequence[S
     return b"".join(out[:1] + [_filled(column) for column in out[1:]])
 
 
+def fits(payload: bytes) -> bool:
+    """Whether a frame can hold it."""
+    return HEADER.size + len(payload) + -len(payload) % 8 <= FRAME_BYTES_MAX
+
+
+def check_lengths(fields: Sequence[Field], times_ns: Sequence[int], values: Sequence[Sequence[Any]]) -> None:
+    """Raises ValueError where a value does not fit its field, or one sample no frame."""
+    payload = columns(fields, times_ns, values)
+    if fits(payload):
+        return
+    count = len(times_ns)
+    if count == 1:
+        raise ValueError(f"a sample of {len(payload)} bytes is longer than a frame, which has {FRAME_BYTES_MAX} at most: "
+                         "cut it into several, or send it as a file")
+    for part in (slice(count // 2), slice(count // 2, count)):
+        check_lengths(fields, times_ns[part], [column[part] for column in values])
+
+
 def _column(field: Field, column: Sequence[Any], count: int) -> bytes:
     if len(column) != count:
         raise ValueError(f"{len(column)} values for {count} times")

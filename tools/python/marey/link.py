@@ -41,6 +41,8 @@ class Channel:
     def __init__(self, number: int, epoch: Epoch) -> None:
         self.number, self.epoch, self.is_open = number, epoch, False
         self.sent = [0, 0]  # next sequence of each lane to go out
+        self.next = [0, 0]  # what was durable when it was opened, but for holes
+        self.again = [0, 0]  # end of what is held below that, which the hub asked for again; 0: nothing
 
 
 class Link:
@@ -93,7 +95,7 @@ class Link:
                         self._say(HEARTBEAT, b'{"timestamp_ms":%d,"device_info":{}}' % (time.time() * 1000))
 
     def _begin(self) -> None:
-        self._inbox, self._credit, self._spent, self._heartbeat_s = bytearray(), 0, 0, 1.0
+        self._inbox, self._credit, self._granted, self._spent, self._heartbeat_s = bytearray(), 0, 0, 0, 1.0
         self._channels: dict[int, Channel] = {}
         self._numbers, self._welcomed, self._refused = 0, False, set[int]()
         self._key: frames.TimeKey | None = None
@@ -133,7 +135,7 @@ class Link:
         if kind == ACK:
             *marks, self._credit, hub_epoch, hub_send, tag = ACKED.unpack(body)
             if channel:
-                self.device._acked(channel.epoch, marks[:2])
+                self._acked(channel, marks[:2])
                 if time.monotonic() > self._last_row + self._probe_s:
                     self._last_row = time.monotonic()
                     self._row(frames.probe_row(3, hub_epoch, 0, 0, 0, hub_send, at, tag))
@@ -149,14 +151,15 @@ class Link:
         device = self.device
         if kind == WELCOME:
             self._welcomed, self._credit = True, int(said["credit"])
+            self._granted = self._credit
             self._heartbeat_s = float(said["heartbeat_ms"]) / 1000
             if key := said.get("time"):
                 self._key = frames.TimeKey(key["key_id"], key["key"])
         elif kind == JOIN:
+            self._refused.clear()
             device._join(said["session"])
         elif kind == OPENED and channel:
-            device._acked(channel.epoch, [int(said["next"][lane]) for lane in frames.LANES], said.get("holes"))
-            channel.is_open = self.was_opened = True
+            self._opened(channel, said)
             if not said.get("recording", True):
                 device._stop(channel.epoch)
         elif kind == STOP:
@@ -172,6 +175,29 @@ class Link:
             device._give_up(channel.epoch, said["reason"])
         elif kind == REFUSED_:
             self._take_refusal(channel, said)
+
+    def _opened(self, channel: Channel, said: dict[str, Any]) -> None:
+        holes = [[(int(a), int(b)) for a, b in said.get("holes", {}).get(lane, [])] for lane in frames.LANES]
+        channel.next = [int(said["next"][lane]) for lane in frames.LANES]
+        self.device._acked(channel.epoch, channel.next, holes)
+        for lane, next_ in enumerate(channel.next):
+            asked = self.device._buffer.below(channel.epoch, lane, next_)
+            channel.sent[lane], channel.again[lane] = (asked[0], asked[1] + 1) if asked else (next_, 0)
+        channel.is_open = self.was_opened = True
+
+    def _acked(self, channel: Channel, durable: list[int]) -> None:
+        if not any(channel.again):
+            return self.device._acked(channel.epoch, durable)
+        # A mark stays where it is while holes are filled. They are if it moves on, since frames go in order, or if the credit
+        # says that the hub is done with all that was sent.
+        all_done = self._credit - self._granted >= self._spent
+        holes: list[list[tuple[int, int]]] = [[], []]
+        for lane, again in enumerate(channel.again):
+            if durable[lane] > channel.next[lane] or (all_done and channel.sent[lane] >= again):
+                channel.again[lane] = 0
+            elif again:
+                holes[lane] = [(0, again)]
+        self.device._acked(channel.epoch, durable, holes)
 
     def _take_refusal(self, channel: Channel | None, said: dict[str, Any]) -> None:
         code, message, retry_ms = said["code"], said.get("message", ""), said.get("retry_after_ms")
@@ -202,11 +228,11 @@ class Link:
     def _open_all(self) -> None:
         known = {channel.epoch.row for channel in self._channels.values()} | self._refused
         for epoch in self.device._epochs():
-            if epoch.row in known or len(self._channels) >= CHANNELS_MAX:
+            places = CHANNELS_MAX if epoch is self.device._live else CHANNELS_MAX - 1  # one is kept for what is recorded
+            if epoch.row in known or len(self._channels) >= places:
                 continue
             self._numbers += 1
             channel = self._channels[self._numbers] = Channel(self._numbers, epoch)
-            channel.sent = list(epoch.durable)
             said = {"session": epoch.session, "epoch": epoch.epoch, "boot": epoch.boot,
                     "highest_ack": {lane: str(n) for lane, n in zip(frames.LANES, epoch.durable)}}
             self._say(OPEN, json.dumps(said).encode(), channel.number)
@@ -219,11 +245,10 @@ class Link:
             epoch, device = channel.epoch, self.device
             if epoch is device._live:
                 continue
-            waits = device._buffer.waiting(epoch)
             all_sent = not device._buffer.after(epoch, frames.LANE_DATA, channel.sent[frames.LANE_DATA], 1)
             if not epoch.ended and epoch in device._handing_in and all_sent:
                 device._end(epoch)
-            elif waits == 0:
+            elif not epoch.waiting:
                 self._channels.pop(channel.number)
                 device._over(epoch)
 
@@ -254,10 +279,11 @@ class Link:
             dev_send = now_ns()
             self._asked[nonce] = dev_send
             self._say(PROBE, self._key.request(nonce, dev_send))
-        live = self.device._live
-        if self._rows and live and (len(self._rows) >= ROWS_MAX or now > self._rows_since + 2):
-            rows, self._rows = self._rows, []
-            self.device._add(live, frames.PROBES, b"".join(rows), None, count=len(rows))
+        with self.device._changed:  # a stream may be declared meanwhile, in the same counters
+            live = self.device._live
+            if self._rows and live and (len(self._rows) >= ROWS_MAX or now > self._rows_since + 2):
+                rows, self._rows = self._rows, []
+                self.device._add(live, frames.PROBES, b"".join(rows), None, count=len(rows))
 
     def _row(self, row: bytes) -> None:
         self._rows_since = self._rows_since if self._rows else time.monotonic()

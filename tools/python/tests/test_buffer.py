@@ -1,4 +1,6 @@
 """What a device keeps: nothing that was numbered is lost, doubled or numbered again."""
+import random
+import sqlite3
 import tempfile
 import unittest
 from pathlib import Path
@@ -32,7 +34,7 @@ class Kept(unittest.TestCase):
             [found] = again.epochs()
             self.assertEqual((found.next, found.durable, found.streams), ([5, 0], [2, 0], epoch.streams))
             self.assertEqual([row[0] for row in again.after(found, 0, 0, 9)], [2, 3, 4])
-            self.assertEqual((again.waiting(found), again.bytes), (3, 3 * 64))
+            self.assertEqual((found.waiting, again.bytes), (3, 3 * 64))
             again.close()
 
     def test_holes_are_kept(self):
@@ -42,7 +44,7 @@ class Kept(unittest.TestCase):
         self.assertEqual(buffer.forget(epoch, 0, 8, [(5, 6), (2, 4)]), 5)
         self.assertEqual([row[0] for row in buffer.after(epoch, 0, 0, 99)], [2, 3, 5, 8, 9])
         buffer.forget(epoch, 0, 10, [])
-        self.assertEqual((buffer.waiting(epoch), buffer.bytes), (0, 0))
+        self.assertEqual((epoch.waiting, buffer.bytes), (0, 0))
         buffer.drop(epoch)
         self.assertEqual(buffer.epochs(), [])
 
@@ -72,6 +74,51 @@ class Kept(unittest.TestCase):
             buffer._base.execute("PRAGMA query_only=OFF")
             self.assertEqual(fill(buffer, epoch, 1), [True])
             buffer.close()
+
+    def test_a_transaction_that_fails_half_way_leaves_nothing(self):
+        buffer = Buffer(None, 1 << 20)
+        epoch = begun(buffer)
+        fill(buffer, epoch, 2)
+        before = (epoch.said(), epoch.waiting, buffer.bytes)
+        buffer._base.execute("CREATE TRIGGER full BEFORE UPDATE ON epochs WHEN (SELECT count(*) FROM frames) > 3 "
+                             "BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        with self.assertRaisesRegex(sqlite3.Error, "no room"), buffer.together():
+            fill(buffer, epoch, 2)  # the second one's frame goes in, its counters do not
+        self.assertEqual((epoch.said(), epoch.waiting, buffer.bytes), before)
+        self.assertEqual([row[0] for row in buffer.after(epoch, 0, 0, 9)], [0, 1])
+        buffer._base.execute("DROP TRIGGER full")
+        fill(buffer, epoch, 1)
+        self.assertEqual([row[0] for row in buffer.after(epoch, 0, 0, 9)], [0, 1, 2], "its number was free")
+
+    def test_what_was_refused_takes_nobodys_room(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "board.buffer"
+            buffer = Buffer(path, 200)
+            gone, next_ = begun(buffer), begun(buffer)
+            self.assertEqual(fill(buffer, gone, 4), [True, True, True, False])
+            self.assertEqual(fill(buffer, next_, 1), [False])
+            buffer.refuse(gone, "session_closed: it is over")
+            self.assertEqual(fill(buffer, next_, 1), [True])
+            buffer.close()
+            buffer = Buffer(path, 200)
+            gone, next_ = buffer.epochs()
+            self.assertEqual((buffer.bytes, gone.waiting, gone.refused), (64, 3, "session_closed: it is over"))
+            self.assertEqual(buffer.discard(gone), 3)
+            self.assertEqual((buffer.epochs(), buffer.bytes), ([next_], 64))
+            buffer.close()
+
+    def test_counts_are_those_of_the_file(self):
+        chance, buffer = random.Random(1), Buffer(None, 1 << 12)
+        epoch = begun(buffer)
+        for _ in range(300):
+            if chance.random() < 0.6:
+                fill(buffer, epoch, 1)
+            else:
+                durable = chance.randint(0, epoch.next[0])
+                buffer.forget(epoch, 0, durable, [(a, a + 2) for a in range(0, durable, 7)])
+            [found] = buffer._base.execute("SELECT count(*), coalesce(sum(length(bytes)), 0) FROM frames")
+            self.assertEqual((epoch.waiting, epoch.bytes), found)
+            self.assertEqual(buffer.bytes, epoch.bytes)
 
     def test_another_file_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
