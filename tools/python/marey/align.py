@@ -30,6 +30,9 @@ def align(streams: Sequence[tuple[str, Stream]], *, hz: float, max_gap: str | fl
     """
     if not streams:
         raise ValueError("there is nothing to align: name at least one stream")
+    names = [name for name, _ in streams]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two streams are to appear as {twice!r}: give each once, and say whose and which version is meant")
     if not (np.isfinite(hz) and 0 < hz <= 1e6):
         raise ValueError(f"hz is {hz}: it must lie above 0, and 1e6 at most, since times are in microseconds")
     if method not in (None, *METHODS):

@@ -143,9 +143,10 @@ def _segment(path: Path, said: dict[str, Any]) -> str | None:
     if not path.is_file():
         return "it is gone"
     bytes_, hasher = path.stat().st_size, _blake3()
-    if bytes_ < int(said["bytes"]):
+    may_grow = said["blake3"] is None  # it was not sealed when it was published, or can't be read in full
+    if bytes_ < int(said["bytes"]) or (bytes_ != int(said["bytes"]) and not may_grow):
         return f"it has {bytes_} bytes, and had {said['bytes']}"
-    if hasher is None or said["blake3"] is None or bytes_ != int(said["bytes"]):
-        return None  # a segment that was published before it was sealed has grown since
+    if hasher is None or may_grow:
+        return None
     digest = hasher(path.read_bytes()).hexdigest()
     return None if digest == said["blake3"] else f"its BLAKE3 is {digest}, and was {said['blake3']}: it was changed since"

@@ -93,7 +93,7 @@ class Session:
     @property
     def is_live(self) -> bool:
         """Whether nothing is published yet, so that rolling parts are read, whose times are provisional."""
-        return not (self.path / "streams").is_dir()
+        return not (self.path / "streams").is_dir() and not self._receipts()
 
     def streams(self, name: str | None = None, *, device: str | None = None) -> list[Stream]:
         """All streams, sorted by name, version and device; of this name (`imu` or `imu@1`) and device only, if given."""
@@ -148,7 +148,7 @@ class Session:
         """The newest receipt, or the one of a generation."""
         from .receipt import Receipt
 
-        there = sorted(self.path.glob("receipt-[0-9]*.json"), key=_number)
+        there = self._receipts()
         chosen = [path for path in there if number in (None, _number(path))]
         if not chosen:
             numbers = ", ".join(str(_number(path)) for path in there) or "none: the session is not sealed yet"
@@ -160,9 +160,15 @@ class Session:
         """Streams on one regular grid: see :func:`marey.align.align`."""
         from .align import align
 
-        chosen = [(s if isinstance(s, str) else f"{s.device}/{s.name}", self.stream(s) if isinstance(s, str) else s)
-                  for s in streams]
+        def named(s: Stream) -> str:
+            alike = sum(not isinstance(other, str) and (other.device, other.name) == (s.device, s.name) for other in streams)
+            return f"{s.device}/{s.name if alike == 1 else s.label}"
+
+        chosen = [(s, self.stream(s)) if isinstance(s, str) else (named(s), s) for s in streams]
         return align(chosen, hz=hz, max_gap=max_gap, method=method, start=start, end=end)
+
+    def _receipts(self) -> list[Path]:
+        return sorted(self.path.glob("receipt-[0-9]*.json"), key=_number)
 
     def _beside(self, table: str) -> pd.DataFrame:
         path = self.path / f"{table}.parquet"
@@ -241,15 +247,19 @@ class Stream:
             for name in (n for n in self.channels() if n in frame.columns):
                 scale, offset = self._of(name, "scale"), self._of(name, "offset")
                 if scale or offset:
-                    frame[name] = frame[name].astype("float64") * float(scale or 1) + float(offset or 0)
+                    frame[name] = _scaled(frame[name], float(scale or 1), float(offset or 0))
         return frame
 
     def quantities(self, **how: Any) -> dict[str, Any]:
-        """Scaled channels that have a unit as arrays of `pint`, which must be installed. Takes what :meth:`df` takes."""
+        """Scaled channels that have a unit as arrays of `pint`, which must be installed. Takes what :meth:`df` takes.
+
+        A channel of lists is one array with a row for each sample.
+        """
         from .units import quantity
 
         frame = self.df(scaled=True, **how)
-        return {name: quantity(frame[name].to_numpy(), unit) for name, unit in frame.attrs["units"].items()}
+        return {name: quantity(_array(frame[name], self.schema().field(name).type), unit)
+                for name, unit in frame.attrs["units"].items()}
 
     def gaps(self) -> pd.DataFrame:
         """The rows of :meth:`Session.gaps` that are this stream's."""
@@ -269,6 +279,20 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<marey.Stream {self.device}/{self.label}: {', '.join(self.channels())}>"
+
+
+def _scaled(values: pd.Series, scale: float, offset: float) -> Any:
+    if values.dtype != object:
+        return values.astype("float64") * scale + offset
+    return values.map(lambda each: each.astype("float64") * scale + offset)  # a list for each sample
+
+
+def _array(values: pd.Series, type_: pa.DataType) -> Any:
+    import numpy as np
+
+    if pa.types.is_fixed_size_list(type_):
+        return np.array(values.to_list()).reshape(-1, type_.list_size)
+    return values.to_numpy()
 
 
 def _said(path: Path) -> dict[str, Any]:
