@@ -18,6 +18,7 @@ use crate::audit::{Audit, AuditEvent, AuditHead};
 use crate::batch::LogHandle;
 use crate::catalog::{Catalog, Identity};
 use crate::clock::LiveBound;
+use crate::compact::ReceiptSigner;
 use crate::disk::{Disk, LockGuard, Space};
 use crate::error::StorageError;
 use crate::journal::Journal;
@@ -30,7 +31,7 @@ use marey_format::journal::RecordBuilder;
 use marey_format::wire::{Acked, Holes};
 use marey_format::{DeviceId, SessionId};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
 
 pub use backup::AtRest;
 pub use notes::{Note, NoteError};
@@ -64,6 +65,8 @@ pub struct Store {
     flush: Mutex<()>,
     /// One session's logs come into memory at a time.
     loading: Mutex<()>,
+    /// Who signs receipts, if anybody does.
+    signer: OnceLock<Arc<dyn ReceiptSigner>>,
     _lock: Box<dyn LockGuard>,
 }
 

@@ -2,10 +2,12 @@
 
 mod declaration;
 mod name;
+mod path;
 mod text;
 
 pub use declaration::{Declaration, DeclarationError, Field, FieldType, Period};
 pub use name::{DeviceId, FileName, NameError, SessionId, StreamName};
+pub use path::is_path_below;
 pub use text::{Label, LabelError, is_steering, plain, plain_lines};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};

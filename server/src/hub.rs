@@ -167,6 +167,7 @@ impl Hub {
             Sockets::bind(&config)?
         };
         let registrar = Registrar::open(dir, store.clone(), &config, sockets.bound.into(), true)?;
+        store.sign_receipts(registrar.receipt_signer());
         let (office, registrations) = Office::new(registrar.clone());
         let metrics = Arc::new(Metrics::default());
         registrar.count_in(&metrics);

@@ -290,6 +290,8 @@ fn what_was_recorded_is_counted_and_taken_away_byte_for_byte() {
     for name in [
         "manifest.json",
         "receipt-0001.json",
+        "receipt-0001.json.sig",
+        "receipt-0001.json.crt",
         "gaps.parquet",
         "events.parquet",
     ] {

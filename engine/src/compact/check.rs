@@ -21,6 +21,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use marey_format::SessionId;
 use marey_format::frame::Lane;
+use marey_format::types::is_path_below;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -114,14 +115,14 @@ pub fn check_session(
     Ok(check.checked)
 }
 
-struct Check<'a> {
-    disk: &'a dyn Disk,
-    dir: &'a Path,
-    checked: Checked,
+pub(super) struct Check<'a> {
+    pub disk: &'a dyn Disk,
+    pub dir: &'a Path,
+    pub checked: Checked,
 }
 
 impl Check<'_> {
-    fn fault(&mut self, path: impl AsRef<Path>, cause: impl Into<String>) {
+    pub(super) fn fault(&mut self, path: impl AsRef<Path>, cause: impl Into<String>) {
         let file = self.disk.describe(&self.dir.join(path));
         self.checked.faults.push(CheckFault {
             file,
@@ -130,7 +131,7 @@ impl Check<'_> {
         });
     }
 
-    fn io(&self, error: std::io::Error) -> CompactError {
+    pub(super) fn io(&self, error: std::io::Error) -> CompactError {
         StorageError::io("checking", self.disk.describe(self.dir), error).into()
     }
 
@@ -237,11 +238,20 @@ impl Check<'_> {
             Err(StorageError::Damaged { what, .. }) => self.fault(name, what),
             Err(error) => return Err(error.into()),
         }
+        // Whose signatures these are is judged where keys are known.
+        self.chain(manifest.generation, &mut |_| Ok(()), &mut Vec::new())?;
         Ok(())
     }
 
     /// Whether a file is there with these bytes.
-    fn file(&mut self, path: &str, bytes: u64, blake3: &str) -> Result<bool, CompactError> {
+    pub(super) fn file(&mut self, path: &str, bytes: u64, blake3: &str) -> Result<bool, CompactError> {
+        if !is_path_below(path) {
+            self.fault(
+                MANIFEST,
+                format!("it names {path:?}, which is no path below this folder"),
+            );
+            return Ok(false);
+        }
         let full = self.dir.join(path);
         let stat = self.disk.stat(&full).map_err(|error| self.io(error))?;
         let Some(stat) = stat.filter(|stat| !stat.is_dir) else {
@@ -263,7 +273,7 @@ impl Check<'_> {
         Ok(true)
     }
 
-    fn strays(&mut self, manifest: &Manifest) -> Result<(), CompactError> {
+    pub(super) fn strays(&mut self, manifest: &Manifest) -> Result<(), CompactError> {
         let streams = self.dir.join("streams");
         if self
             .disk

@@ -5,7 +5,8 @@ use super::gaps::{Gap, gaps};
 use super::manifest::{HubEpochFact, LogFact, MANIFEST, Manifest, PartFact, StreamFact, TableFact};
 use super::parquet::{StreamJob, Unsynced, WrittenStream, stream_dir, write_stream};
 use super::publish::{self, Aside, Plan};
-use super::receipt::{AuditFact, Receipt, StreamOutcome};
+use super::receipt::{Receipt, StreamOutcome};
+use super::signature::{self, Witness};
 use super::survey::{DeviceSurvey, StreamPlan};
 use super::tables::{CLOCK_MAP, StreamGaps, earlier_map, write_tables};
 use super::timeline::Timeline;
@@ -29,8 +30,8 @@ const STREAMS_AT_ONCE: usize = 64;
 pub struct Job<'a> {
     pub disk: &'a dyn Disk,
     pub session: &'a Session,
-    /// The newest record of the audit log, for the receipt.
-    pub audited: Option<AuditFact>,
+    /// What the hub adds to the receipt.
+    pub witness: &'a Witness<'a>,
     pub anchor: &'a WallReading,
     pub surveys: &'a [DeviceSurvey],
     pub timeline: &'a Arc<Timeline>,
@@ -101,7 +102,8 @@ impl Job<'_> {
             .map(ToString::to_string)
             .collect();
         let receipt = Receipt {
-            audit: self.audited.clone(),
+            audit: self.witness.audited.clone(),
+            previous: signature::previous(self.disk, session_dir, self.generation)?,
             ..Receipt::of(
                 self.session,
                 self.anchor,
@@ -112,15 +114,15 @@ impl Job<'_> {
                 &manifest_hashes,
             )
         };
-        let receipt_name = Receipt::name(self.generation);
-        self.put(&aside.file(&receipt_name), &receipt.to_bytes())?;
+        let (receipt, receipt_files) = self.put_receipt(aside, receipt)?;
 
         let dir = aside.streams();
         let io = |error| StorageError::io("listing", self.disk.describe(&dir), error);
         let parts = publish::files_below(self.disk, &dir).map_err(io)?;
         let mut files: Vec<String> = tables.iter().map(|table| table.name.to_owned()).collect();
         files.extend(kept);
-        files.extend([receipt_name, MANIFEST.to_owned()]);
+        files.extend(receipt_files);
+        files.push(MANIFEST.to_owned());
         Ok((
             manifest,
             receipt,
@@ -130,6 +132,25 @@ impl Job<'_> {
                 files,
             },
         ))
+    }
+
+    /// Writes the receipt, and what stands beside it where it is signed. It as it was written, and the files.
+    fn put_receipt(&self, aside: &Aside, receipt: Receipt) -> Result<(Receipt, Vec<String>), CompactError> {
+        let signed = signature::sign(self.witness.signer, receipt);
+        if let Some(why) = &signed.receipt.unsigned {
+            tracing::warn!(session = %self.session.id, why, "the receipt is not signed");
+        }
+        let mut files = vec![(Receipt::name(self.generation), signed.bytes)];
+        if let Some((certificates, signature)) = signed.beside {
+            let certificate = signature::certificate_name(self.generation);
+            files.push((certificate, certificates.into_bytes()));
+            files.push((signature::signature_name(self.generation), signature));
+        }
+        for (name, bytes) in &files {
+            self.put(&aside.file(name), bytes)?;
+        }
+        let names = files.into_iter().map(|(name, _)| name).collect();
+        Ok((signed.receipt, names))
     }
 
     /// Writes the streams alone, and gives the manifest that tells of them.

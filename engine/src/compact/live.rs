@@ -6,7 +6,7 @@
 
 use super::manifest::{MANIFEST, Manifest};
 use super::timeline::Timeline;
-use super::{CompactError, Progress, Tolerant, generation, survey_readable};
+use super::{CompactError, Progress, Tolerant, Witness, generation, survey_readable};
 use crate::disk::{self, Disk};
 use crate::error::StorageError;
 use crate::options::Options;
@@ -46,7 +46,7 @@ pub fn roll(
     let job = generation::Job {
         disk: &tolerant,
         session,
-        audited: None,
+        witness: &Witness::default(),
         anchor: &anchor,
         surveys: &surveys,
         timeline: &timeline,

@@ -8,13 +8,15 @@
 //! parquet   one encoder for each file                                               -> encodings, metadata, files
 //! tables    events, gaps, channels, clock evidence, clock maps                      -> gaps
 //! maps      reads the last two back
-//! manifest, receipt, publish
+//! manifest, receipt, signature, publish
+//! check, chain     what is published, held against itself and the logs                -> runs
 //! ```
 //!
 //! The same logs, read by the same version, give the same bytes: whatever the number of threads, whenever it ran, and
 //! however often it was killed on the way. Nothing here reads a clock. What it writes it first writes aside; nothing
 //! that was published goes before its successor is durable under its name.
 
+mod chain;
 mod check;
 mod columns;
 mod encode;
@@ -35,6 +37,7 @@ mod publish;
 mod receipt;
 mod retired;
 mod runs;
+mod signature;
 mod source;
 mod survey;
 mod tables;
@@ -44,6 +47,7 @@ mod unreadable;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use chain::{ReceiptChecked, SignedReceipt, check_receipt};
 pub use check::{CheckFault, Checked, check_session};
 pub use frames::Place;
 pub use live::roll;
@@ -53,8 +57,13 @@ pub use manifest::{
 };
 pub use maps::{PublishedMap, PublishedProbe, check_clock_tables, earlier_map, read_map, read_probes};
 pub use receipt::{
-    AuditFact, DamageFact, GapFact, KeptOutFact, LostFrame, NoteFact, Receipt, StreamReceipt, TimeFact,
-    UnreadableFact,
+    AuditFact, CauseFact, DamageFact, GapFact, KeptOutFact, LostFrame, NoteFact, Receipt, StreamReceipt,
+    TimeFact, UnreadableFact,
+};
+
+pub use signature::{
+    PreviousFact, ReceiptSigner, SignerFact, SigningKey, Witness, certificate_name, number_of,
+    numbers as receipt_numbers, signature_name,
 };
 
 pub use retired::{RetireError, Retired, RetiredLog, check_retirement, recover_retirement, retire};
@@ -72,7 +81,7 @@ pub(crate) use survey::DeviceSurvey;
 pub(crate) use timeline::Timeline;
 pub(crate) use unreadable::Tolerant;
 
-use crate::disk::{self, Disk};
+use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::options::Options;
 use crate::session::Session;
@@ -247,14 +256,14 @@ pub fn compact_session(
     how: Generation,
     progress: &dyn Fn(Progress),
 ) -> Result<Compacted, CompactError> {
-    compact_audited(disk, session, None, options, how, progress)
+    compact_witnessed(disk, session, &Witness::default(), options, how, progress)
 }
 
-/// [`compact_session`], with a receipt that names the newest record of the hub's audit log.
-pub fn compact_audited(
+/// [`compact_session`], with a receipt that a hub adds to, and signs.
+pub fn compact_witnessed(
     disk: &dyn Disk,
     session: &Session,
-    audited: Option<AuditFact>,
+    witness: &Witness<'_>,
     options: &Options,
     how: Generation,
     progress: &dyn Fn(Progress),
@@ -275,7 +284,7 @@ pub fn compact_audited(
         let task = Task {
             disk: &tolerant,
             session,
-            audited: audited.clone(),
+            witness,
             anchor: &anchor,
             surveys: &surveys,
             options,
@@ -296,7 +305,7 @@ const READINGS_MAX: u32 = 4;
 struct Task<'a> {
     disk: &'a dyn Disk,
     session: &'a Session,
-    audited: Option<AuditFact>,
+    witness: &'a Witness<'a>,
     anchor: &'a WallReading,
     surveys: &'a [DeviceSurvey],
     options: &'a Options,
@@ -308,7 +317,7 @@ impl Task<'_> {
         let Self {
             disk,
             session,
-            ref audited,
+            witness,
             anchor,
             surveys,
             options,
@@ -335,17 +344,20 @@ impl Task<'_> {
         }
         reserve_room(disk, surveys, options)?;
         let timeline = Arc::new(Timeline::new(anchor, surveys, session.max_drift_ppm));
+        // A receipt that stands is never written again, also where manifest and session fell behind it.
+        let receipts = signature::numbers(disk, dir)?;
         let number = before
             .as_ref()
             .map_or(0, |manifest| manifest.generation)
             .max(session.generation)
+            .max(receipts.last().copied().unwrap_or(0))
             + 1;
         let aside = publish::Aside::new(dir, number);
         aside.create(disk)?;
         let job = generation::Job {
             disk,
             session,
-            audited: audited.clone(),
+            witness,
             anchor,
             surveys,
             timeline: &timeline,
@@ -389,9 +401,6 @@ pub fn remove_old(disk: &dyn Disk, session: &SessionId) -> Result<(), StorageErr
     publish::remove_old(disk, &Session::dir(session))
 }
 
-/// Longest receipt, in bytes.
-const RECEIPT_BYTES_MAX: u64 = 256 << 20;
-
 /// The receipt of a generation; none if there is none.
 pub fn read_receipt(
     disk: &dyn Disk,
@@ -403,7 +412,7 @@ pub fn read_receipt(
     if disk.stat(&path).map_err(io)?.is_none() {
         return Ok(None);
     }
-    let bytes = disk::read_all(disk, &path, RECEIPT_BYTES_MAX).map_err(io)?;
+    let bytes = signature::read(disk, &path)?;
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|error| StorageError::damaged(disk.describe(&path), error))

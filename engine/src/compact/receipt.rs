@@ -7,6 +7,7 @@ use super::files::Hashes;
 use super::gaps::Gap;
 use super::manifest::{HashFact, json, text};
 use super::parquet::WrittenStream;
+use super::signature::{PreviousFact, SignerFact};
 use super::survey::{DeviceSurvey, StreamPlan};
 use crate::log::FaultKind;
 use crate::session::Session;
@@ -50,6 +51,15 @@ pub struct Receipt {
     /// was audited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditFact>,
+    /// The receipt before; null in the first. Receipts that were written before have no such key.
+    #[serde(default)]
+    pub previous: Option<PreviousFact>,
+    /// Whose signature stands beside it; null where it is unsigned.
+    #[serde(default)]
+    pub signer: Option<SignerFact>,
+    /// Why it is not signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsigned: Option<String>,
 }
 
 /// A record of a hub's audit log.
@@ -86,8 +96,20 @@ pub struct StreamReceipt {
     /// The widest bound; null where one is infinite.
     pub time_err_us_max: Option<f32>,
     pub gap_count: usize,
+    /// All gaps, by their cause. Receipts that were written before have none.
+    #[serde(default)]
+    pub causes: Vec<CauseFact>,
     pub gaps: Vec<GapFact>,
     pub complete: bool,
+}
+
+/// How much is missing for one cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CauseFact {
+    pub cause: String,
+    pub gaps: usize,
+    #[serde(with = "text")]
+    pub samples: u64,
 }
 
 /// A range of indices that is missing.
@@ -277,6 +299,9 @@ impl Receipt {
             },
             manifest: manifest.into(),
             audit: None,
+            previous: None,
+            signer: None,
+            unsigned: None,
         }
     }
 
@@ -413,10 +438,31 @@ impl StreamReceipt {
             digest_ok,
             time_err_us_max: written.err_us_max.is_finite().then_some(written.err_us_max),
             gap_count: gaps.len(),
+            causes: causes(gaps),
             gaps: listed.collect(),
             complete: missing == Some(0) && gaps.is_empty() && digest_ok != Some(false),
         }
     }
+}
+
+/// Gaps by cause, in the order in which causes first come.
+fn causes(gaps: &[Gap]) -> Vec<CauseFact> {
+    let mut causes: Vec<CauseFact> = Vec::new();
+    for gap in gaps {
+        let cause = gap.cause.as_str();
+        let at = causes.iter().position(|fact| fact.cause == cause);
+        let at = at.unwrap_or_else(|| {
+            causes.push(CauseFact {
+                cause: cause.to_owned(),
+                gaps: 0,
+                samples: 0,
+            });
+            causes.len() - 1
+        });
+        causes[at].gaps += 1;
+        causes[at].samples += gap.samples();
+    }
+    causes
 }
 
 /// The device's chain over its data frames, held against what came. Only where all frames came can it be.

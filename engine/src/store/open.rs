@@ -23,7 +23,7 @@ use marey_format::wire::{Acked, Holes, Open};
 use marey_format::{DeviceId, Refusal, RefusalCode, Seed, SessionId, limits};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 /// What opening a hub found and did.
 #[derive(Clone, Debug, Default)]
@@ -158,6 +158,7 @@ impl Store {
             },
             flush: Mutex::new(()),
             loading: Mutex::new(()),
+            signer: OnceLock::new(),
             _lock: lock,
         };
         store.committed.begin(next - 1);

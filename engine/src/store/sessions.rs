@@ -2,7 +2,8 @@
 
 use super::{Slot, Store};
 use crate::compact::{
-    AuditFact, CompactError, Compacted, Generation, Progress, Retired, compact_audited, remove_old, roll,
+    AuditFact, CompactError, Compacted, Generation, Progress, ReceiptSigner, Retired, Witness,
+    compact_witnessed, remove_old, roll,
 };
 use crate::error::{SessionError, StorageError};
 use crate::session::{NewSession, Session, SessionState};
@@ -10,6 +11,7 @@ use crate::state::StreamVersions;
 use marey_format::types::hex;
 use marey_format::{DeviceId, SessionId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A published generation.
 #[derive(Clone, Debug)]
@@ -105,6 +107,13 @@ impl Store {
         })
     }
 
+    /// Receipts that are published from now on are signed by this. Said once, by whoever has the hub's keys.
+    pub fn sign_receipts(&self, signer: Arc<dyn ReceiptSigner>) {
+        if self.signer.set(signer).is_err() {
+            tracing::warn!("receipts have a signer already, and keep it");
+        }
+    }
+
     /// Seals a session's logs and publishes the next generation: Parquet, manifest, receipt. Long: it reads all of the
     /// session. Frames that come meanwhile are for the generation after.
     pub fn seal_session(&self, id: &SessionId, progress: &dyn Fn(Progress)) -> Result<Sealed, SealError> {
@@ -167,7 +176,9 @@ impl Store {
             hub: hex(&self.hub_id),
             head,
         });
-        let compacted = compact_audited(&*self.disk, session, audited, &self.options, how, progress)?;
+        let signer = self.signer.get().map(|signer| &**signer);
+        let witness = Witness { audited, signer };
+        let compacted = compact_witnessed(&*self.disk, session, &witness, &self.options, how, progress)?;
         let session = self.sealed_as(&session.id, compacted.generation)?;
         Ok(Sealed { session, compacted })
     }

@@ -14,7 +14,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
-use marey_engine::compact::{HashFact, Manifest, Receipt, read_receipt};
+use marey_engine::compact::{HashFact, Manifest, Receipt, certificate_name, read_receipt, signature_name};
 use marey_engine::disk::{File, OpenMode};
 use marey_engine::{Session, StorageError, Store, media};
 use marey_format::SessionId;
@@ -209,12 +209,19 @@ fn files(store: &Store, session: &Session) -> Result<Vec<FileView>, Problem> {
                 .map(|table| parquet(&table.path, table.rows, &table.hashes)),
         );
         if let Some(receipt) = read_receipt(disk, &dir, manifest.generation)? {
-            found.push(json(
+            found.push(small(
                 "manifest.json",
                 receipt.manifest.bytes,
                 &receipt.manifest.sha256,
             ));
-            found.extend(whole(store, session, &Receipt::name(manifest.generation))?);
+            let number = manifest.generation;
+            for name in [
+                Receipt::name(number),
+                signature_name(number),
+                certificate_name(number),
+            ] {
+                found.extend(whole(store, session, &name)?);
+            }
         }
     }
     for media in media::list(disk, &session.id)? {
@@ -241,22 +248,24 @@ fn whole(store: &Store, session: &Session, name: &str) -> Result<Option<FileView
     }
     let bytes = marey_engine::disk::read_all(disk, &path, SMALL_BYTES_MAX).map_err(io)?;
     let hash = <sha2::Sha256 as sha2::Digest>::digest(&bytes);
-    Ok(Some(json(
+    Ok(Some(small(
         name,
         bytes.len() as u64,
         &marey_format::types::hex(&hash),
     )))
 }
 
-fn json(path: &str, bytes: u64, sha256: &str) -> FileView {
+fn small(path: &str, bytes: u64, sha256: &str) -> FileView {
     FileView {
         path: path.to_owned(),
         bytes,
         sha256: sha256.to_owned(),
         rows: None,
-        kind: match path.ends_with(".jsonl") {
-            true => "application/x-ndjson",
-            false => "application/json",
+        kind: match path.rsplit('.').next() {
+            Some("jsonl") => "application/x-ndjson",
+            Some("sig") => "application/octet-stream",
+            Some("crt") => "application/x-pem-file",
+            _ => "application/json",
         }
         .to_owned(),
     }

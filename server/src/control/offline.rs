@@ -47,6 +47,7 @@ fn offline(
     let store = Arc::new(store);
     let listen = config.listen.clone();
     let registrar = Registrar::open(hub_dir, store.clone(), config, listen, false).map_err(|e| text(&e))?;
+    store.sign_receipts(registrar.receipt_signer());
     let desk = Desk {
         store: &store,
         actor: Actor::Offline(rustix::process::geteuid().as_raw()),

@@ -223,4 +223,4 @@ fn folder(hub_dir: &Path) -> PathBuf {
 const ROLES_FILE: &str = "authorities.json";
 const REVOCATIONS_FILE: &str = "crl.pem";
 /// A rotation a month for eight years.
-const AUTHORITIES_MAX: u32 = 100;
+pub(super) const AUTHORITIES_MAX: u32 = 100;

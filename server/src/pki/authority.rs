@@ -594,7 +594,11 @@ impl Name {
 }
 
 /// What all certificates have in common. Times are UTC seconds.
-fn params(subject: &str, not_before_s: i64, not_after_s: i64) -> Result<CertificateParams, PkiError> {
+pub(super) fn params(
+    subject: &str,
+    not_before_s: i64,
+    not_after_s: i64,
+) -> Result<CertificateParams, PkiError> {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, subject);
     let mut serial = [0u8; 16];

@@ -10,6 +10,7 @@
 mod devices;
 mod invitation;
 mod office;
+mod receipts;
 mod rotation;
 #[cfg(test)]
 mod tests;

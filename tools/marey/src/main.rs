@@ -72,6 +72,8 @@ enum Verb {
     Cat(commands::cat::Arguments),
     /// Reads everything and says what is wrong; exit 1 if anything is.
     Verify(commands::verify::Arguments),
+    /// What a session's receipt says: captured, durable, in Parquet, missing and why, and what it proves.
+    Receipt(commands::receipt::Arguments),
     /// Salvages what is whole into another folder, and lists what is lost.
     Recover(commands::recover::Arguments),
     /// Copies of a hub that goes on recording; and lists, checks and prunes them.
@@ -135,6 +137,7 @@ fn main() -> ExitCode {
         Verb::Info(verb) => commands::info::run(verb, dir, &output),
         Verb::Cat(verb) => commands::cat::run(verb, dir, &output),
         Verb::Verify(verb) => commands::verify::run(verb, dir, &output),
+        Verb::Receipt(verb) => commands::receipt::run(verb, dir, &output),
         Verb::Recover(verb) => commands::recover::run(verb, dir, &output),
         Verb::Backup(verb) => commands::backup::run(verb, dir, &output),
         Verb::Restore(verb) => commands::restore::run(verb, &output),

@@ -1,8 +1,11 @@
 //! Compaction that is killed, or whose power is cut, at every operation.
 
 use super::maker::{ANCHOR, LogMaker, SECOND_NS, session};
-use super::whole::{PLAIN, compact, files, options, quiet};
-use crate::compact::{Generation, check_session, compact_session, recover_publish};
+use super::whole::{PLAIN, files, options, quiet};
+use crate::compact::{
+    CompactError, Compacted, Generation, ReceiptSigner, SigningKey, Witness, check_session,
+    compact_witnessed, recover_publish,
+};
 use crate::disk::Disk;
 use crate::disk::faulty::{Duration, FaultyDisk, Plan};
 use crate::disk::memory::{Dice, MemoryDisk};
@@ -10,6 +13,32 @@ use crate::session::Session;
 use marey_format::frame::Value;
 use std::collections::BTreeMap;
 use std::io;
+
+/// Signs the same bytes in the same way each time, which is all that these tests need of a key.
+#[derive(Debug)]
+struct Stamper;
+
+impl ReceiptSigner for Stamper {
+    fn open(&self) -> Result<SigningKey, String> {
+        Ok(SigningKey {
+            key_sha256: "00".repeat(32),
+            certificates_pem: "none".to_owned(),
+            sign: Box::new(|bytes| Ok(blake3::hash(bytes).as_bytes().to_vec())),
+        })
+    }
+}
+
+fn compact_on(disk: &dyn Disk, session: &Session) -> Result<Compacted, CompactError> {
+    let witness = Witness {
+        audited: None,
+        signer: Some(&Stamper),
+    };
+    compact_witnessed(disk, session, &witness, &options(), Generation::IfNew, &quiet)
+}
+
+fn compact(disk: &dyn Disk, session: &Session) -> Compacted {
+    compact_on(disk, session).unwrap()
+}
 
 /// Two generations' worth of logs; the second device comes late.
 fn record(disk: &MemoryDisk, devices: &[&str], session: &Session) {
@@ -56,6 +85,13 @@ fn without_map() -> BTreeMap<String, Vec<u8>> {
 /// lives on, it may have failed to link the map of the first.
 fn disturbed(lives_on: bool, fault: impl Fn(u64) -> Plan, then: impl Fn(&MemoryDisk, u64)) {
     let [first, second] = undisturbed();
+    for name in [
+        "receipt-0002.json",
+        "receipt-0002.json.sig",
+        "receipt-0002.json.crt",
+    ] {
+        assert!(second.contains_key(name) && !first.contains_key(name), "{name}");
+    }
     let without_map = without_map();
     let is_second = |found: &BTreeMap<String, Vec<u8>>| *found == second || lives_on && *found == without_map;
     let mut met = 0;
@@ -66,7 +102,7 @@ fn disturbed(lives_on: bool, fault: impl Fn(u64) -> Plan, then: impl Fn(&MemoryD
         compact(&disk, &session);
         record(&disk, &["b"], &session);
         let faulty = FaultyDisk::new(disk.clone(), fault(operation));
-        let result = compact_session(&faulty, &session, &options(), Generation::IfNew, &quiet);
+        let result = compact_on(&faulty, &session);
         if faulty.faults() == 0 {
             assert!(result.is_ok());
             break;
@@ -145,11 +181,8 @@ fn without_room_nothing_is_begun() {
     let session = session(&disk, "s");
     record(&disk, &["a"], &session);
     disk.set_free_bytes(1 << 20);
-    let error = compact_session(&disk, &session, &options(), Generation::IfNew, &quiet).unwrap_err();
-    assert!(
-        matches!(error, crate::compact::CompactError::NoRoom { .. }),
-        "{error}"
-    );
+    let error = compact_on(&disk, &session).unwrap_err();
+    assert!(matches!(error, CompactError::NoRoom { .. }), "{error}");
     assert!(
         disk.stat(&Session::dir(&session.id).join("streams"))
             .unwrap()
@@ -173,7 +206,7 @@ fn a_disk_that_lies_about_names_is_seen_through() {
             ..Plan::default()
         },
     );
-    compact_session(&lying, &session, &options(), Generation::IfNew, &quiet).unwrap();
+    compact_on(&lying, &session).unwrap();
     disk.power_cut(None);
     assert_ne!(files(&disk, &session), second);
 }

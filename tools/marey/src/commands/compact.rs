@@ -5,10 +5,10 @@
 use super::device::{ask, other_answer};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
-use marey_engine::compact::Generation;
+use marey_engine::compact::{Generation, read_receipt};
 use marey_engine::disk::OsDisk;
 use marey_engine::time::OsClocks;
-use marey_engine::{OpenError, Store};
+use marey_engine::{OpenError, Session, Store};
 use marey_format::SessionId;
 use marey_server::config::CONFIG_FILE;
 use marey_server::control::{ControlClient, Request, Response};
@@ -38,9 +38,18 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         false => Generation::IfNew,
     };
     let generation = publish(&dir, session, how, output)?;
+    if let Some(why) = unsigned(&dir, session, generation) {
+        output.warn(format!("its receipt is not signed: {why}"));
+    }
     output.result(&Compacted { session, generation }, |compacted| {
         format!("session {session}: generation {} stands", compacted.generation)
     })
+}
+
+/// Why the receipt of a generation is not signed, if it says so.
+fn unsigned(dir: &Path, session: &SessionId, generation: u32) -> Option<String> {
+    let receipt = read_receipt(&OsDisk::new(dir), &Session::dir(session), generation);
+    receipt.ok().flatten()?.unsigned
 }
 
 /// The generation that stands then.

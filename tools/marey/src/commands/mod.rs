@@ -20,6 +20,7 @@ pub mod init;
 pub mod jobs;
 pub mod key;
 pub mod realign;
+pub mod receipt;
 pub mod recover;
 pub mod restore;
 pub mod retention;

@@ -1,5 +1,6 @@
 //! `marey verify [PATH]`: reads everything, changes nothing, names every fault; exit 1 if there is one.
 
+use super::receipt;
 use crate::bar::watch;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
@@ -17,9 +18,19 @@ pub struct Arguments {
     /// Make the Parquet again from the logs, and compare.
     #[arg(long)]
     rebuild: bool,
+    /// Checks one receipt instead: its signature, the receipts before it, and every file that it leads to. A receipt, or a
+    /// session of which the newest is meant.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["path", "rebuild"])]
+    receipt: Option<PathBuf>,
+    /// With --receipt: the certificate of the authority that is trusted, PEM; else those of the hub that the session stands in.
+    #[arg(long, value_name = "PEM", requires = "receipt")]
+    ca: Option<PathBuf>,
 }
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
+    if let Some(path) = &arguments.receipt {
+        return receipt::check::run(path, arguments.ca.as_deref(), dir, output);
+    }
     let source = hubdir::source(arguments.path.as_deref(), dir)?;
     let live = is_live(&source);
     let scratch = arguments
