@@ -14,7 +14,6 @@ use marey_engine::time::HubClock;
 use marey_engine::{Options, RecoveryReport, StorageError, Store};
 use tokio::net::UdpSocket;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::{Ack, CONFIG_FILE, HubConfig};
@@ -71,7 +70,8 @@ fn init_with_on(
     clock: &dyn HubClock,
     authority: Option<&NewAuthority>,
 ) -> Result<Option<String>, StartError> {
-    // The store comes first: it is what refuses a folder that holds a hub. Identity last makes the hub whole.
+    // The store comes first: it is what refuses a folder that holds a hub. Where it ends before there is an authority, the
+    // start says so, and `marey ca init` makes one.
     let mut hub_id = [0; 16];
     aws_lc_rs::rand::fill(&mut hub_id).map_err(|e| StartError::System {
         what: "random bytes",
@@ -263,9 +263,15 @@ impl Hub {
                     tracing::warn!(keys, "these keys count from the next start of the hub on");
                 }
             }
-            Err(_) => self.state.metrics.reload_failures.add(1),
+            // Whoever asked counts it, beside configurations that could not even be read.
+            Err(_) => {}
         }
         reloaded
+    }
+
+    /// Counts a configuration, or certificates, that could not be taken over.
+    pub fn reload_refused(&self) {
+        self.state.metrics.reload_failures.add(1);
     }
 
     /// Whether the threads that serve connections go round: within this time one of them does something new. A slow disk
@@ -287,23 +293,6 @@ impl Hub {
             tokio::time::timeout(at_most, asked.wait_for(|asked| *asked))
                 .await
                 .is_ok()
-        })
-    }
-
-    /// Waits until the hub is to end: SIGTERM, SIGINT, or a request over the control socket. Says which.
-    ///
-    /// # Errors
-    /// If the system lets nobody wait for signals.
-    pub fn wait_for_end(&self) -> std::io::Result<&'static str> {
-        let mut asked = self.state.shutdown_asked.subscribe();
-        self.runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            Ok(tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-                _ = asked.wait_for(|asked| *asked) => "a request over the control socket",
-            })
         })
     }
 

@@ -80,12 +80,14 @@ fn the_keys_of_the_reports_are_those_of_the_specification() {
     let verified = serde_json::to_value(&verified).unwrap();
     assert_eq!(keys(&verified), ["checked", "faults", "live", "notes", "path"]);
     let checked = [
+        "annotations",
         "audit_records",
         "frames",
         "journal_frames",
         "journal_records",
         "log_bytes",
         "logs",
+        "media_files",
         "parquet_files",
         "parquet_rows",
         "rebuilt_files",

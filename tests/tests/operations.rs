@@ -102,6 +102,7 @@ fn limits_change_while_it_runs_and_a_mistake_changes_nothing() {
         hub.stderr().contains("nothing was reloaded").then_some(())
     });
     assert_eq!(metric(hub.health, "marey_reloads_total"), 1.0);
+    assert_eq!(metric(hub.health, "marey_reload_failures_total"), 1.0);
     assert!(hub.is_running());
     let checked = process::run(["config", "check", "--json", "--dir", &dir.to_string_lossy()]);
     assert_eq!(checked.code, Some(1), "{checked:?}");
@@ -313,7 +314,13 @@ fn the_unit_by_systemd_itself() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let copy = folder.path().join("marey.service");
-    for name in ["marey.service", "marey-backup.service", "marey-backup.timer"] {
+    for name in [
+        "marey.service",
+        "marey-backup.service",
+        "marey-backup.timer",
+        "marey-doctor.service",
+        "marey-doctor.timer",
+    ] {
         let text = std::fs::read_to_string(unit.with_file_name(name)).expect("a unit");
         // The program itself is not installed here; everything else is judged as it stands.
         let text = text.replace("/usr/local/bin/marey", "/bin/true");
@@ -325,7 +332,7 @@ fn the_unit_by_systemd_itself() {
             PATIENCE,
         )
     };
-    for name in ["marey.service", "marey-backup.timer"] {
+    for name in ["marey.service", "marey-backup.timer", "marey-doctor.timer"] {
         let mut verify = Command::new("systemd-analyze");
         let verified = finish(
             verify.args(["verify", "--man=no"]).arg(folder.path().join(name)),

@@ -12,6 +12,7 @@
 //! writes, and what is made (a copy, a rebuilt Parquet) goes to another disk. It has no way of its own of reading logs,
 //! journal or Parquet: those are `log`, `journal`, `compact`.
 
+mod added;
 mod audit;
 mod contents;
 mod finding;

@@ -135,6 +135,13 @@ impl Salvage<'_> {
                 self.write(stock, hub)?;
             }
         }
+        if *self.source.what() == What::Hub {
+            self.report.notes.push(
+                "who may connect (identity.redb, pki), keys, hub.toml and the audit log are not copied: they are not needed to \
+                 read recordings; a hub that is to go on takes them from its backup (`marey restore`)"
+                    .to_owned(),
+            );
+        }
         for (session, device) in journal.keys() {
             let what =
                 format!("the journal has frames of {device} for session {session}, whose folder is gone");
@@ -357,6 +364,16 @@ impl Salvage<'_> {
         }
         let session = self.session(&stock);
         session.write(&*self.out)?;
+        if matches!(self.source.what(), What::Hub | What::Session { .. }) {
+            for fault in super::added::copy(&*self.source.view, &*self.out, &id)? {
+                self.report.lost.bytes.push(LostBytes {
+                    file: fault.file,
+                    offset: fault.offset.unwrap_or(0),
+                    bytes: 0,
+                    cause: fault.cause,
+                });
+            }
+        }
         if let Some(manifest) = &stock.manifest {
             self.report.notes.push(format!(
                 "{id}: Parquet is not copied (`marey --dir {} compact {id}` makes it again); keep that of generation \

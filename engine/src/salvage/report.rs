@@ -36,6 +36,9 @@ pub struct Checked {
     /// Files that were made again and compared.
     pub rebuilt_files: u64,
     pub audit_records: u64,
+    /// Remarks on sessions.
+    pub annotations: u64,
+    pub media_files: u64,
 }
 
 /// Something that is not as it should be.
@@ -78,6 +81,8 @@ pub enum FaultKind {
     Hub,
     /// The audit log, or a receipt that names a record that it does not have.
     Audit,
+    /// What people added: remarks, media files.
+    Added,
     /// The disk refuses to read.
     Unreadable,
 }
@@ -95,6 +100,7 @@ impl FaultKind {
             Self::Session => "session",
             Self::Hub => "hub",
             Self::Audit => "audit",
+            Self::Added => "added",
             Self::Unreadable => "unreadable",
         }
     }

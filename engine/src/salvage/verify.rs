@@ -2,6 +2,7 @@
 //!
 //! A running hub's folder may be looked at as well. What it was writing at that moment is then no fault.
 
+use super::added::Added;
 use super::journal;
 use super::rebuild::rebuild;
 use super::report::{Checked, Fault, FaultKind, VerifyReport};
@@ -273,6 +274,11 @@ impl Verifying<'_> {
             let bytes = files.map_or(0, |manifest| 2 * manifest_bytes(&manifest));
             self.begin(&format!("{id}: what is published"), bytes);
             self.published(id, session.as_ref());
+            self.begin(&format!("{id}: remarks and media"), 0);
+            let added = Added::check(self.disk, id);
+            self.report.checked.annotations += added.annotations;
+            self.report.checked.media_files += added.media_files;
+            self.report.faults.extend(added.faults);
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ use marey_format::types::hex;
 const AUTHORITY_DAYS: i64 = 20 * 365;
 /// Life of hub and device certificates; some systems refuse longer ones.
 pub const CERTIFICATE_DAYS: u32 = 375;
-/// The hub renews its own certificate at start when less than this is left.
+/// The hub renews its own certificate when less than this is left.
 const HUB_RENEWAL_DAYS: i64 = 60;
 /// How far the authority is backdated, for clocks that lag at the first enrolment.
 const BACKDATE_DAYS: i64 = 2;

@@ -187,10 +187,12 @@ fn reload(hub: &Hub, dir: &Path, overrides: &Overrides, log: &HubLog) {
             log.set_level(&config.log.level)
         });
     if let Err(error) = reloaded {
+        hub.reload_refused();
         tracing::error!(%error, "nothing was reloaded, and the hub goes on as before; `marey config check` shows the fault");
     }
     // Apart from it: a mistake in the one is no reason to go on with the old of the other.
     if let Err(error) = hub.reload_certificates() {
+        hub.reload_refused();
         tracing::error!(%error, "the certificates were not loaded anew, and the hub goes on with those that it has");
     }
 }

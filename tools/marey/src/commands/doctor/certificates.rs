@@ -68,7 +68,9 @@ fn ends(name: &str, from_s: i64, until_s: i64, now_s: i64) -> Check {
     let days = until_s.saturating_sub(now_s).div_euclid(86_400);
     let remedy = match name.starts_with("ca") {
         true => "make a new authority in time (`marey ca rotate`): every device needs a certificate of it",
-        false => "restart the hub, or send it SIGHUP: it makes itself a new one",
+        false => {
+            "a running hub renews it at 60 days: start it; if its authority is locked (`marey ca show`), set certificates.ca_passphrase_file"
+        }
     };
     if now_s < from_s {
         let what = format!("{name} is not valid yet; the clock of this machine is behind, or was ahead");
