@@ -31,6 +31,12 @@ pub fn config() -> HubConfig {
     (config.listen.health, config.listen.files) = (any, any);
     config.session.stop_grace_ms = 2_000;
     config.session.late_quiet_ms = 300;
+    // However little a build has left of the disk.
+    (
+        config.disk.floor_percent,
+        config.disk.floor_min_mib,
+        config.disk.floor_max_mib,
+    ) = (0.0, 0, 0);
     config
 }
 
