@@ -95,8 +95,58 @@ def recipes(folder):
     assert scope["session"].receipt().check().ok
 
 
+def minutes(binary, folder):
+    """docs/first-ten-minutes.md from its first line to its last, in a folder of its own; cargo's `run` is the binary that the
+    tests have, and the environment is theirs, with the package installed into a folder as its page says."""
+    import os
+    import re
+    import shlex
+    import subprocess
+
+    root, out = PACKAGE.parents[1], Path(folder)
+    page = (root / "docs/first-ten-minutes.md").read_text()
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL)
+    installed = out / "installed"
+    os.chdir(out)
+    (out / "tools").symlink_to(root / "tools")
+
+    def shell(line):
+        words = shlex.split(line)
+        if words == ["python3", "-m", "venv", ".venv"]:
+            return
+        if words[:4] == ["cargo", "run", "--release", "--"]:
+            words = [binary, *words[4:]]
+        elif words[0] == ".venv/bin/pip":
+            # What it depends on is in this environment; a copy, since setuptools writes beside what it builds.
+            import shutil
+
+            shutil.copytree(PACKAGE, out / "package", ignore=shutil.ignore_patterns("__pycache__"))
+            what = words[-1].replace("./tools/python", "./package")
+            words = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(installed), what]
+        else:
+            assert words[0] == ".venv/bin/python", line
+            words[0] = sys.executable
+        ran = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, (line, ran.stdout, ran.stderr)
+        said.append(ran.stdout)
+
+    said, scope = [], {}
+    for kind, block in blocks:
+        if kind == "sh":
+            for line in block.strip().splitlines():
+                shell(line)
+        else:
+            # From what was installed, not from the clone.
+            sys.path[:] = [str(installed), *(path for path in sys.path if path != str(PACKAGE))]
+            exec(compile(block, "docs/first-ten-minutes.md", "exec"), scope)
+    assert Path(scope["marey"].__file__).is_relative_to(installed), scope["marey"].__file__
+    assert len(blocks) == 8 and scope["demo"].receipt().check().ok
+    assert scope["both"].notna().any().all() and len(scope["imu"]) > 0
+    assert (out / "two.png").read_bytes().startswith(b"\x89PNG")
+
+
 def np_max(scope):
     return abs(scope["ns"] // 1000 - scope["imu"].index.as_unit("us").asi8).max()
 
 
-{"own": own, "recorded": recorded, "recipes": recipes}[sys.argv[1]](*sys.argv[2:])
+{"own": own, "recorded": recorded, "recipes": recipes, "minutes": minutes}[sys.argv[1]](*sys.argv[2:])

@@ -88,6 +88,15 @@ fn a_python_device_records_across_kills_exactly_once() {
 }
 
 #[test]
+fn the_first_ten_minutes_are_as_they_are_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    run(
+        &script("check_package.py"),
+        [Path::new("minutes"), process::marey(), folder.path()],
+    );
+}
+
+#[test]
 fn every_recipe_runs_on_a_fresh_demo() {
     let folder = tempfile::tempdir().expect("a folder");
     let demo = folder.path().join("marey-demo");
