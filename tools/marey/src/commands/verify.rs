@@ -4,11 +4,12 @@ use super::receipt;
 use crate::bar::watch;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
+use marey_engine::Options;
 use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::salvage::{FaultKind, Source, VerifyOptions, VerifyReport, verify};
 use marey_server::control::ControlClient;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     let options = VerifyOptions {
         live,
         rebuild,
-        ..VerifyOptions::default()
+        options: options_of(source.path()),
     };
     // Where nobody watches, a line says what is being read.
     let tell = |what: &str| {
@@ -59,6 +60,11 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         faults => format!("{faults} faults"),
     };
     Err(Failure::fault(format!("{faults}; {}", what_helps(&report))))
+}
+
+/// As the hub has them that a folder belongs to; a mistake in its configuration is not what is looked at here.
+fn options_of(path: &Path) -> Options {
+    hubdir::store_options(hub_of(path).unwrap_or(path)).unwrap_or_default()
 }
 
 /// Logs that are whole give everything else again.
@@ -83,11 +89,11 @@ fn what_helps(report: &VerifyReport) -> String {
 
 /// Whether a hub runs on what is looked at, or on what it is a part of.
 fn is_live(source: &Source) -> bool {
-    let hub = source
-        .path()
-        .ancestors()
-        .find(|folder| folder.join("hub.json").is_file());
-    hub.is_some_and(|folder| ControlClient::connect(folder).is_ok())
+    hub_of(source.path()).is_some_and(|folder| ControlClient::connect(folder).is_ok())
+}
+
+fn hub_of(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|folder| folder.join("hub.json").is_file())
 }
 
 fn show(report: &VerifyReport) -> String {
