@@ -13,6 +13,9 @@
 //! Invariants: an offset that was told is synced; a file in `media.json` is whole, synced, and hashed as it came; room is
 //! reserved before the first byte, and what the intake needs is never taken; after a sync that failed the upload is given up.
 
+#[cfg(test)]
+mod tests;
+
 use crate::disk::{self, Disk, File, OpenMode};
 use crate::error::StorageError;
 use crate::options::Options;
@@ -21,6 +24,7 @@ use marey_format::types::hex;
 use marey_format::{DeviceId, SessionId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -121,6 +125,7 @@ pub struct Upload {
     looked: u64,
     floor_bytes: u64,
     sha256: Sha256,
+    lost: bool,
 }
 
 impl Upload {
@@ -153,6 +158,7 @@ impl Upload {
             looked: 0,
             floor_bytes,
             sha256: Sha256::new(),
+            lost: false,
         };
         upload.write_facts()?;
         Ok(upload)
@@ -190,6 +196,7 @@ impl Upload {
             looked: offset,
             floor_bytes: options.floor_bytes(total_bytes).saturating_mul(2),
             sha256,
+            lost: false,
         }))
     }
 
@@ -204,6 +211,16 @@ impl Upload {
 
     pub fn is_whole(&self) -> bool {
         self.offset == self.facts.bytes
+    }
+
+    /// Bytes that came and are not synced.
+    pub fn unsettled_bytes(&self) -> u64 {
+        self.offset - self.facts.synced_bytes
+    }
+
+    /// Whether a sync failed: nobody knows what of it is on the disk, and it is to be discarded.
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Takes the next bytes; they are safe after [`Upload::settle`].
@@ -234,20 +251,23 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes durable what came, and that it came. After an error the upload is to be discarded.
+    /// Makes durable what came, and that it came. After an error, see [`Upload::is_lost`].
     ///
     /// # Errors
     /// The disk.
     pub fn settle(&mut self, now_utc_ns: i64) -> Result<(), StorageError> {
-        if self.facts.synced_bytes == self.offset {
+        if self.unsettled_bytes() == 0 {
             return Ok(());
         }
-        let path = dir_of(&self.facts.upload).join(DATA);
-        self.file
-            .sync()
-            .map_err(|error| StorageError::io("syncing", self.disk.describe(&path), error))?;
+        if let Err(error) = self.file.sync() {
+            self.lost = true;
+            let path = dir_of(&self.facts.upload).join(DATA);
+            return Err(StorageError::io("syncing", self.disk.describe(&path), error));
+        }
+        let before = (self.facts.synced_bytes, self.facts.touched_utc_ns);
         (self.facts.synced_bytes, self.facts.touched_utc_ns) = (self.offset, now_utc_ns);
         self.write_facts()
+            .inspect_err(|_| (self.facts.synced_bytes, self.facts.touched_utc_ns) = before)
     }
 
     /// The first bytes, by which the content is known.
@@ -265,11 +285,12 @@ impl Upload {
         Ok(head)
     }
 
-    /// Puts the whole file into its session's folder. One at a time: that is the caller's business.
+    /// Puts the whole file into its session's folder; then the upload is gone. One at a time: that is the caller's business.
     ///
     /// # Errors
-    /// [`MediaError`]; after [`MediaError::Hash`] it is to be discarded.
-    pub fn finish(mut self, kind: &str, now_utc_ns: i64) -> Result<MediaFact, MediaError> {
+    /// [`MediaError`]; after [`MediaError::Hash`] and [`MediaError::Exists`] it is to be discarded, after another it can be
+    /// finished again.
+    pub fn finish(&mut self, kind: &str, now_utc_ns: i64) -> Result<MediaFact, MediaError> {
         if !self.is_whole() {
             return Err(MediaError::Short {
                 bytes: self.facts.bytes,
@@ -277,50 +298,61 @@ impl Upload {
             });
         }
         self.settle(now_utc_ns)?;
-        let found = hex(&self.sha256.finalize_reset());
+        let found = hex(&self.sha256.clone().finalize());
         if let Some(expected) = self.facts.sha256.clone().filter(|expected| *expected != found) {
             return Err(MediaError::Hash { expected, found });
         }
         let (disk, facts) = (&*self.disk, &self.facts);
-        let session = Session::dir(&facts.session);
         let mut media = list(disk, &facts.session)?;
-        if media.iter().any(|media| media.name == facts.name) {
-            return Err(exists(facts));
-        }
-        if media.len() >= MEDIA_MAX {
-            return Err(MediaError::Full {
-                session: facts.session.clone(),
-            });
-        }
-        let path = format!("media/{}", facts.name);
-        let target = session.join(&path);
+        let fact = match media.iter().find(|media| media.name == facts.name) {
+            // From a try whose end nobody saw. The list is written once more, for nobody knows that it was synced.
+            Some(known) if known.sha256 == found => known.clone(),
+            Some(_) => return Err(exists(facts)),
+            None if media.len() >= MEDIA_MAX => {
+                return Err(MediaError::Full {
+                    session: facts.session.clone(),
+                });
+            }
+            None => {
+                let path = format!("media/{}", facts.name);
+                self.link(&path)?;
+                media.push(MediaFact {
+                    name: facts.name.clone(),
+                    path,
+                    kind: kind.to_owned(),
+                    bytes: facts.bytes,
+                    sha256: found,
+                    place: facts.place.clone(),
+                    by: facts.by.clone(),
+                    stored_utc_ns: now_utc_ns,
+                });
+                media[media.len() - 1].clone()
+            }
+        };
+        let mut text = serde_json::to_vec_pretty(&MediaList { v: 1, media })
+            .expect("a list of media has string keys and no floats");
+        text.push(b'\n');
+        let path = Session::dir(&facts.session).join(MEDIA);
+        disk::replace(disk, &path, &text)
+            .map_err(|error| StorageError::io("storing", disk.describe(&path), error))?;
+        // It is stored whatever comes now: what can't be removed was left alone, and goes with the others that were.
+        let _left = discard(disk, &facts.upload);
+        Ok(fact)
+    }
+
+    /// Gives the data their name in the session's folder, durably.
+    fn link(&self, path: &str) -> Result<(), StorageError> {
+        let (disk, session) = (&*self.disk, Session::dir(&self.facts.session));
+        let (folder, target) = (session.join("media"), session.join(path));
         let io = |error| StorageError::io("storing", disk.describe(&target), error);
-        let folder = session.join("media");
         disk::create_dirs(disk, &folder).map_err(io)?;
         // From a try that a crash cut short: no list names it.
         if disk.stat(&target).map_err(io)?.is_some() {
             disk.remove_file(&target).map_err(io)?;
         }
-        disk.hard_link(&dir_of(&facts.upload).join(DATA), &target)
+        disk.hard_link(&dir_of(&self.facts.upload).join(DATA), &target)
             .map_err(io)?;
-        disk.sync_dir(&folder).map_err(io)?;
-        let fact = MediaFact {
-            name: facts.name.clone(),
-            path,
-            kind: kind.to_owned(),
-            bytes: facts.bytes,
-            sha256: found,
-            place: facts.place.clone(),
-            by: facts.by.clone(),
-            stored_utc_ns: now_utc_ns,
-        };
-        media.push(fact.clone());
-        let mut text = serde_json::to_vec_pretty(&MediaList { v: 1, media })
-            .expect("a list of media has string keys and no floats");
-        text.push(b'\n');
-        disk::replace(disk, &session.join(MEDIA), &text).map_err(io)?;
-        discard(disk, &facts.upload)?;
-        Ok(fact)
+        disk.sync_dir(&folder).map_err(io)
     }
 
     fn write_facts(&self) -> Result<(), StorageError> {
@@ -381,13 +413,16 @@ pub fn list(disk: &dyn Disk, session: &SessionId) -> Result<Vec<MediaFact>, Stor
     Ok(list.media)
 }
 
-fn facts(disk: &dyn Disk, id: &str) -> Result<Option<UploadFacts>, StorageError> {
+/// What is known of an upload that is under way; none if there is none.
+///
+/// # Errors
+/// The disk.
+pub fn facts(disk: &dyn Disk, id: &str) -> Result<Option<UploadFacts>, StorageError> {
     let path = dir_of(id).join(FACTS);
-    let io = |error| StorageError::io("reading", disk.describe(&path), error);
-    if disk.stat(&path).map_err(io)?.is_none() {
-        return Ok(None);
-    }
-    let bytes = disk::read_all(disk, &path, FACTS_BYTES_MAX).map_err(io)?;
+    let bytes = match disk::read_all(disk, &path, FACTS_BYTES_MAX) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|error| StorageError::io("reading", disk.describe(&path), error))?,
+    };
     let facts =
         serde_json::from_slice(&bytes).map_err(|error| StorageError::damaged(disk.describe(&path), error))?;
     Ok(Some(facts))
@@ -439,132 +474,3 @@ const READ_BYTES: usize = 1 << 20;
 const LOOK_BYTES: u64 = 16 << 20;
 /// What is looked at to know the content.
 const HEAD_BYTES: usize = 8 << 10;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::faulty::{Duration, FaultyDisk, Plan};
-    use crate::disk::memory::MemoryDisk;
-    use std::io;
-
-    fn walk() -> SessionId {
-        SessionId::new("walk").expect("a name")
-    }
-
-    fn memory() -> MemoryDisk {
-        let disk = MemoryDisk::new();
-        disk::create_dirs(&disk, &Session::dir(&walk())).expect("a folder");
-        disk
-    }
-
-    fn new(bytes: u64) -> UploadFacts {
-        UploadFacts {
-            v: 1,
-            upload: "00112233445566778899aabbccddeeff".into(),
-            session: walk(),
-            name: "walk.mp4".into(),
-            bytes,
-            synced_bytes: 0,
-            sha256: None,
-            place: MediaPlace {
-                device_time_ns: Some(i64::MAX),
-                ..MediaPlace::default()
-            },
-            by: "ada".into(),
-            touched_utc_ns: 1,
-        }
-    }
-
-    fn options() -> Options {
-        Options {
-            disk_floor_bytes: Some(0),
-            ..Options::default()
-        }
-    }
-
-    #[test]
-    fn what_came_in_pieces_over_a_restart_is_one_file_with_its_hash() {
-        let disk: Arc<dyn Disk> = Arc::new(memory());
-        let content: Vec<u8> = (0..10_000u32).map(|n| (n % 251) as u8).collect();
-        let mut upload = Upload::begin(&disk, &options(), new(10_000)).expect("begun");
-        upload.append(&content[..4_000]).expect("taken");
-        upload.settle(2).expect("synced");
-        upload.append(&content[4_000..5_000]).expect("taken, not synced");
-        drop(upload);
-        assert!(
-            list(&*disk, &walk()).expect("a list").is_empty(),
-            "it is in quarantine"
-        );
-
-        let mut upload = Upload::resume(&disk, &options(), &new(0).upload)
-            .expect("read")
-            .expect("there");
-        assert_eq!(upload.offset(), 4_000, "what was not synced was never told");
-        upload.append(&content[4_000..]).expect("taken");
-        let fact = upload.finish("video/mp4", 3).expect("whole");
-        assert_eq!(fact.sha256, hex(&Sha256::digest(&content)));
-        assert_eq!(list(&*disk, &walk()).expect("a list"), [fact]);
-        let stored = disk::read_all(&*disk, &Session::dir(&walk()).join("media/walk.mp4"), 1 << 20);
-        assert_eq!(stored.expect("there"), content);
-        assert!(uploads(&*disk).expect("a list").is_empty());
-        let again = Upload::begin(&disk, &options(), new(1)).expect_err("the name is taken");
-        assert!(matches!(again, MediaError::Exists { .. }), "{again}");
-    }
-
-    #[test]
-    fn what_does_not_fit_what_was_said_is_refused() {
-        let disk: Arc<dyn Disk> = Arc::new(memory());
-        let mut facts = new(3);
-        facts.sha256 = Some("00".repeat(32));
-        let mut upload = Upload::begin(&disk, &options(), facts).expect("begun");
-        assert!(matches!(upload.append(b"abcd"), Err(MediaError::TooLong { .. })));
-        upload.append(b"abc").expect("taken");
-        assert!(matches!(
-            upload.finish("video/mp4", 2),
-            Err(MediaError::Hash { .. })
-        ));
-        assert!(list(&*disk, &walk()).expect("a list").is_empty());
-    }
-
-    #[test]
-    fn the_room_of_the_intake_is_not_taken() {
-        let memory = memory();
-        memory.set_free_bytes(10_000);
-        let disk: Arc<dyn Disk> = Arc::new(memory);
-        let mut options = options();
-        options.disk_floor_bytes = Some(4_000);
-        assert!(Upload::begin(&disk, &options, new(1_000)).is_ok());
-        let mut large = new(3_000);
-        large.upload = "ff".repeat(16);
-        let error = Upload::begin(&disk, &options, large).expect_err("too much");
-        assert!(
-            matches!(error, MediaError::Storage(StorageError::Floor { .. })),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn wherever_the_disk_fails_and_the_power_goes_a_listed_file_is_whole() {
-        let content = b"0123456789";
-        for fail_at in 0..60 {
-            let memory = memory();
-            let fault = (fail_at, io::ErrorKind::StorageFull, Duration::ForEver);
-            let plan = Plan {
-                fail_at: Some(fault),
-                ..Plan::default()
-            };
-            let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new(memory.clone(), plan));
-            let done = Upload::begin(&disk, &options(), new(10)).and_then(|mut upload| {
-                upload.append(content)?;
-                upload.finish("video/mp4", 2)
-            });
-            memory.power_cut(None);
-            let listed = list(&memory, &walk()).expect("the old list or the new one");
-            assert!(listed.len() >= usize::from(done.is_ok()), "operation {fail_at}");
-            for media in listed {
-                let stored = disk::read_all(&memory, &Session::dir(&walk()).join(&media.path), 1 << 20);
-                assert_eq!(stored.expect("it is there"), content, "operation {fail_at}");
-            }
-        }
-    }
-}

@@ -100,16 +100,38 @@ impl Web {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Answer> {
+        self.begin(method, path, headers, body.len())?;
+        self.send(body)?;
+        self.answer(method == "HEAD")
+    }
+
+    /// Sends the head of a request whose body comes by [`Web::send`].
+    ///
+    /// # Errors
+    /// As [`Web::ask`].
+    pub fn begin(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        bytes: usize,
+    ) -> io::Result<()> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.name);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        head.push_str(&format!("Content-Length: {bytes}\r\n\r\n"));
+        self.send(head.as_bytes())
+    }
+
+    /// Sends a piece of the body.
+    ///
+    /// # Errors
+    /// As [`Web::ask`].
+    pub fn send(&mut self, piece: &[u8]) -> io::Result<()> {
         let to = self.tls.get_mut();
-        to.write_all(head.as_bytes())?;
-        to.write_all(body)?;
-        to.flush()?;
-        self.answer(method == "HEAD")
+        to.write_all(piece)?;
+        to.flush()
     }
 
     /// `GET` with a token.
@@ -133,7 +155,11 @@ impl Web {
         self.ask("POST", path, &headers, body.to_string().as_bytes())
     }
 
-    fn answer(&mut self, has_no_body: bool) -> io::Result<Answer> {
+    /// Reads the whole answer.
+    ///
+    /// # Errors
+    /// As [`Web::ask`].
+    pub fn answer(&mut self, has_no_body: bool) -> io::Result<Answer> {
         let mut line = String::new();
         let mut next = |tls: &mut BufReader<_>| -> io::Result<String> {
             line.clear();

@@ -6,7 +6,8 @@
 )]
 
 use marey_format::types::hex;
-use marey_tests::hub::{Lab, config, session};
+use marey_tests::hub::{Lab, PATIENCE, config, session};
+use marey_tests::process::until;
 use marey_tests::web::{ADA, ANA, Answer, PEOPLE, RIA, VIC, Web, connected, problem, well};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -48,13 +49,20 @@ fn begin(web: &mut Web, token: &str, bytes: usize, pairs: &[(&str, &str)]) -> st
 }
 
 fn patch(web: &mut Web, token: &str, at: &str, offset: usize, bytes: &[u8]) -> std::io::Result<Answer> {
+    begin_patch(web, token, at, offset, bytes.len())?;
+    web.send(bytes)?;
+    web.answer(false)
+}
+
+/// Says that so many bytes come.
+fn begin_patch(web: &mut Web, token: &str, at: &str, offset: usize, bytes: usize) -> std::io::Result<()> {
     let headers = [
         ("Authorization", &*format!("Bearer {token}")),
         ("Tus-Resumable", "1.0.0"),
         ("Content-Type", "application/offset+octet-stream"),
         ("Upload-Offset", &*offset.to_string()),
     ];
-    web.ask("PATCH", at, &headers, bytes)
+    web.begin("PATCH", at, &headers, bytes)
 }
 
 fn offset(web: &mut Web, token: &str, at: &str) -> Answer {
@@ -177,5 +185,100 @@ fn what_is_no_medium_is_not_taken() {
     let at = well(begin(&mut web, RIA, video.len(), &said));
     let at = at.header("location").expect("a place").to_owned();
     problem(patch(&mut web, RIA, &at, 0, &video), 422);
+    assert!(!lab.session_dir(&session("walk")).join("media.json").exists());
+}
+
+/// A hub that records `walk`, a connection to it, and an upload of so many bytes that was begun there.
+fn begun(config: marey_server::HubConfig, bytes: usize) -> (Lab, Web, String) {
+    let lab = Lab::with_people(config, PEOPLE);
+    lab.start_session(&session("walk"), None);
+    let mut web = connected(&lab.web().at(lab.hub().bound().files));
+    let begun = well(begin(
+        &mut web,
+        RIA,
+        bytes,
+        &[("session", "walk"), ("filename", "a.mp4")],
+    ));
+    let at = begun.header("location").expect("a place").to_owned();
+    (lab, web, at)
+}
+
+/// Waits until nobody writes to an upload, and says how many bytes have come.
+fn come(web: &mut Web, at: &str) -> usize {
+    until("an upload that nobody writes to", PATIENCE, || {
+        let answer = offset(web, RIA, at);
+        if answer.status == 423 {
+            return None;
+        }
+        assert_eq!(answer.status, 200);
+        let offset = answer.header("upload-offset").expect("an offset");
+        Some(offset.parse().expect("a number"))
+    })
+}
+
+#[test]
+fn a_piece_takes_as_long_as_it_takes() {
+    let mut config = config();
+    config.api.request_timeout_ms = 200;
+    let video = video(400_000);
+    let (lab, mut web, at) = begun(config, video.len());
+    begin_patch(&mut web, RIA, &at, 0, video.len()).expect("sent");
+    for piece in video.chunks(100_000) {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        web.send(piece).expect("sent");
+    }
+    assert_eq!(well(web.answer(false)).status, 204);
+    let stored = std::fs::read(lab.session_dir(&session("walk")).join("media/a.mp4"));
+    assert!(stored.expect("it is stored") == video);
+}
+
+#[test]
+fn what_came_before_a_break_is_there_and_so_is_the_upload() {
+    let video = video(4 << 20);
+    let (mut lab, mut web, at) = begun(config(), video.len());
+    begin_patch(&mut web, RIA, &at, 0, video.len()).expect("sent");
+    web.send(&video[..2 << 20]).expect("sent");
+    let mut other = connected(&lab.web().at(lab.hub().bound().files));
+    let mut api = connected(&lab.web());
+    let mut comes = |at_least: u64| {
+        until("bytes that have come", PATIENCE, || {
+            let jobs = well(api.get("/api/v1/jobs", VIC)).json();
+            (jobs["items"][0]["done"].as_u64() >= Some(at_least)).then_some(())
+        });
+    };
+    comes(1 << 20);
+    assert_eq!(offset(&mut other, RIA, &at).status, 423, "somebody writes to it");
+    assert_eq!(offset(&mut other, ADA, &at).status, 404, "nobody else is told so");
+    // The connection breaks.
+    drop(web);
+    let came = come(&mut other, &at);
+    assert!(came >= 1 << 20, "{came}");
+    // The hub goes down in the middle of a piece.
+    begin_patch(&mut other, RIA, &at, came, video.len() - came).expect("sent");
+    other.send(&video[came..came + (1 << 20)]).expect("sent");
+    comes(came as u64 + (1 << 20));
+    lab.end();
+    lab.start();
+    let mut web = connected(&lab.web().at(lab.hub().bound().files));
+    let known = come(&mut web, &at);
+    assert!(known >= came + (1 << 20), "{known}");
+    well(patch(&mut web, RIA, &at, known, &video[known..]));
+    let stored = std::fs::read(lab.session_dir(&session("walk")).join("media/a.mp4"));
+    assert!(stored.expect("it is stored") == video);
+}
+
+#[test]
+fn a_session_that_was_closed_meanwhile_takes_no_media() {
+    let video = video(1_000);
+    let (lab, mut web, at) = begun(config(), video.len());
+    well(patch(&mut web, RIA, &at, 0, &video[..500]));
+    lab.stop_session(&session("walk"));
+    well(connected(&lab.web()).post("/api/v1/sessions/walk/close", RIA, &json!({})));
+    problem(patch(&mut web, RIA, &at, 500, &video[500..]), 409);
+    assert_eq!(
+        offset(&mut web, RIA, &at).status,
+        409,
+        "who asks is not told that it is done"
+    );
     assert!(!lab.session_dir(&session("walk")).join("media.json").exists());
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
 
@@ -21,6 +21,7 @@ pub(crate) async fn guard(
     let at_most = Duration::from_millis(hub.config().api.request_timeout_ms);
     let mut response = match hub.api.limits.address(peer.ip()) {
         Err(problem) => problem.into_response(),
+        Ok(()) if is_transfer(&request) => next.run(request).await,
         Ok(()) => match tokio::time::timeout(at_most, next.run(request)).await {
             Ok(response) => response,
             Err(_) => {
@@ -46,11 +47,7 @@ pub(crate) async fn guard(
 /// Reads a small body whole before anybody answers: a request that is answered while its body is still under way would cost the
 /// connection, and with it the next request on it.
 pub(crate) async fn whole(request: Request, next: Next) -> axum::response::Response {
-    let length = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if !length.is_some_and(|length| (1..=SMALL_BYTES_MAX).contains(&length)) {
+    if !length(&request).is_some_and(|length| (1..=SMALL_BYTES_MAX).contains(&length)) {
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();
@@ -58,6 +55,17 @@ pub(crate) async fn whole(request: Request, next: Next) -> axum::response::Respo
         Ok(bytes) => next.run(Request::from_parts(head, bytes.into())).await,
         Err(error) => Problem::malformed(format!("its body did not come whole: {error}")).into_response(),
     }
+}
+
+/// Whether it hands in a piece of a file, which takes as long as it takes: one that stands still is ended by the idle time.
+/// What is read before anybody knows who asks is none.
+fn is_transfer(request: &Request) -> bool {
+    request.method() == Method::PATCH && length(request).is_none_or(|length| length > SMALL_BYTES_MAX)
+}
+
+fn length(request: &Request) -> Option<usize> {
+    let length = request.headers().get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// Longest body that is read before it is known who asks.

@@ -61,7 +61,7 @@ pub(crate) struct Api {
     pub access: Arc<dyn Access>,
     pub limits: Limits,
     pub statistics: streams::Known,
-    pub uploads: uploads::Uploads,
+    pub uploads: uploads::Shelf,
     /// Held while what stands beside the streams of a session is changed.
     pub beside: Mutex<()>,
     /// Who may work on a plain thread now.
@@ -79,7 +79,7 @@ impl Api {
             access,
             limits: Limits::new(&config.api, clock),
             statistics: streams::Known::default(),
-            uploads: uploads::Uploads::default(),
+            uploads: uploads::Shelf::default(),
             beside: Mutex::default(),
             workers: permits(config.api.workers_max),
             places: permits(config.api.connections_max),

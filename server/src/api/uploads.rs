@@ -5,11 +5,13 @@
 //! device_time_ns, time_ns) gives a `Location`; `PATCH` it with the bytes from `Upload-Offset` on; `HEAD` tells where to go
 //! on after a break; `DELETE` gives it up. The last `PATCH` puts the file into the session, or says why not.
 //!
+//! Owns what is asked for and taken. Does not own the uploads under way (`shelf`).
+//!
 //! Invariants: an upload belongs to who began it; the size is judged by role before the first byte; what content it is is
-//! told by its bytes, never by its name; one writer at a time; what was told is synced.
+//! told by its bytes, never by its name; what was told is synced, and who is told that all has come is told the truth: it
+//! is in the session.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod shelf;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use http_body_util::BodyExt;
 use marey_engine::SessionState;
-use marey_engine::media::{self, MediaError, MediaPlace, Upload, UploadFacts};
+use marey_engine::media::{MediaError, MediaPlace, Upload, UploadFacts};
 use marey_format::payload::StreamKey;
 use marey_format::types::hex;
 use marey_format::{DeviceId, SessionId};
@@ -29,24 +31,9 @@ use super::extract::{Caller, Hub, Path};
 use super::problem::Problem;
 use super::tus::{LENGTH, OFFSET, RESUMABLE, metadata, number, version};
 use super::work::Asked;
-use crate::jobs::Job;
 use crate::text;
-
-/// The uploads that are in memory: those under way. The others stand on the disk.
-#[derive(Debug, Default)]
-pub(crate) struct Uploads {
-    open: Mutex<HashMap<String, Arc<Slot>>>,
-}
-
-/// One upload; taken by its writer.
-#[derive(Debug)]
-struct Slot(Mutex<Option<Open>>);
-
-#[derive(Debug)]
-struct Open {
-    upload: Upload,
-    job: Job,
-}
+pub(crate) use shelf::Shelf;
+use shelf::Taken;
 
 /// The paths of the port for files.
 pub(crate) fn router() -> Router {
@@ -129,8 +116,8 @@ async fn begin(hub: Hub, caller: Caller, headers: HeaderMap) -> Result<Response,
             )));
         }
         let store = &asked.state.store;
-        asked.sweep()?;
-        if media::uploads(&**store.disk())?.len() >= asked.state.config().media.uploads_open_max as usize {
+        let _one = asked.state.api.uploads.folders();
+        if asked.sweep()? >= asked.state.config().media.uploads_open_max as usize {
             return Err(Problem::unavailable(
                 "too many uploads are under way; finish or delete one",
                 60,
@@ -140,7 +127,7 @@ async fn begin(hub: Hub, caller: Caller, headers: HeaderMap) -> Result<Response,
         aws_lc_rs::rand::fill(&mut id).map_err(Problem::internal)?;
         let id = hex(&id);
         let object = format!("session/{}/media/{name}", session.id);
-        asked.audited("media.upload", Some(object.clone()))?;
+        asked.audited("media.upload", Some(object))?;
         let facts = UploadFacts {
             v: 1,
             upload: id.clone(),
@@ -153,12 +140,7 @@ async fn begin(hub: Hub, caller: Caller, headers: HeaderMap) -> Result<Response,
             by: asked.who.name.clone(),
             touched_utc_ns: asked.state.clock.wall().utc_ns,
         };
-        let upload = Upload::begin(store.disk(), store.options(), facts)?;
-        let open = Open {
-            upload,
-            job: asked.job(&object, bytes),
-        };
-        asked.state.api.uploads.keep(&id, open);
+        asked.put(Upload::begin(store.disk(), store.options(), facts)?);
         Ok(format!("/files/{id}"))
     });
     let location = HeaderValue::try_from(location.await?).map_err(Problem::internal)?;
@@ -171,10 +153,10 @@ async fn begin(hub: Hub, caller: Caller, headers: HeaderMap) -> Result<Response,
 
 async fn offset(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     let found = hub.work(caller, SESSION_MANAGE, move |asked| {
-        let slot = asked.slot(&id)?;
-        let open = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = open.as_ref().ok_or_else(busy)?;
-        Ok((open.upload.offset(), open.upload.facts().bytes))
+        let mut taken = asked.take(&id)?;
+        let bytes = taken.bytes()?;
+        // One that is whole, and that a full disk or a crash kept out of its session, is stored now.
+        Ok((taken.end()?, bytes))
     });
     let (offset, bytes) = found.await?;
     let headers = [
@@ -188,17 +170,7 @@ async fn offset(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Resp
 
 async fn give_up(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     let gone = hub.work(caller, SESSION_MANAGE, move |asked| {
-        let slot = asked.slot(&id)?;
-        let open = slot
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .ok_or_else(busy)?;
-        asked.state.api.uploads.forget(&id);
-        media::discard(&**asked.state.store.disk(), &id)?;
-        open.job.failed("it was given up by who began it");
-        Ok(())
+        asked.take(&id)?.discard("it was given up by who began it")
     });
     gone.await?;
     Ok((StatusCode::NO_CONTENT, [(RESUMABLE, "1.0.0")]).into_response())
@@ -221,34 +193,19 @@ async fn append(
         ));
     }
     let from = number(&headers, OFFSET)?;
-    let slot_id = id.clone();
-    let (slot, open) = hub
-        .work(caller, SESSION_MANAGE, move |asked| {
-            let slot = asked.slot(&slot_id)?;
-            let mut place = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let open = place.take().ok_or_else(busy)?;
-            let offset = open.upload.offset();
-            if offset != from {
-                *place = Some(open);
-                return Err(Problem::conflict(format!(
-                    "{offset} bytes have come; go on from there"
-                )));
-            }
-            drop(place);
-            Ok((slot, open))
-        })
-        .await?;
-    // From here on the upload comes back into its place whatever happens, even if this request is dropped.
-    let mut writing = Writing {
-        hub: hub.clone(),
-        id,
-        slot,
-        open: Some(open),
-    };
-    let received = writing.receive(body).await;
-    let done = writing.settle().await;
-    received?;
-    let offset = done?;
+    let taken = hub.work(caller, SESSION_MANAGE, move |asked| {
+        let mut taken = asked.take(&id)?;
+        match taken.offset()? {
+            offset if offset == from => Ok(taken),
+            offset => Err(Problem::conflict(format!(
+                "{offset} bytes have come; go on from there"
+            ))),
+        }
+    });
+    let taken = taken.await?;
+    // A task of its own: what came is made durable whatever becomes of this request.
+    let received = tokio::spawn(receive(hub, taken, body)).await;
+    let offset = received.map_err(Problem::internal)??;
     let headers = [
         (OFFSET, HeaderValue::from(offset)),
         (RESUMABLE, HeaderValue::from_static("1.0.0")),
@@ -256,181 +213,38 @@ async fn append(
     Ok((StatusCode::NO_CONTENT, headers).into_response())
 }
 
-/// An upload that is being written to.
-struct Writing {
-    hub: Hub,
-    id: String,
-    slot: Arc<Slot>,
-    open: Option<Open>,
-}
-
-impl Writing {
-    /// Takes the body, piece by piece.
-    async fn receive(&mut self, mut body: Body) -> Result<(), Problem> {
-        let mut gathered = Vec::new();
-        loop {
-            let frame = match body.frame().await {
-                None => break,
-                Some(Ok(frame)) => frame,
-                // A break of the connection: what came is kept, and the rest comes later.
-                Some(Err(_)) => break,
-            };
-            if let Ok(data) = frame.into_data() {
-                gathered.extend_from_slice(&data);
-            }
-            if gathered.len() >= GATHERED_BYTES {
-                self.put(std::mem::take(&mut gathered)).await?;
-            }
+/// Takes the body, piece by piece, to its end or to a break: then the rest comes later.
+async fn receive(hub: Hub, mut taken: Taken, mut body: Body) -> Result<u64, Problem> {
+    let mut stopping = hub.0.stopping.subscribe();
+    let (mut gathered, mut received, mut more) = (Vec::new(), Ok(()), true);
+    while more && received.is_ok() {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            _ = stopping.wait_for(|stop| *stop) => None,
+        };
+        match frame {
+            Some(Ok(frame)) => gathered.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Some(Err(_)) | None => more = false,
         }
-        match gathered.is_empty() {
-            true => Ok(()),
-            false => self.put(gathered).await,
+        if gathered.len() >= GATHERED_BYTES || !(more || gathered.is_empty()) {
+            let bytes = std::mem::take(&mut gathered);
+            (taken, received) = plainly(move || {
+                let appended = taken.append(&bytes);
+                (taken, appended)
+            })
+            .await?;
         }
     }
-
-    async fn put(&mut self, bytes: Vec<u8>) -> Result<(), Problem> {
-        self.with(move |open| Ok(open.upload.append(&bytes)?)).await
-    }
-
-    /// Does something with the upload on a plain thread.
-    async fn with<T: Send + 'static>(
-        &mut self,
-        act: impl FnOnce(&mut Open) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let mut open = self.open.take().ok_or_else(busy)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let done = act(&mut open);
-            (open, done)
-        });
-        let (open, done) = done.await.map_err(Problem::internal)?;
-        open.job
-            .step("receiving", open.upload.offset(), open.upload.facts().bytes);
-        self.open = Some(open);
-        done
-    }
-
-    /// Makes durable what came; a whole file goes to its session.
-    async fn settle(mut self) -> Result<u64, Problem> {
-        let open = self.open.take().ok_or_else(busy)?;
-        let (state, id, slot) = (self.hub.0.clone(), self.id.clone(), self.slot.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            let now = state.clock.wall().utc_ns;
-            let mut open = open;
-            if let Err(error) = open.upload.settle(now) {
-                // What was written may be lost: nobody goes on from there.
-                state.api.uploads.forget(&id);
-                let _ = media::discard(&**state.store.disk(), &id);
-                open.job.failed(&error);
-                return Err(Problem::from(error));
-            }
-            let offset = open.upload.offset();
-            if !open.upload.is_whole() {
-                *slot.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
-                return Ok(offset);
-            }
-            state.api.uploads.forget(&id);
-            let Open { upload, job } = open;
-            let _one_at_a_time = state.api.beside.lock().unwrap_or_else(PoisonError::into_inner);
-            let stored = kind_of(&upload.head()?).and_then(|kind| Ok(upload.finish(kind, now)?));
-            match stored {
-                Ok(fact) => {
-                    tracing::info!(
-                        user = fact.by,
-                        file = fact.path,
-                        sha256 = fact.sha256,
-                        "media stored"
-                    );
-                    job.done(format!(
-                        "{}, {} bytes, sha256 {}",
-                        fact.kind, fact.bytes, fact.sha256
-                    ));
-                    Ok(offset)
-                }
-                Err(problem) => {
-                    let _ = media::discard(&**state.store.disk(), &id);
-                    job.failed(problem.detail());
-                    Err(problem)
-                }
-            }
-        });
-        done.await.map_err(Problem::internal)?
-    }
+    let ended = plainly(move || taken.end()).await?;
+    received.and(ended)
 }
 
-impl Drop for Writing {
-    fn drop(&mut self) {
-        // The request was dropped half-way: what is in memory goes, and what was synced is there for the next try.
-        if self.open.take().is_some() {
-            self.hub.0.api.uploads.forget(&self.id);
-        }
-    }
-}
-
-impl Uploads {
-    fn keep(&self, id: &str, open: Open) -> Arc<Slot> {
-        let slot = Arc::new(Slot(Mutex::new(Some(open))));
-        self.known().insert(id.to_owned(), slot.clone());
-        slot
-    }
-
-    fn forget(&self, id: &str) {
-        self.known().remove(id);
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Slot>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Does something with an upload where it may wait for the disk.
+async fn plainly<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(act).await.map_err(Problem::internal)
 }
 
 impl Asked<'_> {
-    /// The upload of this id, if it is the caller's: from memory, or from the disk.
-    fn slot(&self, id: &str) -> Result<Arc<Slot>, Problem> {
-        let unknown = || {
-            Problem::not_found(
-                "no such upload; it may have been finished, given up, or left alone for too long",
-            )
-        };
-        if id.len() != 32
-            || !id
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        {
-            return Err(unknown());
-        }
-        let uploads = &self.state.api.uploads;
-        // Held while the disk is read: two who resume at once would write at once.
-        let mut known = uploads.known();
-        let slot = match known.get(id) {
-            Some(slot) => slot.clone(),
-            None => {
-                let store = &self.state.store;
-                let upload = Upload::resume(store.disk(), store.options(), id)?.ok_or_else(unknown)?;
-                let facts = upload.facts();
-                let job = self.job(
-                    &format!("session/{}/media/{}", facts.session, facts.name),
-                    facts.bytes,
-                );
-                let slot = Arc::new(Slot(Mutex::new(Some(Open { upload, job }))));
-                known.insert(id.to_owned(), slot.clone());
-                slot
-            }
-        };
-        drop(known);
-        let open = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_other = open
-            .as_ref()
-            .is_some_and(|open| open.upload.facts().by != self.who.name);
-        drop(open);
-        if of_other { Err(unknown()) } else { Ok(slot) }
-    }
-
-    fn job(&self, object: &str, bytes: u64) -> Job {
-        let job = self.state.jobs.begin("upload", object);
-        job.runs();
-        job.step("receiving", 0, bytes);
-        job
-    }
-
     /// Largest file of the caller's role.
     fn file_bytes_max(&self) -> u64 {
         let media = &self.state.config().media;
@@ -440,20 +254,6 @@ impl Asked<'_> {
             _ => 0,
         };
         mib << 20
-    }
-
-    /// Throws away what was left alone for too long.
-    fn sweep(&self) -> Result<(), Problem> {
-        let disk = &**self.state.store.disk();
-        let idle_ns = i64::from(self.state.config().media.upload_idle_hours_max) * 3_600_000_000_000;
-        let before = self.state.clock.wall().utc_ns.saturating_sub(idle_ns);
-        for facts in media::uploads(disk)? {
-            if facts.touched_utc_ns < before {
-                self.state.api.uploads.forget(&facts.upload);
-                media::discard(disk, &facts.upload)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -485,16 +285,6 @@ fn kind_of(head: &[u8]) -> Result<&'static str, Problem> {
             TAKEN.join(", ")
         ))
     })
-}
-
-fn busy() -> Problem {
-    let title = "The upload is being written to";
-    Problem::other(
-        StatusCode::LOCKED,
-        "busy",
-        title,
-        "another request writes to it; wait for that one",
-    )
 }
 
 /// What is written at once.

@@ -100,9 +100,7 @@ impl Asked<'_> {
     pub(crate) fn allowed(&self, permission: &str, study: &str) -> Result<(), Problem> {
         match self.state.api.access.sees(&self.who, permission, study) {
             true => Ok(()),
-            false => Err(Problem::forbidden(format!(
-                "{permission} in study {study} is not granted; an admin can grant it"
-            ))),
+            false => Err(lacks(permission, study)),
         }
     }
 
@@ -147,6 +145,13 @@ impl Asked<'_> {
         self.state.store.audit(&event)?;
         Ok(())
     }
+}
+
+/// Somebody may not do this in a study.
+pub(crate) fn lacks(permission: &str, study: &str) -> Problem {
+    Problem::forbidden(format!(
+        "{permission} in study {study} is not granted; an admin can grant it"
+    ))
 }
 
 /// The study that a session belongs to.
