@@ -41,10 +41,16 @@ impl<W: Wire> Connection<W> {
             }
             Standing::Admitted {
                 is_new,
+                has_newest,
                 renewal_asked,
             } => {
                 if is_new {
                     office.shown(device, shown.fingerprint_sha256_hex.clone());
+                }
+                // What came over this connection is shown by the next: one more would only be one more to lose.
+                let is_done = self.renewal == Renewal::Done && has_newest && !renewal_asked;
+                if self.renewal != Renewal::Signing && !is_done {
+                    self.renewal = Renewal::None;
                 }
                 self.ask_for_renewal(renewal_asked)
             }
@@ -53,9 +59,6 @@ impl<W: Wire> Connection<W> {
 
     /// Something about certificates has changed.
     pub(super) fn certificates_changed(&mut self) -> Result<(), TlsError> {
-        if self.renewal != Renewal::Signing {
-            self.renewal = Renewal::None;
-        }
         self.look_at_standing()
     }
 

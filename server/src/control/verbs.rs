@@ -124,6 +124,7 @@ fn enroll(desk: &Desk<'_>, device: &DeviceId, addresses: &[String]) -> Result<Re
     words::check_addresses(addresses)?;
     let bundle = desk.registrar.enroll(device, addresses).map_err(text)?;
     desk.cut(device);
+    desk.registrar.list_if_due();
     Ok(Response::Bundle(bundle))
 }
 
@@ -169,6 +170,7 @@ fn device_view(desk: &Desk<'_>, record: DeviceRecord) -> DeviceView {
 fn revoke(desk: &Desk<'_>, device: &DeviceId) -> Result<Response, String> {
     let record = desk.registrar.revoke(device).map_err(text)?;
     desk.cut(device);
+    desk.registrar.list_if_due();
     Ok(Response::Device(record))
 }
 

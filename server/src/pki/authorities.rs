@@ -45,16 +45,23 @@ impl Authorities {
         Ok(made)
     }
 
-    /// Opens those of a hub. One whose key is under a passphrase is locked where there is none or another.
+    /// Opens those of a hub. One whose key is under a passphrase is locked where there is none; the older one also where
+    /// there is another, for nothing is issued under it any more.
     ///
     /// # Errors
-    /// [`PkiError`]: missing, readable by others, damaged.
+    /// [`PkiError`]: missing, readable by others, damaged, another passphrase.
     pub fn open(hub_dir: &Path, passphrase: Option<&Passphrase>) -> Result<Self, PkiError> {
         let roles = Roles::read(hub_dir)?;
-        let open = |number| Authority::open_in(&folder(hub_dir), number, passphrase);
+        let open = |number, passphrase| Authority::open_in(&folder(hub_dir), number, passphrase);
+        let retiring = |number| {
+            open(number, passphrase).or_else(|error| match passphrase {
+                Some(_) => open(number, None),
+                None => Err(error),
+            })
+        };
         Ok(Self {
-            issuing: open(roles.issuing)?,
-            retiring: roles.retiring.map(open).transpose()?,
+            issuing: open(roles.issuing, passphrase)?,
+            retiring: roles.retiring.map(retiring).transpose()?,
         })
     }
 
@@ -73,18 +80,20 @@ impl Authorities {
         std::iter::once(&self.issuing).chain(&self.retiring)
     }
 
-    /// Makes a new authority that issues from now on; the one before is trusted until [`Authorities::retire`].
+    /// Makes a new authority that issues from now on; the one before is trusted until [`Authorities::retire`]. Who can't open
+    /// its key can't rotate.
     ///
     /// # Errors
-    /// [`PkiError::Rotation`] while one is under way.
+    /// [`PkiError::Rotation`] while one is under way; [`PkiError::Locked`], or another passphrase.
     pub fn rotate(hub_dir: &Path, new: &NewAuthority, now_utc_ns: i64) -> Result<(), PkiError> {
         let roles = Roles::read(hub_dir)?;
+        let path = folder(hub_dir);
+        Authority::open_in(&path, roles.issuing, new.passphrase.as_ref())?.check_unlocked()?;
         if let Some(retiring) = roles.retiring {
             return Err(PkiError::Rotation(format!(
                 "authority {retiring} is still trusted from the last rotation; `marey ca retire` ends that first"
             )));
         }
-        let path = folder(hub_dir);
         // One that was begun and not finished is passed over.
         let is_free = |number: &u32| {
             let files = [CA_KEY, CA_CERTIFICATE].map(|file| path.join(file_of(*number, file)));
@@ -102,24 +111,35 @@ impl Authorities {
         .write(hub_dir)
     }
 
-    /// Trusts the older authority no more, and removes its keys.
+    /// Trusts the older authority no more. Its keys go by [`Authorities::remove_retired_keys`].
     ///
     /// # Errors
     /// [`PkiError::Rotation`] if none is.
     pub fn retire(hub_dir: &Path) -> Result<(), PkiError> {
         let roles = Roles::read(hub_dir)?;
-        let Some(retiring) = roles.retiring else {
+        if roles.retiring.is_none() {
             return Err(PkiError::Rotation(
                 "one authority is trusted, and there is none to retire; `marey ca rotate` makes a new one"
                     .into(),
             ));
-        };
+        }
         Roles {
             retiring: None,
             ..roles
         }
-        .write(hub_dir)?;
-        remove_keys(&folder(hub_dir), retiring)
+        .write(hub_dir)
+    }
+
+    /// Removes the keys of all authorities before the one that issues which are not trusted any more.
+    ///
+    /// # Errors
+    /// [`PkiError::File`]; what could be removed is.
+    pub fn remove_retired_keys(hub_dir: &Path) -> Result<(), PkiError> {
+        let roles = Roles::read(hub_dir)?;
+        let retired = (1..roles.issuing).filter(|number| Some(*number) != roles.retiring);
+        let removed = retired.map(|number| remove_keys(&folder(hub_dir), number));
+        // Each is tried before the first error is told.
+        removed.collect::<Vec<_>>().into_iter().collect()
     }
 
     /// Writes `pki/crl.pem`: a list for each authority that is not locked.

@@ -41,24 +41,15 @@ pub(super) fn check_private(path: &Path, want: u32) -> Result<(), PkiError> {
     Ok(())
 }
 
-/// Writes a new file, durably. Never overwrites.
+/// Writes a new file, whole or not at all, durably. Never overwrites.
 pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        sync_folder_of(path)
-    };
-    write().map_err(|e| match e.kind() {
-        ErrorKind::AlreadyExists => PkiError::Exists {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(PkiError::Exists {
             path: path.to_owned(),
-        },
-        _ => file_error(path, &e),
-    })
+        }),
+        Err(e) if e.kind() == ErrorKind::NotFound => replace(path, text, mode),
+        Err(e) => Err(file_error(path, &e)),
+    }
 }
 
 /// Replaces a file by one rename, durably.

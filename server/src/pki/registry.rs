@@ -25,6 +25,9 @@ pub struct DeviceRecord {
     /// A newer certificate, which the device was given and has not shown yet. Both count until it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewed: Option<CertificateRecord>,
+    /// What it was given before that one and has not shown either, oldest first: nobody knows which of them it has stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unshown: Vec<CertificateRecord>,
     /// Somebody wants its certificate renewed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub renewal_asked: bool,
@@ -56,10 +59,15 @@ impl DeviceRecord {
         !self.revoked && (self.fingerprint_sha256_hex == fingerprint_sha256_hex || is_renewed)
     }
 
-    /// Whether it is the newer one.
+    /// Whether it is a newer one.
     pub fn is_renewed(&self, fingerprint_sha256_hex: &str) -> bool {
-        let renewed = self.renewed.as_ref();
-        renewed.is_some_and(|renewed| renewed.fingerprint_sha256_hex == fingerprint_sha256_hex)
+        self.newer()
+            .any(|newer| newer.fingerprint_sha256_hex == fingerprint_sha256_hex)
+    }
+
+    /// What the device was given and has not shown.
+    pub fn newer(&self) -> impl Iterator<Item = &CertificateRecord> {
+        self.renewed.iter().chain(&self.unshown)
     }
 }
 

@@ -9,9 +9,13 @@ use super::{PkiError, files};
 
 const STAMP_KEY_FILE: &str = "stamp.key";
 
-/// Makes the key of a new hub: 64 hexadecimal digits in `pki/stamp.key`, 0600.
+/// Makes the key of a new hub: 64 hexadecimal digits in `pki/stamp.key`, 0600. One that is there stays: stamps were made
+/// with it, or a crash came between it and the authority.
 pub(super) fn write_stamp_key(folder: &Path) -> Result<(), PkiError> {
     let path = folder.join(STAMP_KEY_FILE);
+    if path.exists() {
+        return Ok(());
+    }
     let mut key = [0; 32];
     aws_lc_rs::rand::fill(&mut key).map_err(|e| PkiError::File {
         path: path.clone(),

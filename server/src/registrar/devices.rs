@@ -1,5 +1,7 @@
 //! Devices: enrolled, renewed, revoked, and whether a certificate that is shown counts.
 
+use std::sync::atomic::Ordering;
+
 use marey_engine::{Actor, AuditEvent, Entries, StorageError};
 use marey_format::{DeviceId, wire};
 use serde::{Serialize, de::DeserializeOwned};
@@ -32,7 +34,7 @@ impl Registrar {
         self.store
             .identity()
             .transact(|entries| put_enrolled(entries, device, authority, &issued.certificate, now_utc_ns))?;
-        self.list_revocations();
+        self.list_later();
         self.count_issued(began);
         self.count_enrolled();
         tracing::info!(target: "audit", %device, serial = issued.serial_hex, "device enrolled");
@@ -44,7 +46,8 @@ impl Registrar {
         })
     }
 
-    /// Refuses a device from now on; the caller cuts its connection. An invitation of it is void.
+    /// Refuses a device from now on; the caller cuts its connection, and has it listed after that. An invitation of it is
+    /// void.
     pub(crate) fn revoke(&self, device: &DeviceId) -> Result<DeviceRecord, RegistrarError> {
         let _one = self.change();
         let now_utc_ns = self.now_utc_ns();
@@ -57,7 +60,7 @@ impl Registrar {
             put(entries, identity::KIND, device.as_str(), &record)?;
             Ok::<_, RegistrarError>(record)
         })?;
-        self.list_revocations();
+        self.list_later();
         tracing::info!(target: "audit", %device, serial = record.serial_hex, "device revoked");
         Ok(record)
     }
@@ -91,12 +94,11 @@ impl Registrar {
         let current = self.current();
         let (authority, now_utc_ns) = (current.authorities.issuing(), self.now_utc_ns());
         let record = self.registry.device(device.as_str())?;
-        let again = record
-            .as_ref()
-            .and_then(|record| record.renewed.as_ref())
-            .filter(|renewed| {
-                renewed.public_key_sha256_hex == request.sha256_hex() && authority.issued(&renewed.authority)
-            });
+        let again = record.as_ref().and_then(|record| {
+            record.newer().find(|newer| {
+                newer.public_key_sha256_hex == request.sha256_hex() && authority.issued(&newer.authority)
+            })
+        });
         if let (Some(again), Some(true)) = (
             again,
             record.as_ref().map(|r| r.admits(&shown.fingerprint_sha256_hex)),
@@ -111,7 +113,7 @@ impl Registrar {
         let days = self.settings.device_days;
         let began = self.store.clock().now();
         let issued = authority.issue_requested(device.as_str(), &request, now_utc_ns, days)?;
-        let had_another = self.store.identity().transact(|entries| {
+        self.store.identity().transact(|entries| {
             let mut record = known(entries, device)?;
             if !record.admits(&shown.fingerprint_sha256_hex) {
                 return Err(RegistrarError::Refused(format!(
@@ -119,18 +121,17 @@ impl Registrar {
                 )));
             }
             let newer = certificate_record(authority, &issued, now_utc_ns);
-            let replaced = record.renewed.replace(newer);
-            if let Some(replaced) = &replaced {
-                put_revoked(entries, device.as_str(), replaced, Reason::Superseded, now_utc_ns)?;
+            // The device may have stored that one, and never receive this one: it counts until one of them is shown.
+            record.unshown.extend(record.renewed.replace(newer));
+            if record.unshown.len() > UNSHOWN_MAX {
+                let oldest = record.unshown.remove(0);
+                put_revoked(entries, device.as_str(), &oldest, Reason::Superseded, now_utc_ns)?;
+                self.list_later();
             }
             record.renewal_asked = false;
-            put(entries, identity::KIND, device.as_str(), &record)?;
-            Ok(replaced.is_some())
+            put(entries, identity::KIND, device.as_str(), &record)
         })?;
         self.count_issued(began);
-        if had_another {
-            self.list_revocations();
-        }
         self.audit(
             AuditEvent::new(actor(device, shown), "device.certify")
                 .on(device)
@@ -139,41 +140,59 @@ impl Registrar {
         Ok(certificate_message(authority, issued.certificate_pem))
     }
 
-    /// A device has shown its newer certificate: the older one no longer counts.
+    /// A device has shown a newer certificate: no other one of it counts any more.
     pub(crate) fn shown(&self, device: &DeviceId, shown_sha256_hex: &str) -> Result<(), RegistrarError> {
         let _one = self.change();
         let now_utc_ns = self.now_utc_ns();
         let is_changed = self.store.identity().transact(|entries| {
             let mut record = known(entries, device)?;
-            if record.revoked || !record.is_renewed(shown_sha256_hex) {
+            let is_shown = |one: &CertificateRecord| one.fingerprint_sha256_hex == shown_sha256_hex;
+            let Some(shown) = record.newer().find(|one| is_shown(one)).cloned() else {
                 return Ok::<_, RegistrarError>(false);
+            };
+            if record.revoked {
+                return Ok(false);
             }
-            let older = certificate_of(&record);
-            put_revoked(entries, device.as_str(), &older, Reason::Superseded, now_utc_ns)?;
-            if let Some(newer) = record.renewed.take() {
-                record.fingerprint_sha256_hex = newer.fingerprint_sha256_hex.clone();
-                record.serial_hex = newer.serial_hex.clone();
-                record.certificate = Some(newer);
+            let current = certificate_of(&record);
+            for other in std::iter::once(&current).chain(record.newer()) {
+                if !is_shown(other) {
+                    put_revoked(entries, device.as_str(), other, Reason::Superseded, now_utc_ns)?;
+                }
             }
+            (record.renewed, record.unshown) = (None, Vec::new());
+            record.fingerprint_sha256_hex = shown.fingerprint_sha256_hex.clone();
+            record.serial_hex = shown.serial_hex.clone();
+            record.certificate = Some(shown);
             put(entries, identity::KIND, device.as_str(), &record)?;
             Ok(true)
         })?;
         if is_changed {
-            self.list_revocations();
+            self.list_later();
         }
         Ok(())
     }
 
     /// What the registry says of a certificate that was shown a moment ago. Nobody is admitted where it can't be asked.
     pub(crate) fn standing(&self, device: &DeviceId, shown: &Shown) -> Standing {
+        let current = self.current();
+        // Its authority may have been retired since the handshake.
+        if !current
+            .authorities
+            .trusted()
+            .any(|authority| shown.is_of(authority))
+        {
+            return Standing::Refused;
+        }
+        let issuing = current.authorities.issuing();
         match self.registry.device(device.as_str()) {
-            Ok(Some(record)) if record.admits(&shown.fingerprint_sha256_hex) => {
-                let is_new = record.is_renewed(&shown.fingerprint_sha256_hex);
-                Standing::Admitted {
-                    is_new,
-                    renewal_asked: record.renewal_asked,
-                }
-            }
+            Ok(Some(record)) if record.admits(&shown.fingerprint_sha256_hex) => Standing::Admitted {
+                is_new: record.is_renewed(&shown.fingerprint_sha256_hex),
+                has_newest: record
+                    .renewed
+                    .as_ref()
+                    .is_some_and(|newest| issuing.issued(&newest.authority)),
+                renewal_asked: record.renewal_asked,
+            },
             Ok(_) => Standing::Refused,
             Err(error) => {
                 tracing::error!(%device, %error, "nobody is admitted");
@@ -211,9 +230,28 @@ impl Registrar {
         Ok(())
     }
 
+    /// The list of revocations is to be written anew. Each one costs all that are in it, so that the many changes after a
+    /// rotation have a few lists between them; and a device is cut off before its revocation is listed.
+    pub(super) fn list_later(&self) {
+        self.is_list_due.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_list_due(&self) -> bool {
+        self.is_list_due.load(Ordering::Acquire)
+    }
+
+    /// Writes the list of revocations, if something is not in it.
+    pub(crate) fn list_if_due(&self) {
+        if self.is_list_due() {
+            let _one = self.change();
+            self.list_revocations();
+        }
+    }
+
     /// Writes the list of revocations anew. Where it can't be, that is told and tried again within a day: the hub itself
     /// does not look at it.
     pub(super) fn list_revocations(&self) {
+        self.is_list_due.store(false, Ordering::Release);
         let authorities = &self.current().authorities;
         if authorities.issuing().is_locked() {
             return tracing::warn!("the list of revocations is not written: the authority's key is locked");
@@ -230,7 +268,8 @@ impl Registrar {
 }
 
 impl Registrar {
-    /// Certificates that no longer count. Those that would have ended by now are forgotten.
+    /// Certificates that no longer count, without those that would have ended by now. These are forgotten a year later: a clock
+    /// that jumps ahead and comes back must not bring one to life.
     fn revoked(&self, now_utc_s: i64) -> Result<Vec<RevokedCertificate>, RegistrarError> {
         let identity = self.store.identity();
         let listed = identity
@@ -241,9 +280,10 @@ impl Registrar {
         let (over, listed): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|one| one.not_after_utc_s < now_utc_s);
-        if !over.is_empty() {
+        let is_forgotten = |one: &&RevokedCertificate| one.not_after_utc_s < now_utc_s - FORGOTTEN_S;
+        if self.store.clock().wall().synchronised && over.iter().any(|one| is_forgotten(&one)) {
             identity.transact(|entries| {
-                for one in &over {
+                for one in over.iter().filter(is_forgotten) {
                     entries.remove(REVOKED, &one.serial_hex)?;
                 }
                 Ok::<_, RegistrarError>(())
@@ -266,8 +306,10 @@ pub(super) fn actor(device: &DeviceId, shown: &Shown) -> Actor {
 pub(crate) enum Standing {
     /// It counts.
     Admitted {
-        /// It is the newer one of two.
+        /// It is a newer one, shown for the first time.
         is_new: bool,
+        /// The device was given one of the authority that issues now, and has not shown it.
+        has_newest: bool,
         /// Somebody wants it renewed.
         renewal_asked: bool,
     },
@@ -343,7 +385,7 @@ fn supersede(
     now_utc_ns: i64,
 ) -> Result<(), RegistrarError> {
     let current = certificate_of(record);
-    for certificate in std::iter::once(&current).chain(&record.renewed) {
+    for certificate in std::iter::once(&current).chain(record.newer()) {
         put_revoked(entries, &record.name, certificate, reason, now_utc_ns)?;
     }
     Ok(())
@@ -406,5 +448,10 @@ fn damaged(kind: &str, key: &str, error: &serde_json::Error) -> RegistrarError {
     StorageError::damaged("identity.redb", format!("the entry {kind} {key}: {error}")).into()
 }
 
+/// Certificates that a device may have been given before the newest without showing one: it stores each before it asks for
+/// the next.
+const UNSHOWN_MAX: usize = 3;
+/// How long after its end a revoked certificate is forgotten, in seconds.
+const FORGOTTEN_S: i64 = 365 * DAY_S;
 /// Devices of one hub. Each handshake asks for one of them, each enrolment looks at all.
 const DEVICES_MAX: usize = 100_000;

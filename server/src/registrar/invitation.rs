@@ -148,7 +148,7 @@ impl Registrar {
             entries.remove(INVITE, device.as_str())?;
             Ok::<_, RegistrarError>(())
         })?;
-        self.list_revocations();
+        self.list_later();
         self.count_issued(began);
         self.count_enrolled();
         answer(issued.certificate_pem, &kept.addresses, Some(device.clone()))
@@ -185,12 +185,14 @@ impl Registrar {
         let Some(record) = record else { return Ok(None) };
         let current = self.current();
         let issuing = current.authorities.issuing();
-        let mut certificates = std::iter::once(certificate_of(&record)).chain(record.renewed);
-        Ok(certificates.find(|certificate| {
+        let current_one = certificate_of(&record);
+        let mut certificates = std::iter::once(&current_one).chain(record.newer());
+        let same_key = certificates.find(|certificate| {
             certificate.public_key_sha256_hex == request.sha256_hex()
                 && issuing.issued(&certificate.authority)
                 && certificate.not_after_utc_s > now_utc_ns.div_euclid(NS_PER_S)
-        }))
+        });
+        Ok(same_key.cloned())
     }
 }
 

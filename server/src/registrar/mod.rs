@@ -17,9 +17,10 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use marey_engine::time::HubInstant;
+use marey_engine::time::{HubClock, HubInstant};
 use marey_engine::{AuditEvent, StorageError, Store};
 use marey_format::DeviceId;
 
@@ -48,6 +49,8 @@ pub(crate) struct Registrar {
     listen: Listen,
     is_serving: bool,
     changing: Mutex<()>,
+    /// Something has changed that the list of revocations does not say.
+    is_list_due: AtomicBool,
     current: RwLock<Arc<Current>>,
     /// Where a running hub counts what was issued.
     metrics: OnceLock<Arc<Metrics>>,
@@ -109,6 +112,8 @@ impl Registrar {
             listen,
             is_serving,
             changing: Mutex::default(),
+            // What a hub that was cut off had no time to list.
+            is_list_due: AtomicBool::new(is_serving),
             current: RwLock::new(Arc::new(current)),
             metrics: OnceLock::new(),
             registry,
@@ -197,6 +202,10 @@ impl Registrar {
         if let Err(error) = self.store.audit(&event) {
             tracing::error!(%error, action = event.action, "the audit log could not be written");
         }
+    }
+
+    fn clock(&self) -> &Arc<dyn HubClock> {
+        self.store.clock()
     }
 
     fn now_utc_ns(&self) -> i64 {

@@ -117,17 +117,34 @@ impl Inbox {
             .spawn(move || self.work(&state.registrar, &state.attached))
     }
 
-    fn work(&self, registrar: &Registrar, attached: &Attached) {
-        registrar.tick();
+    pub(super) fn work(&self, registrar: &Registrar, attached: &Attached) {
+        let clock = registrar.clock();
+        let (mut tick_ns, mut list_ns) = (clock.now().ns, i64::MIN);
         loop {
-            match self.0.recv_timeout(TICK) {
-                Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(job) => carry_out(job, registrar, attached),
-                Err(RecvTimeoutError::Timeout) => {
-                    if registrar.tick() {
-                        attached.certificates_changed();
-                    }
+            // By the clock, however much there is to do: what strangers ask for puts nothing off.
+            let now_ns = clock.now().ns;
+            if now_ns >= tick_ns {
+                tick_ns = now_ns.saturating_add(TICK_NS);
+                if registrar.tick() {
+                    attached.certificates_changed();
                 }
+            }
+            let is_list_due = registrar.is_list_due();
+            if is_list_due && now_ns >= list_ns {
+                registrar.list_if_due();
+                list_ns = clock.now().ns.saturating_add(LIST_PAUSE_NS);
+                continue;
+            }
+            let next_ns = if is_list_due {
+                tick_ns.min(list_ns)
+            } else {
+                tick_ns
+            };
+            let left_ns = u64::try_from(next_ns.saturating_sub(now_ns)).unwrap_or(0);
+            match self.0.recv_timeout(Duration::from_nanos(left_ns)) {
+                Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => return registrar.list_if_due(),
+                Ok(job) => carry_out(job, registrar, attached),
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
@@ -200,5 +217,7 @@ impl std::fmt::Debug for Office {
 /// What may wait for the thread.
 const JOBS_MAX: usize = 256;
 /// How often files, addresses and ends of certificates are looked at.
-const TICK: Duration = Duration::from_secs(30);
+const TICK_NS: i64 = 30_000_000_000;
+/// Between two lists of revocations that nobody waits for.
+const LIST_PAUSE_NS: i64 = 2_000_000_000;
 const RETRY_MS: u64 = 1_000;

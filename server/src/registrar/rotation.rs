@@ -60,12 +60,7 @@ impl Registrar {
     /// connected are asked to renew, the others when they come.
     pub(crate) fn rotate(&self, key: KeyKind) -> Result<(), RegistrarError> {
         let _one = self.change();
-        let issuing_is_locked = self.current().authorities.issuing().is_locked();
         let passphrase = match self.settings.ca_passphrase_file.as_str() {
-            "" if issuing_is_locked => {
-                self.current().authorities.issuing().check_unlocked()?;
-                None
-            }
             "" => None,
             file => Some(read_passphrase(std::path::Path::new(file))?),
         };
@@ -89,8 +84,8 @@ impl Registrar {
         if !left.is_empty() && !even_so {
             let named: Vec<&str> = left.iter().take(NAMED_MAX).map(DeviceId::as_str).collect();
             return Err(RegistrarError::Refused(format!(
-                "{} devices have no certificate of the new authority yet ({}{}); they get one when they connect; `--even-so` \
-                 locks them out until they are enrolled anew",
+                "{} devices have not shown a certificate of the new authority yet ({}{}); they get one when they connect, and \
+                 show it when they connect again; `--even-so` locks those out that have none until they are enrolled anew",
                 left.len(),
                 named.join(", "),
                 if left.len() > NAMED_MAX { ", ..." } else { "" }
@@ -98,6 +93,7 @@ impl Registrar {
         }
         Authorities::retire(&self.dir)?;
         self.reload_within().map_err(words)?;
+        self.sweep_keys();
         self.list_revocations();
         tracing::info!(target: "audit", locked_out = left.len(), "the older authority is retired");
         Ok(left)
@@ -119,11 +115,19 @@ impl Registrar {
                 }
             }
         }
+        self.sweep_keys();
         let listed_s = Authorities::list_head(&self.dir).map(|head| head.this_update_utc_s);
         if listed_s.is_none_or(|listed_s| !(0..LIST_EVERY_S).contains(&(now_s - listed_s))) {
             self.list_revocations();
         }
         is_due
+    }
+
+    /// Removes the keys of authorities that were retired. Where that fails it is told, and tried again.
+    fn sweep_keys(&self) {
+        if let Err(error) = Authorities::remove_retired_keys(&self.dir) {
+            tracing::error!(%error, "the key of an authority that is retired could not be removed");
+        }
     }
 
     fn is_stale(&self, current: &Current, now_s: i64) -> bool {
@@ -138,16 +142,14 @@ impl Registrar {
         is_changed || (!issuing_is_locked && (is_near_its_end || has_new_names))
     }
 
-    /// Devices that are let in, and whose newest certificate is of `authority`.
+    /// Devices that are let in, and whose certificate is of `authority`: the one that they have shown last, for nobody knows
+    /// whether a newer one has arrived.
     fn devices_under(&self, authority: &Authority) -> Result<Vec<DeviceId>, RegistrarError> {
         let records = self.registry.list()?;
         let under = records
             .into_iter()
             .filter(|record| !record.revoked)
-            .filter(|record| {
-                let newest = record.renewed.clone().unwrap_or_else(|| certificate_of(record));
-                authority.issued(&newest.authority)
-            });
+            .filter(|record| authority.issued(&certificate_of(record).authority));
         Ok(under
             .filter_map(|record| DeviceId::new(record.name).ok())
             .collect())

@@ -20,19 +20,27 @@ use super::invitation::EnrolRequest;
 use super::*;
 use crate::pki::{KeyKind, NewAuthority, Shown, device_of_certificate};
 
+mod rotation;
+
 #[derive(Debug)]
 struct MovedClock {
     kernel: Arc<dyn HubClock>,
+    /// Of the wall clock.
     moved_ns: AtomicI64,
+    /// Of the hub's own.
+    turned_ns: AtomicI64,
 }
 
 impl HubClock for MovedClock {
     fn now(&self) -> HubInstant {
-        self.kernel.now()
+        let mut now = self.kernel.now();
+        now.ns += self.turned_ns.load(Ordering::Relaxed);
+        now
     }
     fn wall(&self) -> WallReading {
         let mut wall = self.kernel.wall();
         wall.utc_ns += self.moved_ns.load(Ordering::Relaxed);
+        wall.synchronised = true;
         wall
     }
 }
@@ -48,6 +56,7 @@ fn desk_with(authority: &NewAuthority) -> Desk {
     let clock = Arc::new(MovedClock {
         kernel: Arc::new(OsClocks::hub_clock().expect("clocks")),
         moved_ns: AtomicI64::new(0),
+        turned_ns: AtomicI64::new(0),
     });
     crate::init_with(dir.path(), clock.as_ref(), Some(authority)).expect("a hub");
     let config = HubConfig::default();
@@ -103,6 +112,12 @@ impl Desk {
     }
 
     fn revoked_serials(&self) -> Vec<Vec<String>> {
+        self.registrar.list_if_due();
+        self.listed_serials()
+    }
+
+    /// As the list has them.
+    fn listed_serials(&self) -> Vec<Vec<String>> {
         let text = std::fs::read(self.dir.path().join("pki/crl.pem")).expect("a list");
         CertificateRevocationListDer::pem_slice_iter(&text)
             .map(|der| {
@@ -285,7 +300,7 @@ fn both_certificates_count_until_the_newer_one_is_shown() {
     let renewed = registrar.renew(&phone, &old, &request(&first)).expect("renewed");
     let again = registrar.renew(&phone, &old, &request(&first)).expect("the same");
     assert_eq!(renewed, again, "an answer that was lost costs nothing");
-    // The device lost that key: it asks with another one, and the first one's certificate does not count any more.
+    // It asks with another key, and may never receive this answer: what it was given before goes on to count.
     let second = key();
     let newer = registrar.renew(&phone, &old, &request(&second)).expect("renewed");
     let lost = Shown::of(&der(&renewed.certificate)).expect("a certificate");
@@ -296,13 +311,18 @@ fn both_certificates_count_until_the_newer_one_is_shown() {
     };
     assert_eq!(
         (is_new(&old), is_new(&lost), is_new(&new)),
-        (Some(false), None, Some(true))
+        (Some(false), Some(true), Some(true))
     );
+    let again = registrar.renew(&phone, &old, &request(&first)).expect("the same");
+    assert_eq!(again, renewed);
     assert!(!registrar.is_due(&new));
     registrar
         .shown(&phone, &new.fingerprint_sha256_hex)
         .expect("shown");
-    assert_eq!((is_new(&old), is_new(&new)), (None, Some(false)));
+    assert_eq!(
+        (is_new(&old), is_new(&lost), is_new(&new)),
+        (None, None, Some(false))
+    );
     assert!(
         registrar.renew(&phone, &old, &request(&key())).is_err(),
         "the old one renews nothing"
@@ -315,13 +335,65 @@ fn both_certificates_count_until_the_newer_one_is_shown() {
     );
     let mut serials = vec![lost.serial_hex, old.serial_hex];
     serials.sort();
-    let mut listed = desk.revoked_serials();
-    listed[0].sort();
-    assert_eq!(listed, [serials]);
-    // They leave the list when they would have ended anyway.
-    desk.pass(400 * 24 * 60);
+    let listed = || {
+        let mut listed = desk.revoked_serials();
+        listed[0].sort();
+        listed
+    };
+    assert_eq!(listed(), [serials.clone()]);
+    // They leave the list when they would have ended anyway, and are back in it when it was the clock that jumped.
+    desk.pass(376 * 24 * 60);
     registrar.list_revocations();
     assert_eq!(desk.revoked_serials(), [Vec::<String>::new()]);
+    desk.pass(-376 * 24 * 60);
+    registrar.list_revocations();
+    assert_eq!(listed(), [serials]);
+    desk.pass(800 * 24 * 60);
+    registrar.list_revocations();
+    desk.pass(-800 * 24 * 60);
+    registrar.list_revocations();
+    assert_eq!(
+        desk.revoked_serials(),
+        [Vec::<String>::new()],
+        "after a year nobody knows them any more"
+    );
+}
+
+#[test]
+fn what_a_device_may_have_stored_is_bounded() {
+    let desk = desk();
+    let phone = name("phone");
+    let bundle = desk.registrar.enroll(&phone, &[]).expect("enrolled");
+    let old = Shown::of(&der(&bundle.certificate_pem)).expect("a certificate");
+    let given: Vec<_> = (0..8)
+        .map(|_| {
+            desk.registrar
+                .renew(&phone, &old, &request(&key()))
+                .expect("renewed")
+        })
+        .map(|renewed| Shown::of(&der(&renewed.certificate)).expect("a certificate"))
+        .collect();
+    let counts = |shown: &Shown| desk.registrar.standing(&phone, shown) != Standing::Refused;
+    let counted: Vec<bool> = given.iter().map(counts).collect();
+    assert_eq!(counted, [false, false, false, false, true, true, true, true]);
+    desk.registrar
+        .shown(&phone, &given[5].fingerprint_sha256_hex)
+        .expect("shown");
+    assert!(counts(&given[5]) && !counts(&old));
+    assert_eq!(given.iter().filter(|shown| counts(shown)).count(), 1);
+    assert_eq!(desk.revoked_serials()[0].len(), 8);
+}
+
+#[test]
+fn a_device_is_off_before_its_revocation_is_listed() {
+    let desk = desk();
+    desk.registrar.list_if_due();
+    desk.registrar.enroll(&name("phone"), &[]).expect("enrolled");
+    let serial = desk.record("phone").serial_hex;
+    desk.registrar.revoke(&name("phone")).expect("revoked");
+    assert!(desk.record("phone").revoked);
+    assert_eq!(desk.listed_serials(), [Vec::<String>::new()], "the list can wait");
+    assert_eq!(desk.revoked_serials(), [vec![serial]]);
 }
 
 #[test]
@@ -380,177 +452,4 @@ fn names_that_differ_in_case_alone_and_addresses_that_are_none_are_refused() {
         "{}",
         invitation.link
     );
-}
-
-#[test]
-fn a_new_authority_stands_beside_the_old_one_until_that_is_retired() {
-    let desk = desk();
-    let registrar = &desk.registrar;
-    let phone = name("phone");
-    let bundle = registrar.enroll(&phone, &[]).expect("enrolled");
-    let old = Shown::of(&der(&bundle.certificate_pem)).expect("a certificate");
-    let hub_name = registrar.hub_name();
-    assert!(registrar.retire(false).is_err(), "there is none");
-    registrar.rotate(KeyKind::P256).expect("rotated");
-    assert!(registrar.rotate(KeyKind::P256).is_err(), "one at a time");
-    assert_ne!(registrar.hub_name(), hub_name);
-    assert!(registrar.is_due(&old), "for its authority");
-    let views = registrar.authorities().expect("views");
-    assert_eq!(
-        views
-            .iter()
-            .map(|v| (v.number, v.issuing, v.devices))
-            .collect::<Vec<_>>(),
-        [(2, true, 0), (1, false, 1)]
-    );
-    assert_eq!(desk.revoked_serials().len(), 2, "a list for each");
-    let error = registrar
-        .retire(false)
-        .expect_err("the phone would be locked out")
-        .to_string();
-    assert!(error.contains("phone") && error.contains("--even-so"), "{error}");
-
-    let renewed = registrar.renew(&phone, &old, &request(&key())).expect("renewed");
-    assert_eq!(renewed.hub_name, registrar.hub_name());
-    let new = Shown::of(&der(&renewed.certificate)).expect("a certificate");
-    assert!(!registrar.is_due(&new));
-    // What stands on the disk is what was said: another life of the hub has the same.
-    let open = |dir: &Path| Authorities::open(dir, None).expect("opened");
-    assert_eq!(
-        open(desk.dir.path())
-            .trusted()
-            .map(|a| a.number())
-            .collect::<Vec<_>>(),
-        [2, 1]
-    );
-    assert!(registrar.retire(false).expect("nobody is locked out").is_empty());
-    let opened = open(desk.dir.path());
-    assert_eq!(opened.trusted().map(|a| a.number()).collect::<Vec<_>>(), [2]);
-    assert_eq!(opened.issuing().hub_name(), registrar.hub_name());
-    let pki = desk.dir.path().join("pki");
-    assert!(
-        !pki.join("ca.key.pem").exists()
-            && pki.join("ca.cert.pem").exists()
-            && pki.join("ca-2.key.pem").exists()
-    );
-    assert!(!pki.join("hub.cert.pem").exists());
-    let issuing = Authorities::certificate_path(desk.dir.path()).expect("a path");
-    assert_eq!(issuing, pki.join("ca-2.cert.pem"));
-    registrar.rotate(KeyKind::P256).expect("again");
-    registrar.retire(true).expect("even so");
-    assert_eq!(registrar.authorities().expect("views")[0].number, 3);
-}
-
-#[test]
-fn a_key_under_a_passphrase_issues_only_with_it() {
-    let passphrase = "correct horse battery";
-    let authority = NewAuthority {
-        key: KeyKind::P256,
-        passphrase: Some(Passphrase::new(passphrase).expect("long enough")),
-    };
-    let dir = tempfile::tempdir().expect("a folder");
-    let file = dir.path().join("passphrase");
-    let clock = Arc::new(OsClocks::hub_clock().expect("clocks"));
-    let hub = dir.path().join("hub");
-    crate::init_with(&hub, clock.as_ref(), Some(&authority)).expect("a hub");
-    let key = std::fs::read_to_string(hub.join("pki/ca.key.pem")).expect("read");
-    assert!(key.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
-    let (store, _) = Store::open(Arc::new(OsDisk::new(&hub)), clock, Options::default()).expect("a store");
-    let store = Arc::new(store);
-    let mut config = HubConfig::default();
-    let open = |config: &HubConfig, serving| {
-        Registrar::open(&hub, store.clone(), config, config.listen.clone(), serving)
-    };
-    // Locked from the first day: there is no certificate to serve with.
-    assert!(matches!(
-        open(&config, true),
-        Err(StartError::Pki(PkiError::Locked { .. }))
-    ));
-    config.certificates.ca_passphrase_file = file.display().to_string();
-    assert!(matches!(
-        open(&config, true),
-        Err(StartError::Pki(PkiError::Missing { .. }))
-    ));
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(&file, format!("{passphrase}\n")).expect("written");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
-    assert!(matches!(
-        open(&config, true),
-        Err(StartError::Pki(PkiError::TooOpen { .. }))
-    ));
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("chmod");
-    let registrar = open(&config, true).expect("unlocked");
-    registrar.enroll(&name("phone"), &[]).expect("enrolled");
-    registrar.rotate(KeyKind::P256).expect("rotated");
-    let key = std::fs::read_to_string(hub.join("pki/ca-2.key.pem")).expect("read");
-    assert!(key.contains("ENCRYPTED"), "the new one is under it too");
-    std::fs::write(&file, "another passphrase\n").expect("written");
-    assert!(registrar.reload().is_err());
-    assert!(
-        !registrar.authorities().expect("views")[0].locked,
-        "what was good goes on"
-    );
-    // Without it the hub serves with the certificate that it has, and issues nothing.
-    config.certificates.ca_passphrase_file.clear();
-    let locked = open(&config, true).expect("it serves");
-    assert!(locked.authorities().expect("views")[0].locked);
-    for refused in [
-        locked.enroll(&name("watch"), &[]).map(|_| ()),
-        locked.invite(&name("watch"), &[]).map(|_| ()),
-        locked.rotate(KeyKind::P256),
-    ] {
-        assert!(
-            matches!(refused, Err(RegistrarError::Pki(PkiError::Locked { .. }))),
-            "{refused:?}"
-        );
-    }
-    locked.revoke(&name("phone")).expect("revoking needs no key");
-}
-
-#[test]
-fn files_that_somebody_changed_are_taken_up() {
-    let desk = desk();
-    assert!(!desk.registrar.tick(), "nothing has changed");
-    assert!(
-        desk.dir.path().join("pki/crl.pem").exists(),
-        "the list is there from the first turn"
-    );
-    Authorities::rotate(
-        desk.dir.path(),
-        &NewAuthority::default(),
-        desk.registrar.now_utc_ns(),
-    )
-    .expect("rotated");
-    assert!(desk.registrar.tick());
-    assert_eq!(desk.registrar.authorities().expect("views").len(), 2);
-    assert!(!desk.registrar.tick());
-    let before = desk.registrar.hub_not_after_utc_s();
-    desk.pass(320 * 24 * 60);
-    assert!(
-        desk.registrar.tick(),
-        "sixty days before the end there is a new one"
-    );
-    assert!(desk.registrar.hub_not_after_utc_s() > before);
-    // What can't be read leaves all as it was.
-    std::fs::write(desk.dir.path().join("pki/authorities.json"), "{").expect("written");
-    desk.registrar.tick();
-    assert!(desk.registrar.reload().is_err());
-    assert_eq!(desk.registrar.authorities().expect("views").len(), 2);
-}
-
-#[test]
-fn an_rsa_authority_issues_what_is_verified_under_it() {
-    let desk = desk_with(&NewAuthority {
-        key: KeyKind::Rsa3072,
-        passphrase: None,
-    });
-    let current = desk.registrar.current();
-    assert_eq!(current.authorities.issuing().key_kind(), KeyKind::Rsa3072);
-    let bundle = desk.registrar.enroll(&name("phone"), &[]).expect("enrolled");
-    let certificate = der(&bundle.certificate_pem);
-    let (_, read) = X509Certificate::from_der(&certificate).expect("a certificate");
-    let (_, ca) =
-        X509Certificate::from_der(current.authorities.issuing().certificate()).expect("a certificate");
-    read.verify_signature(Some(ca.public_key()))
-        .expect("signed by it");
 }

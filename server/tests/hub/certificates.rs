@@ -113,18 +113,16 @@ fn an_authority_is_exchanged_under_a_connection_that_records() {
         Down::Certificate(certificate) => Some(certificate.clone()),
         _ => None,
     });
+    // It is told of certificates once more, and asked for none: it has one of this authority.
+    lab.hub.reload_certificates().expect("loaded");
     device.send(&log.data());
-    device.acked(1, [5, 1]);
+    device.until(|m| match m {
+        Down::Renew(_) => panic!("it was given one a moment ago"),
+        Down::Ack(1, ack) if ack.durable == [5, 1] => Some(()),
+        _ => None,
+    });
 
-    let renewed = DeviceBundle {
-        key_pem: key.serialize_pem(),
-        certificate_pem: certificate.certificate,
-        authority_pem: certificate.authority,
-        hub: HubContact {
-            hub_name: certificate.hub_name,
-            ..bundle.hub.clone()
-        },
-    };
+    let renewed = renewed(&bundle, &key, certificate);
     assert_ne!(renewed.hub.hub_name, bundle.hub.hub_name);
     // The old bundle is good until the new one was shown; each finds the hub under its own authority.
     drop(Device::attach(&bundle, lab.address()));
@@ -209,6 +207,27 @@ fn a_device_that_is_asked_by_name_renews_and_one_that_is_away_is_asked_when_it_c
 }
 
 #[test]
+fn a_certificate_that_was_stored_counts_though_the_answer_to_a_later_request_was_lost() {
+    let lab = Lab::new();
+    let bundle = lab.enroll("phone");
+    let (mut device, _) = Device::attach(&bundle, lab.address());
+    let keys = [(); 2].map(|()| KeyPair::generate().expect("a key"));
+    let given = keys.each_ref().map(|key| {
+        device.send(&csr_message(&request(key)));
+        device.until(|m| match m {
+            Down::Certificate(certificate) => Some(certificate.clone()),
+            _ => None,
+        })
+    });
+    drop(device);
+    // The device died before it had stored the second.
+    let [stored, _lost] = given;
+    let renewed = renewed(&bundle, &keys[0], stored);
+    drop(Device::attach(&renewed, lab.address()));
+    lab.hub.shutdown().expect("a good end");
+}
+
+#[test]
 fn certificates_are_loaded_anew_without_dropping_anybody() {
     let lab = Lab::new();
     let bundle = lab.enroll("phone");
@@ -260,6 +279,19 @@ fn enrolment_is_bounded_and_rate_limited() {
     // A device that has its certificate is not concerned.
     drop(Device::attach(&bundle, lab.address()));
     lab.hub.shutdown().expect("a good end");
+}
+
+/// The bundle of a device that has stored this.
+fn renewed(bundle: &DeviceBundle, key: &KeyPair, certificate: wire::Certificate) -> DeviceBundle {
+    DeviceBundle {
+        key_pem: key.serialize_pem(),
+        certificate_pem: certificate.certificate,
+        authority_pem: certificate.authority,
+        hub: HubContact {
+            hub_name: certificate.hub_name,
+            ..bundle.hub.clone()
+        },
+    }
 }
 
 fn authorities(lab: &Lab, request: Request) -> Vec<AuthorityView> {

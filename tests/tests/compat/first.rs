@@ -285,6 +285,7 @@ pub fn make(dir: &Path) -> Vec<(&'static str, &'static str, &'static str, u64)> 
             revoked: name == "watch",
             certificate: None,
             renewed: None,
+            unshown: Vec::new(),
             renewal_asked: false,
         };
         registry.put_device(&record).expect("the disk takes it");

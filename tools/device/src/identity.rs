@@ -8,7 +8,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
@@ -73,7 +73,8 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Makes the folder of a bundle, private, with a key in it; or finds the key that an earlier attempt left there.
+/// Makes the folder of a bundle, private, with a key in it; or finds the key that an earlier attempt left there, if nobody
+/// else could read it.
 pub(crate) fn prepare(folder: &Path) -> io::Result<String> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
@@ -84,13 +85,19 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<String> {
         return Err(io::Error::new(ErrorKind::AlreadyExists, message));
     }
     let path = folder.join(KEY);
-    match fs::read_to_string(&path) {
-        Ok(key) => return Ok(key),
+    match fs::metadata(&path) {
+        Ok(found) if found.mode() & 0o077 != 0 => {
+            let message =
+                "others may read its key.pem, which may be known to them; remove it, and a new one is made";
+            return Err(io::Error::new(ErrorKind::PermissionDenied, message));
+        }
+        Ok(_) => return fs::read_to_string(&path),
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         Err(_) => {}
     }
     let key = NewKey::make().map_err(io::Error::other)?;
-    write_new(&path, &key.key_pem, 0o600)?;
+    // Whole or not there: a crash leaves no half of a key to be found by the next attempt.
+    replace(&path, &key.key_pem, 0o600)?;
     sync_folder(folder)?;
     Ok(key.key_pem)
 }
@@ -191,13 +198,24 @@ mod tests {
         let bundle = folder.path().join("phone.bundle");
         let first = prepare(&bundle).unwrap();
         assert_eq!(prepare(&bundle).unwrap(), first);
+        // Cut off while it was written: nothing is found, and a new one is made.
+        fs::rename(bundle.join(KEY), bundle.join("key.pem.new")).unwrap();
+        let first = prepare(&bundle).unwrap();
+        assert!(!bundle.join("key.pem.new").exists());
+        use std::os::unix::fs::PermissionsExt;
+        let set_mode =
+            |mode| fs::set_permissions(bundle.join(KEY), fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(0o640);
+        let refused = prepare(&bundle).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+        assert!(refused.to_string().contains("remove it"), "{refused}");
+        set_mode(0o600);
         let again = NewKey::read(&first).unwrap();
         assert_eq!(again.key_pem, first);
         assert!(again.request_pem.contains("BEGIN CERTIFICATE REQUEST"));
         complete(&bundle, &files("x")).unwrap();
         assert_eq!(prepare(&bundle).unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(marks(&bundle)[1..], ["x", "x", "x"]);
-        use std::os::unix::fs::PermissionsExt;
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&bundle), mode(&bundle.join(KEY))), (0o700, 0o600));
         assert!(
