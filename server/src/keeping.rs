@@ -130,6 +130,9 @@ struct BackupNote {
     v: u32,
     snapshot: String,
     began_utc_ns: String,
+    /// Sessions that are not in it, or not as they should be.
+    #[serde(default)]
+    without: Vec<SessionId>,
 }
 
 fn read<T: serde::de::DeserializeOwned>(
@@ -273,28 +276,36 @@ pub(crate) fn in_turn<T>(act: impl FnOnce() -> T) -> T {
     act()
 }
 
-/// Writes down that a backup was taken.
+/// Writes down that a backup was taken, and which sessions it is no backup of.
 pub(crate) fn note_backup(
     store: &Store,
     to: &Path,
     snapshot: &str,
     began_utc_ns: i64,
+    without: Vec<SessionId>,
 ) -> Result<(), BackupError> {
     let note = BackupNote {
         v: 1,
         snapshot: snapshot.to_owned(),
         began_utc_ns: began_utc_ns.to_string(),
+        without,
     };
     write(store, BACKUPS, &to.display().to_string(), &note)
 }
 
-/// When the newest backup was begun that was taken whole, UTC.
-pub(crate) fn newest_backup_utc_ns(store: &Store) -> Result<Option<i64>, BackupError> {
+/// Whether a session is in a backup that was begun after it was closed. One of a time that is still to come was begun by a
+/// clock that was wrong, and says nothing.
+fn is_backed_up(
+    store: &Store,
+    session: &SessionId,
+    closed_utc_ns: i64,
+    now_utc_ns: i64,
+) -> Result<bool, BackupError> {
     let notes = list::<BackupNote>(store, BACKUPS)?;
-    Ok(notes
-        .iter()
-        .filter_map(|(_, note)| note.began_utc_ns.parse().ok())
-        .max())
+    Ok(notes.iter().any(|(_, note)| {
+        let began = note.began_utc_ns.parse().unwrap_or(i64::MAX);
+        closed_utc_ns < began && began <= now_utc_ns && !note.without.contains(session)
+    }))
 }
 
 /// Applies the rules to logs: of every session, or of one.
@@ -400,8 +411,8 @@ fn due(store: &Store, session: &Session, rule: &Rule, trust_clock: bool) -> Resu
             age_ns.max(0) / DAY_NS
         ));
     }
-    if rule.needs_backup && newest_backup_utc_ns(store)?.is_none_or(|began| began <= closed.utc_ns) {
-        return kept("no backup was begun since it was closed");
+    if rule.needs_backup && !is_backed_up(store, &session.id, closed.utc_ns, now.utc_ns)? {
+        return kept("it is in no backup that was begun since it was closed");
     }
     let why = format!(
         "closed {} days ago; logs of its study are kept for {days}",

@@ -1,5 +1,6 @@
 //! The files of one session as they stand at one moment, while it may be sealed, rolled and published beside us.
 //!
+//! What lists are is read before what they name, so that a file which comes meanwhile is in no list that has it too early.
 //! What is published is read first and the segments that are at rest last, so that what Parquet was made of is among them.
 //! `session.json` is read before the manifest: an opened hub makes up for a session that is behind what is published, and
 //! not for the contrary.
@@ -9,6 +10,7 @@ use super::layout::known;
 use super::objects::{Content, content_of};
 use marey_engine::compact::Manifest;
 use marey_engine::disk::{self, Disk};
+use marey_engine::media::{MEDIA, MediaFact};
 use marey_engine::{Session, Store};
 use std::collections::BTreeMap;
 use std::io;
@@ -58,14 +60,24 @@ pub(super) fn gather(store: &Store, session: &Session) -> Result<Option<Vec<Foun
     };
     let facts = parsed.as_ref().map(Facts::of).unwrap_or_default();
     files.extend(manifest);
+    let media = match exists(disk, &dir.join(MEDIA))? {
+        true => Some(small(disk, &dir.join(MEDIA))?),
+        false => None,
+    };
     let mut rest = Vec::new();
     walk(disk, &dir, &mut rest, 0)?;
+    // What is in the list and not in the folder is looked for again, and then told.
+    let missing = named(media.as_ref()).map(|name| dir.join("media").join(name));
+    let missing: Vec<PathBuf> = missing.filter(|path| !rest.contains(path)).collect();
+    rest.extend(missing);
+    files.extend(media);
     for path in rest {
         let Some(name) = below(&dir, &path) else { continue };
         let is_part = name.starts_with("streams/");
         // A part that the manifest does not name belongs to the generation after it, or to nothing.
         if name == "session.json"
             || name == "manifest.json"
+            || name == MEDIA
             || (is_part && !facts.published.contains_key(&name))
         {
             continue;
@@ -92,6 +104,21 @@ pub(super) fn gather(store: &Store, session: &Session) -> Result<Option<Vec<Foun
         });
     }
     Ok(Some(files))
+}
+
+/// The names of the files below `media/` that a list of media has.
+fn named(list: Option<&Found>) -> impl Iterator<Item = String> + use<> {
+    #[derive(serde::Deserialize)]
+    struct Listed {
+        media: Vec<MediaFact>,
+    }
+    let listed = match list.map(|found| &found.from) {
+        Some(From::Memory(bytes)) => serde_json::from_slice::<Listed>(bytes).ok(),
+        _ => None,
+    };
+    let media = listed.map(|listed| listed.media).unwrap_or_default();
+    let names = media.into_iter().map(|media| media.name);
+    names.filter(|name| crate::text::file_name(name).is_ok())
 }
 
 /// What a session's manifest says of files, by their path below the session's folder.

@@ -1,11 +1,12 @@
 //! Which parts of which snapshots go: the newest of each of the last days, weeks and months stay, as the study's rule says.
 //!
-//! The newest of a part always stays. Days are those in which something was backed up, not days before today: a clock that
+//! The newest of a part always stays; where the last name is of a time that is still to come, the newest of those before as
+//! well. Days are those in which something was backed up, not days before today: a clock that
 //! jumps removes nothing. A manifest goes before the objects that it alone named, so that whatever is left is whole.
 
 use super::BackupError;
 use super::folder::open;
-use super::layout::{LOCK, Manifest, OBJECTS, Part, SNAPSHOTS, is_object, snapshots};
+use super::layout::{LOCK, Manifest, OBJECTS, Part, SNAPSHOTS, is_object, snapshot_name, snapshots};
 use super::objects::Objects;
 use crate::keeping::{self, ANY};
 use marey_engine::Store;
@@ -119,6 +120,7 @@ struct Gone {
 
 fn goes(store: &Store, manifests: &BTreeMap<(Part, String), Manifest>) -> Result<Gone, BackupError> {
     let held = keeping::held_studies(store)?;
+    let now = snapshot_name(store.clock().wall().utc_ns);
     let mut gone = Gone::default();
     let parts: BTreeSet<&Part> = manifests.keys().map(|(part, _)| part).collect();
     for part in parts {
@@ -128,7 +130,7 @@ fn goes(store: &Store, manifests: &BTreeMap<(Part, String), Manifest>) -> Result
             .filter(|(of, _)| of == part)
             .map(|(_, name)| name.as_str())
             .collect();
-        let stay = keep(&names, keeping::rule(store, study)?.backups);
+        let stay = keep(&names, keeping::rule(store, study)?.backups, &now);
         let is_held = held.iter().any(|held| held == study || held == ANY);
         for name in names.iter().filter(|name| !stay.contains(**name)) {
             match is_held {
@@ -143,7 +145,8 @@ fn goes(store: &Store, manifests: &BTreeMap<(Part, String), Manifest>) -> Result
         .filter(|(of, _)| *of == Part::Hub)
         .map(|(_, name)| name.as_str())
         .collect();
-    let stay = keep(&of_hub, keeping::rule(store, "default")?.backups);
+    let stay = keep(&of_hub, keeping::rule(store, "default")?.backups, &now);
+    let newest = newest(&of_hub, &now);
     for name in of_hub {
         let mut others = manifests
             .keys()
@@ -151,7 +154,7 @@ fn goes(store: &Store, manifests: &BTreeMap<(Part, String), Manifest>) -> Result
             .peekable();
         let alone = others.peek().is_none();
         let any_stays = others.any(|key| !gone.parts.contains(key));
-        if !any_stays && (!alone || !stay.contains(name)) && stay.last().map(String::as_str) != Some(name) {
+        if !any_stays && (!alone || !stay.contains(name)) && !newest.contains(name) {
             gone.parts.insert((Part::Hub, name.to_owned()));
         }
     }
@@ -159,8 +162,8 @@ fn goes(store: &Store, manifests: &BTreeMap<(Part, String), Manifest>) -> Result
 }
 
 /// Which of these snapshots stay: the newest of each of the last so many days, weeks and months that have one.
-fn keep(names: &[&str], keep: Keep) -> BTreeSet<String> {
-    let mut stay: BTreeSet<String> = names.last().map(|name| (*name).to_owned()).into_iter().collect();
+fn keep(names: &[&str], keep: Keep, now: &str) -> BTreeSet<String> {
+    let mut stay = newest(names, now);
     let mut by = |most: u32, bucket: &dyn Fn(&str) -> Option<i64>| {
         let mut seen = BTreeSet::new();
         for name in names.iter().rev() {
@@ -184,6 +187,13 @@ fn keep(names: &[&str], keep: Keep) -> BTreeSet<String> {
         Some(year * 12 + month)
     });
     stay
+}
+
+/// The last by name, and the last of those that are not of a time after now.
+fn newest(names: &[&str], now: &str) -> BTreeSet<String> {
+    let past = names.iter().rfind(|name| **name <= now);
+    let newest = names.last().into_iter().chain(past);
+    newest.map(|name| (*name).to_owned()).collect()
 }
 
 fn date(snapshot: &str) -> Option<(i64, i64, i64)> {
@@ -234,6 +244,8 @@ fn sweep(disk: &dyn Disk, needed: &BTreeSet<&str>, pruned: &mut Pruned) -> std::
 mod tests {
     use super::*;
 
+    const NOW: &str = "2027-01-01T000000Z";
+
     fn names(days: impl IntoIterator<Item = (i64, u32)>) -> Vec<String> {
         let name = |(day, hour): (i64, u32)| {
             super::super::layout::snapshot_name((day * 86_400 + i64::from(hour) * 3600) * 1_000_000_000)
@@ -249,7 +261,7 @@ mod tests {
         let all = names((0..365).flat_map(|day| [(20_454 + day, 6), (20_454 + day, 18)]));
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         assert_eq!((all[0], all[729]), ("2026-01-01T060000Z", "2026-12-31T180000Z"));
-        let stay = keep(&all, Keep::default());
+        let stay = keep(&all, Keep::default(), NOW);
         let expected = [
             "2026-07-31",
             "2026-08-31",
@@ -279,13 +291,21 @@ mod tests {
             monthly: 0,
         };
         assert_eq!(
-            keep(&all, none).into_iter().collect::<Vec<_>>(),
+            keep(&all, none, NOW).into_iter().collect::<Vec<_>>(),
+            ["2026-01-02T000000Z", "9999-12-31T000000Z"],
+            "nobody knows which of them is the newest"
+        );
+        // A hub whose clock fell behind removes no more than it would by the names.
+        assert_eq!(
+            keep(&all, none, "1970-01-01T000000Z")
+                .into_iter()
+                .collect::<Vec<_>>(),
             ["9999-12-31T000000Z"]
         );
         // A clock that was once far ahead costs one place, not all of them.
         let two = Keep { daily: 3, ..none };
-        assert_eq!(keep(&all, two).len(), 3);
-        assert_eq!(keep(&[], Keep::default()).len(), 0);
+        assert_eq!(keep(&all, two, NOW).len(), 3);
+        assert_eq!(keep(&[], Keep::default(), NOW).len(), 0);
     }
 
     #[test]

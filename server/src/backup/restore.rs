@@ -4,14 +4,18 @@
 //! DIR/.restoring/     every file, its hash checked as it is written, synced
 //!                     journal, identity, hub.json; opened once, which rebuilds the catalog and recovers what there is
 //!                     verified: every frame, every sample, every published file
+//! DIR/.restored/      the same, renamed: it is whole, and what came of it stands in it
 //! DIR/                renamed up, hub.json last: a folder with hub.json is a whole hub
 //! ```
 //!
-//! Nobody can start what was not verified. A restore that was cut short leaves `.restoring`, which the next one removes.
+//! Nobody can start what was not verified. A restore that was cut short leaves `.restoring`, which the next one removes, or
+//! `.restored`, which the next one puts in place.
 
 use super::crypt::Identities;
 use super::folder::{catalogue, no_snapshot, open, read_object};
-use super::layout::{Catalogue, FileFact, IDENTITY, IdentityLine, Manifest, Part, checked_path, snapshots};
+use super::layout::{
+    Catalogue, FileFact, IDENTITY, IdentityLine, Manifest, Part, checked_path, snapshot_name, snapshots,
+};
 use super::objects::{Content, Objects, Out};
 use super::{BackupError, made_folder};
 use marey_engine::disk::{self, Disk, OpenMode, OsDisk};
@@ -19,7 +23,7 @@ use marey_engine::salvage::{Source, VerifyOptions, verify};
 use marey_engine::time::HubClock;
 use marey_engine::{Actor, AuditEvent, IdentityEntry, Options, Store};
 use marey_format::types::unhex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +45,7 @@ pub struct RestoreSpec {
 }
 
 /// A hub that was restored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
     pub snapshot: String,
     pub dir: PathBuf,
@@ -61,6 +65,11 @@ pub struct Restored {
 
 /// Where it is made.
 const STAGE: &str = ".restoring";
+/// What is verified, and has only to be put in place.
+const VERIFIED: &str = ".restored";
+/// What came of it, beside it.
+const RESULT: &str = "restored.json";
+const RESULT_BYTES_MAX: u64 = 256 << 20;
 /// Last of all.
 const HUB_FILE: &str = "hub.json";
 const IDENTITY_BYTES_MAX: u64 = 1 << 30;
@@ -74,8 +83,12 @@ pub fn restore(
     clock: Arc<dyn HubClock>,
     progress: &mut dyn FnMut(String),
 ) -> Result<Restored, BackupError> {
+    if let Some(restored) = finish_earlier(spec)? {
+        progress("an earlier restore was verified and cut off; it is put in place".into());
+        return Ok(restored);
+    }
     let (from, _) = open(&spec.from)?;
-    let (snapshot, parts) = choose(&from, spec)?;
+    let (snapshot, parts) = choose(&from, spec, clock.wall().utc_ns)?;
     let objects = Objects::new(&from);
     let mut chosen = Vec::new();
     let mut restored = Restored {
@@ -153,12 +166,16 @@ pub fn restore(
     drop(store);
     judge(spec, &options, &mut restored, progress)?;
     restored.has_ca = crate::pki::Authorities::open(&spec.to.join(STAGE), None).is_ok();
-    give_out(spec)?;
+    hand_over(&spec.to, &restored)?;
+    give_out(&spec.to)?;
     Ok(restored)
 }
 
-fn choose(from: &OsDisk, spec: &RestoreSpec) -> Result<(String, Vec<Part>), BackupError> {
+fn choose(from: &OsDisk, spec: &RestoreSpec, now_utc_ns: i64) -> Result<(String, Vec<Part>), BackupError> {
     let mut all = snapshots(from)?;
+    if spec.snapshot.is_none() {
+        check_newest(&all, now_utc_ns)?;
+    }
     let chosen = match &spec.snapshot {
         Some(wanted) => all
             .into_iter()
@@ -176,6 +193,27 @@ fn choose(from: &OsDisk, spec: &RestoreSpec) -> Result<(String, Vec<Part>), Back
         )),
     }
 }
+
+/// Where a clock was wrong, once or now, the last name is not the last backup: a person says which one is meant.
+fn check_newest(all: &[(String, Vec<Part>)], now_utc_ns: i64) -> Result<(), BackupError> {
+    let latest = snapshot_name(now_utc_ns.saturating_add(CLOCKS_DIFFER_NS));
+    match all.last() {
+        Some((last, _)) if *last > latest => {
+            let newest = all.iter().rev().take(CANDIDATES_SHOWN);
+            let newest: Vec<&str> = newest.map(|(name, _)| name.as_str()).collect();
+            Err(BackupError::Refused(format!(
+                "the snapshot {last} is of a time that is still to come, so that nobody knows which one is the newest; name it \
+                 with --snapshot; the last by name: {}",
+                newest.join(", ")
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How far two machines' clocks may be apart.
+const CLOCKS_DIFFER_NS: i64 = 3_600_000_000_000;
+const CANDIDATES_SHOWN: usize = 5;
 
 /// An empty folder to make it in, with room enough.
 fn prepare(spec: &RestoreSpec, chosen: &[(Manifest, Catalogue)]) -> Result<OsDisk, BackupError> {
@@ -364,25 +402,142 @@ fn judge(
     }
 }
 
-/// Puts all of it where it belongs.
-fn give_out(spec: &RestoreSpec) -> Result<(), BackupError> {
+/// From here on it is put in place, also by another run.
+fn hand_over(to: &Path, restored: &Restored) -> Result<(), BackupError> {
+    let out = OsDisk::new(to);
+    let failed = |error: std::io::Error| BackupError::file("putting in place", to, &error);
+    let (stage, verified) = (Path::new(STAGE), Path::new(VERIFIED));
+    let json = serde_json::to_vec(restored).expect("plain fields");
+    disk::replace(&out, &stage.join(RESULT), &json).map_err(failed)?;
+    out.rename(stage, verified).map_err(failed)?;
+    out.sync_dir(Path::new("")).map_err(failed)
+}
+
+/// Goes on with what an earlier run had verified; what came of that, if there is one.
+fn finish_earlier(spec: &RestoreSpec) -> Result<Option<Restored>, BackupError> {
     let out = OsDisk::new(&spec.to);
-    let failed = |error: std::io::Error| BackupError::file("putting in place", &spec.to, &error);
-    let stage = Path::new(STAGE);
-    let mut names: Vec<String> = out
-        .list(stage)
-        .map_err(failed)?
+    let result = Path::new(VERIFIED).join(RESULT);
+    let failed = |error: std::io::Error| BackupError::file("reading", out.describe(&result), &error);
+    if out.stat(&result).map_err(failed)?.is_none() {
+        return Ok(None);
+    }
+    let bytes = disk::read_all(&out, &result, RESULT_BYTES_MAX).map_err(failed)?;
+    let earlier: Restored = serde_json::from_slice(&bytes)
+        .map_err(|error| BackupError::damaged(out.describe(&result), error.to_string()))?;
+    if spec
+        .snapshot
+        .as_ref()
+        .is_some_and(|asked| *asked != earlier.snapshot)
+    {
+        let (to, snapshot) = (spec.to.display(), &earlier.snapshot);
+        return Err(BackupError::Refused(format!(
+            "{to} holds a restore of {snapshot} that was cut off; finish it with --snapshot {snapshot}, or name another folder"
+        )));
+    }
+    give_out(&spec.to)?;
+    Ok(Some(earlier))
+}
+
+/// Puts all of it where it belongs. May be cut off anywhere, and begun again.
+fn give_out(to: &Path) -> Result<(), BackupError> {
+    let out = OsDisk::new(to);
+    let failed = |error: std::io::Error| BackupError::file("putting in place", to, &error);
+    let verified = Path::new(VERIFIED);
+    let entries = out.list(verified).map_err(failed)?;
+    let (last, first): (Vec<_>, Vec<_>) = entries
         .into_iter()
         .map(|entry| entry.name)
-        .collect();
-    names.retain(|name| name != HUB_FILE && name != "LOCK");
-    for name in &names {
-        out.rename(&stage.join(name), Path::new(name)).map_err(failed)?;
+        .filter(|name| name != RESULT && name != "LOCK")
+        .partition(|name| name == HUB_FILE);
+    for names in [first, last] {
+        for name in &names {
+            out.rename(&verified.join(name), Path::new(name))
+                .map_err(failed)?;
+        }
+        out.sync_dir(Path::new("")).map_err(failed)?;
     }
-    out.sync_dir(Path::new("")).map_err(failed)?;
-    out.rename(&stage.join(HUB_FILE), Path::new(HUB_FILE))
-        .map_err(failed)?;
-    out.sync_dir(Path::new("")).map_err(failed)?;
-    out.remove_dir_all(stage).map_err(failed)?;
+    out.remove_dir_all(verified).map_err(failed)?;
     out.sync_dir(Path::new("")).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests look at files from outside")]
+
+    use super::*;
+
+    fn restored(dir: &Path) -> Restored {
+        Restored {
+            snapshot: "2026-11-22T070000Z".into(),
+            dir: dir.to_owned(),
+            parts: vec!["hub".into()],
+            left_out: Vec::new(),
+            files: 3,
+            bytes: 9,
+            sessions: 1,
+            samples: 5,
+            faults: Vec::new(),
+            notes: Vec::new(),
+            has_ca: true,
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_while_it_is_put_in_place_is_finished_by_the_next() {
+        let names = ["audit", "hub.toml", "pki", "sessions", HUB_FILE];
+        for moved in 0..=names.len() {
+            let folder = tempfile::tempdir().expect("a folder");
+            let to = folder.path().join("hub");
+            for name in names {
+                std::fs::create_dir_all(to.join(STAGE).join(name)).expect("made");
+            }
+            std::fs::write(to.join(STAGE).join("LOCK"), "").expect("written");
+            let spec = RestoreSpec {
+                to: to.clone(),
+                ..RestoreSpec::default()
+            };
+            assert_eq!(
+                finish_earlier(&spec).expect("looked at"),
+                None,
+                "it is not verified"
+            );
+            hand_over(&to, &restored(&to)).expect("handed over");
+            for name in &names[..moved] {
+                std::fs::rename(to.join(VERIFIED).join(name), to.join(name)).expect("moved");
+            }
+            let other = RestoreSpec {
+                snapshot: Some("2026-11-21T070000Z".into()),
+                ..spec.clone()
+            };
+            let refused = finish_earlier(&other).expect_err("another one").to_string();
+            assert!(refused.contains("2026-11-22T070000Z"), "{refused}");
+            assert_eq!(finish_earlier(&spec).expect("finished"), Some(restored(&to)));
+            let found = std::fs::read_dir(&to).expect("read");
+            let found: BTreeSet<_> = found.map(|entry| entry.expect("an entry").file_name()).collect();
+            let whole: BTreeSet<_> = names.map(std::ffi::OsString::from).into();
+            assert_eq!(found, whole, "{moved} were moved");
+            assert_eq!(finish_earlier(&spec).expect("looked at"), None);
+        }
+    }
+
+    #[test]
+    fn the_last_name_is_not_believed_where_a_clock_was_wrong() {
+        let named = |names: &[&str]| -> Vec<_> {
+            names
+                .iter()
+                .map(|name| ((*name).to_owned(), vec![Part::Hub]))
+                .collect()
+        };
+        // 2026-11-22T07:00:00Z
+        let now_utc_ns = 1_795_330_800 * 1_000_000_000;
+        let good = named(&["2026-11-21T070000Z", "2026-11-22T073000Z"]);
+        check_newest(&good, now_utc_ns).expect("clocks differ a little");
+        check_newest(&[], now_utc_ns).expect("there is none");
+        let wrong = named(&["2026-11-21T070000Z", "2099-01-01T000000Z"]);
+        let refused = check_newest(&wrong, now_utc_ns).expect_err("of 2099").to_string();
+        assert!(
+            refused.contains("2099-01-01T000000Z, 2026-11-21T070000Z") && refused.contains("--snapshot"),
+            "{refused}"
+        );
+    }
 }

@@ -94,6 +94,8 @@ pub(crate) fn take(
         )));
     };
     let hub = claim(store, &disk, &spec.to)?;
+    // Not before it is known to be one of backups: a folder of somebody else's is nobody's to close.
+    make_private(&spec.to)?;
     tidy(&disk)?;
     progress("sealing logs".into());
     store.seal_logs()?;
@@ -108,6 +110,7 @@ pub(crate) fn take(
         full: spec.full,
         prior: prior(&disk)?,
         checked: BTreeSet::new(),
+        without: Vec::new(),
         taken: Taken {
             snapshot: snapshot.clone(),
             to: spec.to.clone(),
@@ -132,7 +135,7 @@ pub(crate) fn take(
     }
     taking.objects.sync()?;
     publish(&disk, &snapshot, &manifests)?;
-    keeping::note_backup(store, &spec.to, &snapshot, began_utc_ns)?;
+    keeping::note_backup(store, &spec.to, &snapshot, began_utc_ns, taking.without)?;
     Ok(taking.taken)
 }
 
@@ -145,7 +148,6 @@ fn prepare(store: &Store, hub_dir: &Path, to: &Path) -> Result<OsDisk, BackupErr
         )));
     }
     let disk = made_folder(to)?;
-    make_private(to)?;
     let real = |path: &Path| {
         path.canonicalize()
             .map_err(|error| BackupError::file("looking at", path, &error))
@@ -158,7 +160,29 @@ fn prepare(store: &Store, hub_dir: &Path, to: &Path) -> Result<OsDisk, BackupErr
             "{at} and the hub's folder {hub} lie inside of each other; name another"
         )));
     }
+    if hub_of(&disk)?.is_none() {
+        check_empty(&disk, to)?;
+    }
     Ok(disk)
+}
+
+/// A folder that is to hold backups and holds none yet must hold nothing else.
+fn check_empty(disk: &dyn Disk, to: &Path) -> Result<(), BackupError> {
+    let entries = disk
+        .list(Path::new(""))
+        .map_err(|error| BackupError::file("listing", to, &error))?;
+    let strange = entries
+        .iter()
+        .find(|entry| entry.name != LOCK && !entry.name.ends_with(".tmp"));
+    match strange {
+        None => Ok(()),
+        Some(entry) => {
+            let (to, name) = (to.display(), &entry.name);
+            Err(BackupError::Refused(format!(
+                "{to} holds {name:?} and no backups; name an empty folder, or one that is not there"
+            )))
+        }
+    }
 }
 
 /// Whose backups these are: one hub's, for ever.
@@ -173,18 +197,7 @@ fn claim(store: &Store, disk: &dyn Disk, to: &Path) -> Result<String, BackupErro
         }
         Some(_) => {}
         None => {
-            let strange = disk
-                .list(Path::new(""))
-                .map_err(|error| BackupError::file("listing", to, &error))?;
-            if let Some(entry) = strange
-                .iter()
-                .find(|entry| entry.name != LOCK && !entry.name.ends_with(".tmp"))
-            {
-                let (to, name) = (to.display(), &entry.name);
-                return Err(BackupError::Refused(format!(
-                    "{to} holds {name:?} and no backups; name an empty folder, or one that is not there"
-                )));
-            }
+            check_empty(disk, to)?;
             let json = serde_json::to_vec(&StoreFile {
                 v: VERSION,
                 hub: hub.clone(),

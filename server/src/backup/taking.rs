@@ -11,6 +11,7 @@ use super::take::{PartTaken, Taken};
 use crate::keeping::{self, study_of};
 use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::{Session, Store};
+use marey_format::SessionId;
 use marey_format::types::hex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -92,6 +93,8 @@ pub(super) struct Taking<'a> {
     pub prior: BTreeMap<String, ObjectFact>,
     /// Stored objects that were read in this run.
     pub checked: BTreeSet<String>,
+    /// Sessions that are not in it, or not as their manifests say.
+    pub without: Vec<SessionId>,
     pub taken: Taken,
 }
 
@@ -175,11 +178,13 @@ impl Taking<'_> {
             }
             if others == last_try {
                 // Twice the same, so it is no publication that we met: it is damage, and worth more than nothing.
+                self.without.push(session.id.clone());
                 return self.damaged(growing, &files, &others);
             }
             last_try = others;
             std::thread::sleep(PAUSE);
         }
+        self.without.push(session.id.clone());
         self.taken.problems.push(format!(
             "session {}: not backed up: it was published again and again while it was read; back up again",
             session.id

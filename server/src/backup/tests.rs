@@ -1,5 +1,7 @@
 //! A folder of backups on a disk that fails: a snapshot that can be seen is whole. And names from outside.
 
+mod hub;
+
 use super::crypt::Recipients;
 use super::layout::{
     Catalogue, FileFact, Manifest, Part, VERSION, checked_path, is_object, is_snapshot, snapshot_name,
