@@ -87,6 +87,14 @@ struct Breach {
     noted: bool,
 }
 
+/// A note that is to be written.
+#[derive(Debug)]
+struct Due {
+    note: Note,
+    /// The rule whose breach it notes; none for an end.
+    of: Option<Key>,
+}
+
 /// What became of a rule at one look.
 #[derive(Debug, PartialEq)]
 enum Turn {
@@ -119,9 +127,23 @@ impl Judge {
 
     /// Judges what is being recorded, and tells of what begins and ends. Every few seconds.
     pub(crate) fn judge(&self, state: &Reception, sessions: &[Session], notes: &mut Notes) {
+        // A note waits for the disk, and whoever only looks at what is watched must not.
+        for (id, due) in self.heed(state, sessions) {
+            if notes.write(state, &id, due.note)
+                && let Some(key) = due.of
+                && let Some(of_session) = self.watched().get_mut(&id)
+            {
+                of_session.noted(&key);
+            }
+        }
+    }
+
+    /// Judges, and gives back what is to stand in the record.
+    fn heed(&self, state: &Reception, sessions: &[Session]) -> Vec<(SessionId, Due)> {
+        let mut due = Vec::new();
         let mut watched = self.watched();
         if watched.is_empty() {
-            return;
+            return due;
         }
         let logs = state.store.log_status();
         for session in sessions.iter().filter(|s| is_recorded(s)) {
@@ -131,9 +153,11 @@ impl Judge {
             let now = state.clock.now();
             let facts = facts(state, session, &of_session.plan, Some(&of_session.meter), &logs);
             for finding in rules::judge(&of_session.plan, &facts) {
-                of_session.heed(state, session, finding, now, notes);
+                let noted = of_session.heed(state, session, finding, now);
+                due.extend(noted.map(|noted| (session.id.clone(), noted)));
             }
         }
+        due
     }
 
     /// Judges one session now.
@@ -209,20 +233,20 @@ impl Watched {
         window_ns(&self.plan)
     }
 
+    /// One finding: what begins or ends is told, and what is to be noted of it given back.
     fn heed(
         &mut self,
         state: &Reception,
         session: &Session,
         finding: Finding,
         now: HubInstant,
-        notes: &mut Notes,
-    ) {
+    ) -> Option<Due> {
         let (id, subject, is) = (&session.id, finding.subject(), finding.is.clone());
         let key = (finding.rule, finding.device.clone(), finding.stream.clone());
-        let standing = self.rules.entry(key).or_default();
+        let standing = self.rules.entry(key.clone()).or_default();
         match standing.turn(finding, now) {
             Turn::Begins => {
-                let Some(breach) = &standing.breach else { return };
+                let breach = standing.breach.as_ref()?;
                 let (asked, todo) = (&breach.finding.asked, breach.finding.todo.as_deref());
                 state.metrics.breaches.add(1);
                 tracing::warn!(session = %id, "no-go: {subject}: asked {asked}, is {is}; {}", todo.unwrap_or(""));
@@ -239,21 +263,29 @@ impl Watched {
                     };
                     let device = was.device;
                     // There was a log when it began: if this fails, the disk does.
-                    notes.write(state, id, Note { device, event });
+                    let note = Note { device, event };
+                    return Some(Due { note, of: None });
                 }
             }
             Turn::Nothing => {}
         }
         // Where nobody has a log yet, it waits for one.
-        if let Some(breach) = standing.breach.as_mut().filter(|breach| !breach.noted) {
-            let was = &breach.finding;
-            let event = Event {
-                kind: "breach".to_owned(),
-                text: Some(format!("{subject}: asked {}, is {}", was.asked, was.is)),
-                duration_ns: None,
-            };
-            let device = was.device.clone();
-            breach.noted = notes.write(state, id, Note { device, event });
+        let breach = standing.breach.as_ref().filter(|breach| !breach.noted)?;
+        let was = &breach.finding;
+        let event = Event {
+            kind: "breach".to_owned(),
+            text: Some(format!("{subject}: asked {}, is {}", was.asked, was.is)),
+            duration_ns: None,
+        };
+        let device = was.device.clone();
+        let note = Note { device, event };
+        Some(Due { note, of: Some(key) })
+    }
+
+    /// The breach of a rule stands in the record.
+    fn noted(&mut self, key: &Key) {
+        if let Some(breach) = self.rules.get_mut(key).and_then(|rule| rule.breach.as_mut()) {
+            breach.noted = true;
         }
     }
 

@@ -283,7 +283,7 @@ fn concerns_one_connection(error: &Error) -> bool {
 }
 
 /// One IPv6 customer usually has a /64: all its addresses count as one.
-fn group(address: IpAddr) -> IpAddr {
+pub(crate) fn group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !(u128::MAX >> 64))),
         v4 => v4,

@@ -23,9 +23,10 @@ const SECTIONS: [&str; 4] = ["limits", "session", "media", "log"];
 /// Keys of other sections that can.
 const KEYS: [&str; 2] = ["api.request_timeout_ms", "api.idle_timeout_ms"];
 /// Keys of those sections that can't: what hangs on them is made once.
-const FIXED: [&str; 5] = [
+const FIXED: [&str; 6] = [
     "limits.heartbeat_ms",
     "limits.commit_queue_bytes_max",
+    "log.format",
     "log.file",
     "log.file_max_mib",
     "log.files_max",
@@ -82,6 +83,7 @@ mod tests {
         new.session.stop_grace_ms = 1;
         new.listen.devices.set_port(1);
         new.commit.flush_interval_ms = 7;
+        new.log.format = crate::config::LogFormat::Json;
         let (config, reloaded) = merged(&running, &new).expect("a good one");
         assert_eq!(
             reloaded.changed,
@@ -92,7 +94,8 @@ mod tests {
             [
                 "commit.flush_interval_ms",
                 "limits.commit_queue_bytes_max",
-                "listen.devices"
+                "listen.devices",
+                "log.format"
             ]
         );
         let mut want = running.clone();

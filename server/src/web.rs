@@ -3,12 +3,13 @@
 //!
 //! Owns HTTP on a connection: heads, keep-alive, deadlines, the goodbye. Does not own what is answered.
 //!
-//! Invariants: connections that speak HTTP are counted apart and capped, so that they take no device's place; one that
-//! stands still is closed; a hub that goes down finishes what it is answering.
+//! Invariants: connections that speak HTTP are counted apart and capped, in all and of each address, so that they take no
+//! device's place; one that stands still is closed; a hub that goes down finishes what it is answering.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -72,14 +73,17 @@ pub(crate) async fn turn_away(mut tls: TlsStream) {
 }
 
 async fn serve_with(state: &Arc<HubState>, tls: TlsStream, peer: SocketAddr, router: Router) {
-    let Ok(_place) = state.api.places.clone().try_acquire_owned() else {
+    let Some(_place) = state.api.places.take(peer.ip()) else {
         return turn_away(tls).await;
     };
     let idle = Duration::from_millis(state.config().api.idle_timeout_ms);
     let io = tls.into_io(idle, Duration::from_millis(state.config().limits.send_timeout_ms));
     let router = TowerToHyperService::new(router);
     let hub = Hub(state.clone());
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = has_asked.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(hub.clone());
         request.extensions_mut().insert(Peer(peer));
         router.call(request)
@@ -93,10 +97,18 @@ async fn serve_with(state: &Arc<HubState>, tls: TlsStream, peer: SocketAddr, rou
         .serve_connection(io, service);
     let mut stopping = state.stopping.subscribe();
     let mut is_ending = false;
+    let mut patience = std::pin::pin!(tokio::time::sleep(FIRST_TIMEOUT));
+    let mut is_patient = true;
     let served = loop {
         tokio::select! {
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
             _ = stopping.wait_for(|stop| *stop), if !is_ending => is_ending = true,
+            () = &mut patience, if is_patient => {
+                is_patient = false;
+                if has_asked.load(Ordering::Relaxed) {
+                    continue;
+                }
+            }
         }
         std::pin::Pin::new(&mut connection).graceful_shutdown();
     };
@@ -112,6 +124,8 @@ Retry-After: 10\r\nConnection: close\r\nContent-Length: 154\r\n\r\n\
 {\"type\":\"urn:marey:problem:unavailable\",\"title\":\"It can't be done now\",\"status\":503,\
 \"detail\":\"too many connections; try again later\",\"code\":\"unavailable\"}";
 
+/// Time for the head of the first request: whoever comes has something to ask.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the head of a request, on a connection that was idle as well.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADERS_MAX: usize = 64;

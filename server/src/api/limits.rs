@@ -3,7 +3,7 @@
 //! Token buckets (GCRA) of the governor library over hub time. Bounded: keys that have recovered are forgotten when there
 //! are many; where even then too many are left, a stranger is refused rather than remembered.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use marey_engine::time::HubClock;
 
 use super::problem::Problem;
 use crate::config::Api as Config;
+use crate::listener::group;
 
 /// The buckets of a running hub.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl Limits {
     /// # Errors
     /// Too many of late.
     pub(crate) fn address(&self, peer: IpAddr) -> Result<(), Problem> {
-        self.addresses.take(&customer(peer))
+        self.addresses.take(&group(peer))
     }
 
     /// A request of this address that shows no valid token, or a login.
@@ -70,7 +71,7 @@ impl Limits {
     /// # Errors
     /// Too many of late.
     pub(crate) fn stranger(&self, peer: IpAddr) -> Result<(), Problem> {
-        self.strangers.take(&customer(peer))
+        self.strangers.take(&group(peer))
     }
 
     /// A request of this user, from wherever.
@@ -111,14 +112,6 @@ impl<K: Clone + std::hash::Hash + Eq> std::fmt::Debug for Buckets<K> {
         f.debug_struct("Buckets")
             .field("keys", &self.limiter.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// One IPv6 customer usually has a /64.
-fn customer(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !(u128::MAX >> 64))),
-        v4 => v4,
     }
 }
 

@@ -24,6 +24,7 @@ mod hub;
 mod jobs;
 mod limits;
 mod page;
+mod places;
 mod problem;
 mod schema;
 mod sessions;
@@ -51,6 +52,7 @@ use crate::config::HubConfig;
 pub(crate) use access::{Access, Nobody};
 pub(crate) use extract::{Hub, Peer};
 use limits::Limits;
+use places::Places;
 use problem::Problem;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use testing::Listed;
@@ -67,22 +69,21 @@ pub(crate) struct Api {
     /// Who may work on a plain thread now.
     pub workers: Arc<Semaphore>,
     /// Connections that speak HTTP.
-    pub places: Arc<Semaphore>,
+    pub places: Arc<Places>,
     pub router: Router,
     pub router_of_files: Router,
 }
 
 impl Api {
     pub(crate) fn new(config: &HubConfig, access: Arc<dyn Access>, clock: &Arc<dyn HubClock>) -> Self {
-        let permits = |count: u32| Arc::new(Semaphore::new(count as usize));
         Self {
             access,
             limits: Limits::new(&config.api, clock),
             statistics: streams::Known::default(),
             uploads: uploads::Shelf::default(),
             beside: Mutex::default(),
-            workers: permits(config.api.workers_max),
-            places: permits(config.api.connections_max),
+            workers: Arc::new(Semaphore::new(config.api.workers_max as usize)),
+            places: Places::new(config.api.connections_max),
             router: router(),
             router_of_files: router_of_files(),
         }

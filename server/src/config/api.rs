@@ -8,7 +8,8 @@ use super::ConfigError;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Api {
-    /// Connections that speak HTTP, transfers of files included; more are told to come again.
+    /// Connections that speak HTTP, transfers of files included; more are told to come again. Of one address (IPv6: of one
+    /// /64) at most an eighth, and never less than eight.
     pub connections_max: u32,
     /// Requests that are worked on at once; the others wait for their turn.
     pub workers_max: u32,
