@@ -38,6 +38,8 @@ pub struct AuditFault {
     pub kind: AuditFaultKind,
     #[serde(serialize_with = "shown")]
     pub file: PathBuf,
+    /// From 1, as editors count.
+    pub line: Option<u64>,
     pub offset: Option<u64>,
     pub bytes: Option<u64>,
     pub cause: String,
@@ -60,6 +62,9 @@ pub enum AuditFaultKind {
 impl std::fmt::Display for AuditFault {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(to, "{}: ", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(to, "line {line}, ")?;
+        }
         if let Some(offset) = self.offset {
             write!(to, "offset {offset}: ")?;
         }
@@ -176,23 +181,42 @@ pub fn check(
     Ok(checking.checked)
 }
 
+/// A place in a file of the log.
+#[derive(Clone, Copy)]
+struct At {
+    line: u64,
+    offset: u64,
+    bytes: u64,
+}
+
+impl At {
+    fn torn(line: u64, fact: &TornFact) -> Self {
+        Self {
+            line,
+            offset: fact.offset,
+            bytes: fact.bytes,
+        }
+    }
+}
+
 struct Checking<'a> {
     disk: &'a dyn Disk,
     wanted: BTreeMap<u64, Vec<&'a Named>>,
     /// The newest record so far; none where it is not known.
     known: Option<AuditHead>,
-    /// Torn tails that no record has told of yet, with their files.
-    torn: Vec<(PathBuf, TornFact)>,
+    /// Torn tails that no record has told of yet, with their files and lines.
+    torn: Vec<(PathBuf, u64, TornFact)>,
     checked: AuditChecked,
 }
 
 impl Checking<'_> {
-    fn fault(&mut self, kind: AuditFaultKind, path: &Path, at: Option<(u64, u64)>, cause: String) {
+    fn fault(&mut self, kind: AuditFaultKind, path: &Path, at: Option<At>, cause: String) {
         self.checked.faults.push(AuditFault {
             kind,
             file: self.disk.describe(path),
-            offset: at.map(|at| at.0),
-            bytes: at.map(|at| at.1),
+            line: at.map(|at| at.line),
+            offset: at.map(|at| at.offset),
+            bytes: at.map(|at| at.bytes),
             cause,
         });
     }
@@ -213,8 +237,12 @@ impl Checking<'_> {
             torn,
         } = scan(&bytes, self.known);
         for fault in faults {
-            let at = Some((fault.offset as u64, fault.bytes as u64));
-            self.fault(AuditFaultKind::Changed, path, at, fault.why);
+            let at = At {
+                line: fault.line as u64,
+                offset: fault.offset as u64,
+                bytes: fault.bytes as u64,
+            };
+            self.fault(AuditFaultKind::Changed, path, Some(at), fault.why);
         }
         if let Some(first) = records.first() {
             self.told(path, &first.record);
@@ -240,8 +268,9 @@ impl Checking<'_> {
             self.checked.head = Some(last.head);
         }
         if let Some(torn) = torn {
+            let line = bytes[..torn.start].iter().filter(|&&b| b == b'\n').count() as u64 + 1;
             let fact = TornFact::of(path, torn.start, &bytes[torn]);
-            self.torn.push((path.to_owned(), fact));
+            self.torn.push((path.to_owned(), line, fact));
         }
     }
 
@@ -253,7 +282,7 @@ impl Checking<'_> {
             false => Vec::new(),
         };
         for fact in &told {
-            if !torn.iter().any(|(_, found)| found == fact) {
+            if !torn.iter().any(|(_, _, found)| found == fact) {
                 let cause = format!(
                     "record {} tells of {} bytes at offset {} of {} that belong to no record; they are gone, or others now",
                     first.seq, fact.bytes, fact.offset, fact.file
@@ -261,8 +290,8 @@ impl Checking<'_> {
                 self.fault(AuditFaultKind::Changed, path, None, cause);
             }
         }
-        for (file, fact) in torn {
-            let at = Some((fact.offset, fact.bytes));
+        for (file, line, fact) in torn {
+            let at = Some(At::torn(line, &fact));
             match told.contains(&fact) {
                 true => self.checked.notes.push(format!(
                     "{}: offset {}: {} bytes of a write that was cut short, told of by record {}",
@@ -280,7 +309,7 @@ impl Checking<'_> {
     }
 
     fn end(&mut self, live: bool) {
-        for (file, fact) in std::mem::take(&mut self.torn) {
+        for (file, line, fact) in std::mem::take(&mut self.torn) {
             let shown = self.disk.describe(&file);
             match live {
                 true => self.checked.notes.push(format!(
@@ -291,7 +320,7 @@ impl Checking<'_> {
                 false => {
                     let cause = "the log ends within a record: a crash leaves that, and so does somebody who cuts or changes \
                                  the newest record; the hub tells of it when it next writes";
-                    let at = Some((fact.offset, fact.bytes));
+                    let at = Some(At::torn(line, &fact));
                     self.fault(AuditFaultKind::TornTail, &file, at, cause.to_owned());
                 }
             }

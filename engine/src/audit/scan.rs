@@ -28,6 +28,8 @@ pub(super) struct Found {
 /// Bytes that are not what they were when they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LineFault {
+    /// From 1, as editors count.
+    pub line: usize,
     pub offset: usize,
     pub bytes: usize,
     pub why: String,
@@ -47,7 +49,7 @@ pub(super) fn scan(bytes: &[u8], after: Option<AuditHead>) -> Scanned {
     // The first fault: where, how many records came before it, and the record that should stand there.
     let mut first: Option<(usize, usize, u64)> = None;
     let mut offset = 0;
-    for line in bytes.split_inclusive(|&b| b == b'\n') {
+    for (at, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
         let parsed = match line.strip_suffix(b"\n") {
             Some(line) => parse_line(line).map_err(|error| error.to_string()),
             None => Err("the file ends within it".to_owned()),
@@ -56,6 +58,7 @@ pub(super) fn scan(bytes: &[u8], after: Option<AuditHead>) -> Scanned {
             let expected = known.map_or(1, |head| head.seq + 1);
             first.get_or_insert((offset, records, expected));
             scanned.faults.push(LineFault {
+                line: at + 1,
                 offset,
                 bytes: line.len(),
                 why,

@@ -87,6 +87,10 @@ fn every_changed_byte_and_every_cut_is_found() {
                 offset as usize <= at && at < (offset + length) as usize,
                 "byte {at} ^ {flip:#x} is named: {fault:?}"
             );
+            // As it is counted in the file as it is now: a newline that is gone is no end of a line.
+            let found = disk::read_all(&disk, Path::new(&file), 1 << 20).expect("read");
+            let before = found[..offset as usize].iter().filter(|&&b| b == b'\n');
+            assert_eq!(fault.line, Some(before.count() as u64 + 1), "{fault:?}");
         }
     }
     for length in 0..bytes.len() {
