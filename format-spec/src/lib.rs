@@ -26,7 +26,10 @@ pub mod registry;
 pub use checksum::{DigestChain, Seed};
 pub use frame::{Flags, Frame, FrameError, Kind, Lane};
 pub use registry::{Refusal, RefusalCode};
-pub use types::{BootId, Declaration, DeviceId, EpochId, Field, FieldType, HubEpoch, SessionId, StreamName};
+pub use types::{
+    BootId, Declaration, DeviceId, EpochId, Field, FieldType, HubEpoch, KeyName, SessionId, StreamName,
+    StudyId, UserId,
+};
 
 #[cfg(test)]
 mod tests;

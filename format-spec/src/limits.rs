@@ -42,6 +42,15 @@ pub const DEVICE_NAME_BYTES_MAX: usize = 32;
 /// Longest session name, in bytes.
 pub const SESSION_NAME_BYTES_MAX: usize = 64;
 
+/// Longest name of a person, in bytes.
+pub const USER_NAME_BYTES_MAX: usize = 32;
+
+/// Longest name of a study, in bytes.
+pub const STUDY_NAME_BYTES_MAX: usize = 64;
+
+/// Longest name of an API key, in bytes.
+pub const API_KEY_NAME_BYTES_MAX: usize = 32;
+
 /// Longest stream or field name, in bytes.
 pub const STREAM_NAME_BYTES_MAX: usize = 32;
 

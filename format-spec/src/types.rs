@@ -6,7 +6,7 @@ mod path;
 mod text;
 
 pub use declaration::{Declaration, DeclarationError, Field, FieldType, Period};
-pub use name::{DeviceId, FileName, NameError, SessionId, StreamName};
+pub use name::{DeviceId, FileName, KeyName, NameError, SessionId, StreamName, StudyId, UserId};
 pub use path::is_path_below;
 pub use text::{Label, LabelError, is_steering, plain, plain_lines};
 

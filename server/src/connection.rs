@@ -17,8 +17,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use marey_engine::LogHandle;
 use marey_engine::time::HubInstant;
+use marey_engine::{Actor, LogHandle};
 use marey_format::types::CommandId;
 use marey_format::types::hex;
 use marey_format::wire::{self, MessageType, TimeService};
@@ -31,6 +31,7 @@ use crate::mailbox::Mailbox;
 use crate::pki::Shown;
 use crate::protocol::{Action, End, Protocol, Settings, refusal_message};
 use crate::reception::Reception;
+use crate::tally::Refused;
 use crate::time_service::TimeKey;
 use crate::tls::{Received, TlsError};
 
@@ -289,6 +290,15 @@ impl<W: Wire> Connection<W> {
             tracing::debug!(%device, %peer, %code, why = refusal.message, "refused");
         } else {
             tracing::warn!(target: "audit", %device, %peer, %code, why = refusal.message, "refused");
+            self.state.tally.note(Refused {
+                actor: Actor::Device {
+                    device: device.as_str().to_owned(),
+                    serial: self.shown.as_ref().map(|shown| shown.serial_hex.clone()),
+                },
+                action: "device.send",
+                object: None,
+                why: code.to_string(),
+            });
         }
         self.wire.send(&refusal_message(refusal))
     }

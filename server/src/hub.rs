@@ -16,6 +16,7 @@ use tokio::net::UdpSocket;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use crate::api::Access;
 use crate::config::{Ack, CONFIG_FILE, HubConfig};
 use crate::connection;
 use crate::control::ControlServer;
@@ -23,10 +24,12 @@ use crate::error::StartError;
 use crate::ingest::Ingest;
 use crate::maintenance::Maintenance;
 use crate::metrics::Metrics;
+use crate::people::Door;
 use crate::pki::{Authorities, NewAuthority, read_stamp_key};
 use crate::registrar::{Office, Registrar};
 use crate::reload::Reloaded;
 use crate::state::{Bound, HubState, Parts};
+use crate::tally::Tally;
 use crate::{health, listener, time_service, web};
 
 /// Makes a new hub in `dir`, which is made if it is not there: configuration, identity, empty store.
@@ -122,7 +125,7 @@ impl Hub {
         config: HubConfig,
         clock: Arc<dyn HubClock>,
     ) -> Result<Self, StartError> {
-        Self::start_with(disk, dir, config, clock, Arc::new(crate::api::Nobody))
+        Self::start_with(disk, dir, config, clock, None)
     }
 
     /// A hub whose API knows these: token, name, role.
@@ -140,7 +143,13 @@ impl Hub {
             .iter()
             .map(|(token, name, role)| ((*token).to_owned(), (*name).to_owned(), (*role).to_owned()));
         let listed = crate::api::Listed(people.collect());
-        Self::start_with(Arc::new(OsDisk::new(dir)), dir, config, clock, Arc::new(listed))
+        Self::start_with(
+            Arc::new(OsDisk::new(dir)),
+            dir,
+            config,
+            clock,
+            Some(Arc::new(listed)),
+        )
     }
 
     fn start_with(
@@ -148,7 +157,7 @@ impl Hub {
         dir: &Path,
         config: HubConfig,
         clock: Arc<dyn HubClock>,
-        access: Arc<dyn crate::api::Access>,
+        access: Option<Arc<dyn Access>>,
     ) -> Result<Self, StartError> {
         let options = config
             .store_options(disk.as_ref())
@@ -170,7 +179,12 @@ impl Hub {
         store.sign_receipts(registrar.receipt_signer());
         let (office, registrations) = Office::new(registrar.clone());
         let metrics = Arc::new(Metrics::default());
-        registrar.count_in(&metrics);
+        let tally = Tally::new(store.clone());
+        registrar.count_in(&metrics, &tally);
+        let access = access.unwrap_or_else(|| {
+            let (store, tally) = (store.clone(), tally.clone());
+            Door::new(store, tally, metrics.clone(), config.api.token_minutes)
+        });
         let (ingest, committer) =
             Ingest::start(store.clone(), metrics.clone(), &config).map_err(|e| system("thread", &e))?;
         let state = HubState::new(Parts {
@@ -183,6 +197,7 @@ impl Hub {
             ingest,
             access,
             metrics,
+            tally,
             bound: sockets.bound,
         });
         let registering = registrations

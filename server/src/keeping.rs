@@ -45,10 +45,10 @@ pub(crate) fn study_of(session: &Session) -> String {
 }
 
 /// Key of the metadata.
-const STUDY: &str = "study";
+pub(crate) const STUDY: &str = "study";
 
 /// The study of sessions that were given none.
-const DEFAULT_STUDY: &str = "default";
+pub(crate) const DEFAULT_STUDY: &str = "default";
 
 /// What is kept of a study, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

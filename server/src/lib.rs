@@ -58,9 +58,12 @@ pub mod judge;
 pub mod keeping;
 mod maintenance;
 pub mod metrics;
+mod people;
+mod permission;
 mod quarantine;
 pub mod reload;
 mod state;
+mod tally;
 mod text;
 mod watch;
 

@@ -1,8 +1,9 @@
 //! The plain threads of a running hub: one keeps the store tidy, one seals sessions whose time has come, rolls those that
-//! are being recorded, and removes what earlier generations left aside, one watches devices and recordings.
+//! are being recorded, and removes what earlier generations left aside, one watches devices and recordings, one writes
+//! refusals into the audit log.
 //!
-//! Three, because sealing takes as long as it takes, the journal's blocks must go round meanwhile, and somebody must say
-//! that a device is gone. Level-triggered: each
+//! Four, because sealing takes as long as it takes, the journal's blocks must go round meanwhile, somebody must say
+//! that a device is gone, and the sync of a line of the audit log is to hold up none of that. Level-triggered: each
 //! turn looks at what there is, so that nothing is missed across a restart.
 
 use std::collections::HashMap;
@@ -62,9 +63,19 @@ impl Maintenance {
                 }
             }),
         )?;
+        let (tally, tally_stop) = (state.tally.clone(), stop.clone());
+        let telling = spawn(
+            "marey-tally",
+            Box::new(move || {
+                while !tally_stop.wait(TALLY_INTERVAL) {
+                    tally.write(false);
+                }
+                tally.write(true);
+            }),
+        )?;
         Ok(Self {
             stop,
-            threads: vec![tidying, sealing, watching],
+            threads: vec![tidying, sealing, watching, telling],
         })
     }
 
@@ -315,6 +326,8 @@ const ASIDE_MS: i64 = 3_600_000;
 /// How often sessions are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How often devices are looked at.
+/// What was refused stands in the audit log after so long.
+const TALLY_INTERVAL: Duration = Duration::from_secs(1);
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// A session that could not be sealed is tried again after so long.
 const RETRY_MS: i64 = 30_000;

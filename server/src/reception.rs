@@ -20,6 +20,7 @@ use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
 use crate::registrar::Office;
+use crate::tally::Tally;
 use crate::time_service::TimeKeys;
 
 /// The part of a hub that connections talk to.
@@ -35,6 +36,8 @@ pub(crate) struct Reception {
     pub metrics: Arc<Metrics>,
     pub quarantine: Quarantine,
     pub jobs: Arc<Jobs>,
+    /// What was refused, on its way into the audit log.
+    pub tally: Arc<Tally>,
     /// Who issues certificates; none where there are none.
     pub office: Option<Arc<Office>>,
     config: RwLock<Arc<HubConfig>>,
@@ -50,6 +53,7 @@ impl Reception {
         ingest: Ingest,
         metrics: Arc<Metrics>,
         office: Option<Arc<Office>>,
+        tally: Arc<Tally>,
     ) -> Self {
         let clock = store.clock().clone();
         let reception = Self {
@@ -66,6 +70,7 @@ impl Reception {
             ingest,
             metrics,
             office,
+            tally,
             sessions: RwLock::default(),
             sealing: Mutex::default(),
         };

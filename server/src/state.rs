@@ -21,6 +21,7 @@ use crate::listener::Gate;
 use crate::metrics::{Gauges, Metrics};
 use crate::reception::Reception;
 use crate::registrar::{Office, Registrar};
+use crate::tally::Tally;
 use crate::tls::{BufferPool, StampFn};
 
 /// Where a hub listens, with the ports that it got.
@@ -82,6 +83,7 @@ pub(crate) struct Parts {
     pub ingest: Ingest,
     pub access: Arc<dyn Access>,
     pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
     pub bound: Bound,
 }
 
@@ -97,6 +99,7 @@ impl HubState {
             parts.ingest,
             parts.metrics,
             Some(parts.office),
+            parts.tally,
         );
         Arc::new(Self {
             hub_dir: parts.hub_dir,
@@ -157,7 +160,10 @@ impl HubState {
 
     fn health_text(&self) -> String {
         let unreadable = self.quarantine.places();
-        let why = self.why_not_ready().or_else(|| {
+        let unaudited = self.store.health().audit_failed.map(|failed| {
+            format!("the audit log can't be written, so that nothing is changed that people ask for; recording goes on: {failed}")
+        });
+        let why = self.why_not_ready().or(unaudited).or_else(|| {
             let first = unreadable.first()?;
             let places = unreadable.len();
             Some(format!(

@@ -12,8 +12,8 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -423,6 +423,18 @@ impl Drop for HubProcess {
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// A page of the plain port of a hub that is well.
+#[track_caller]
+pub fn get(at: SocketAddr, path: &str) -> String {
+    let mut socket = TcpStream::connect(at).expect("connected");
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("received");
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    body.to_owned()
 }
 
 /// Tries until something is there.

@@ -9,10 +9,10 @@
     reason = "a test stands outside of the hub, and waits in real time"
 )]
 
-use marey_tests::process::{self, HubProcess, PATIENCE, Ports, finish, hub_command, until, workspace};
+use marey_tests::process::{self, HubProcess, PATIENCE, Ports, finish, get, hub_command, until, workspace};
 use marey_tests::python;
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -414,16 +414,6 @@ fn signal(hub: &HubProcess, signal: Signal) {
         .and_then(Pid::from_raw)
         .expect("a process");
     kill_process(pid, signal).expect("our own child");
-}
-
-fn get(at: SocketAddr, path: &str) -> String {
-    let mut socket = TcpStream::connect(at).expect("connected");
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
-    let mut text = String::new();
-    socket.read_to_string(&mut text).expect("received");
-    let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    body.to_owned()
 }
 
 fn metric(at: SocketAddr, name: &str) -> f64 {

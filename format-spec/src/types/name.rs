@@ -11,6 +11,18 @@ pub struct DeviceId(String);
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(String);
 
+/// A person's name at a hub: `^[A-Za-z][A-Za-z0-9_-]{0,31}$`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(String);
+
+/// The name of a study, which groups sessions: `^[A-Za-z][A-Za-z0-9_-]{0,63}$`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StudyId(String);
+
+/// The name of an API key, among those of its user: `^[A-Za-z][A-Za-z0-9_-]{0,31}$`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyName(String);
+
 /// A stream's or field's name: `^[a-z][a-z0-9_]{0,31}$`, without the names of the columns that every file has.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamName(String);
@@ -56,35 +68,53 @@ fn proposal(name: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
-impl DeviceId {
-    /// Checks and takes a name.
-    pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
-        const PATTERN: &str = "^[A-Za-z][A-Za-z0-9_-]{0,31}$";
-        public_name(
-            "device",
-            name.into(),
-            limits::DEVICE_NAME_BYTES_MAX,
-            PATTERN,
-            "d-",
-        )
-        .map(Self)
-    }
+/// Names that stand in paths, tables and links: what they are of, the longest, the pattern, and what a proposal begins with.
+macro_rules! public_name_type {
+    ($type:ident, $what:literal, $longest:expr, $pattern:literal, $prefix:literal) => {
+        impl $type {
+            /// Checks and takes a name.
+            pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
+                public_name($what, name.into(), $longest, $pattern, $prefix).map(Self)
+            }
+        }
+    };
 }
 
-impl SessionId {
-    /// Checks and takes a name.
-    pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
-        const PATTERN: &str = "^[A-Za-z][A-Za-z0-9_-]{0,63}$";
-        public_name(
-            "session",
-            name.into(),
-            limits::SESSION_NAME_BYTES_MAX,
-            PATTERN,
-            "s-",
-        )
-        .map(Self)
-    }
-}
+public_name_type!(
+    DeviceId,
+    "device",
+    limits::DEVICE_NAME_BYTES_MAX,
+    "^[A-Za-z][A-Za-z0-9_-]{0,31}$",
+    "d-"
+);
+public_name_type!(
+    SessionId,
+    "session",
+    limits::SESSION_NAME_BYTES_MAX,
+    "^[A-Za-z][A-Za-z0-9_-]{0,63}$",
+    "s-"
+);
+public_name_type!(
+    UserId,
+    "user",
+    limits::USER_NAME_BYTES_MAX,
+    "^[A-Za-z][A-Za-z0-9_-]{0,31}$",
+    "u-"
+);
+public_name_type!(
+    StudyId,
+    "study",
+    limits::STUDY_NAME_BYTES_MAX,
+    "^[A-Za-z][A-Za-z0-9_-]{0,63}$",
+    "s-"
+);
+public_name_type!(
+    KeyName,
+    "API key",
+    limits::API_KEY_NAME_BYTES_MAX,
+    "^[A-Za-z][A-Za-z0-9_-]{0,31}$",
+    "k-"
+);
 
 impl StreamName {
     /// Columns that every Parquet file of a stream has, and the keys of its path.
@@ -283,6 +313,9 @@ macro_rules! name_type {
 
 name_type!(DeviceId);
 name_type!(SessionId);
+name_type!(UserId);
+name_type!(StudyId);
+name_type!(KeyName);
 name_type!(StreamName);
 name_type!(FileName);
 
@@ -300,6 +333,12 @@ mod tests {
         }
         assert!(SessionId::new("s".repeat(64)).is_ok());
         assert!(SessionId::new("s".repeat(65)).is_err());
+        assert!(
+            UserId::new("ada-l").is_ok() && StudyId::new("gait_2").is_ok() && KeyName::new("nightly").is_ok()
+        );
+        for bad in ["", "ada@lab", "ada lovelace", "1", "../x", "a\u{202e}"] {
+            assert!(UserId::new(bad).is_err() && StudyId::new(bad).is_err() && KeyName::new(bad).is_err());
+        }
     }
 
     #[test]

@@ -1,38 +1,31 @@
-//! Who may do what, as the API asks it: behind a trait, so that the API knows neither users nor how tokens are kept.
+//! Who may do what, as the API asks it: behind a trait, so that the API knows neither users nor how tokens are kept
+//! (`people` does).
 //!
 //! Does not own people. Every method may touch the disk: plain threads call them.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use marey_engine::Actor;
 
 use super::problem::Problem;
-
-/// Sessions are seen, devices too.
-pub(crate) const DATA_VIEW: &str = "data.view";
-/// Files are taken away.
-pub(crate) const DATA_EXPORT: &str = "data.export";
-/// A session is made.
-pub(crate) const SESSION_CREATE: &str = "session.create";
-/// A session is started, stopped, closed, annotated, compacted; media are handed in.
-pub(crate) const SESSION_MANAGE: &str = "session.manage";
-/// A device is revoked.
-pub(crate) const DEVICE_MANAGE: &str = "device.manage";
-/// What goes on in the hub itself is seen.
-pub(crate) const HUB_MANAGE: &str = "hub.manage";
-/// The audit log is read.
-pub(crate) const AUDIT_VIEW: &str = "audit.view";
+pub(crate) use crate::people::Secret;
+pub(crate) use crate::permission::{
+    AUDIT_VIEW, DATA_EXPORT, DATA_VIEW, DEVICE_MANAGE, HUB_MANAGE, Rights, SESSION_CREATE, SESSION_MANAGE,
+};
 
 /// Somebody who has shown who they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Principal {
-    /// As the audit names them.
+    /// The user, whose limits these requests count against.
     pub name: String,
-    /// `admin`, `researcher`, `analyst` or `viewer`.
-    pub role: String,
+    /// What they may do, and where.
+    pub rights: Arc<Rights>,
     /// Who it is in the audit log.
     pub actor: Actor,
+    /// When what they showed ends, RFC 3339, UTC; none for a key without an end.
+    pub expires: Option<String>,
 }
 
 /// A token that was just made.
@@ -47,7 +40,6 @@ pub(crate) struct Issued {
 
 /// Why somebody may not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "what only users' credentials can meet")]
 pub(crate) enum Denied {
     /// The token is not one that is valid now.
     Unknown,
@@ -55,6 +47,8 @@ pub(crate) enum Denied {
     Login,
     /// Known, and not allowed; what is lacking, for the caller.
     Lacks(String),
+    /// What is asked for makes no sense; why, for the caller.
+    Refused(String),
     /// Too many log in at once.
     Busy,
     /// It can't be told now.
@@ -75,6 +69,18 @@ pub(crate) trait Access: fmt::Debug + Send + Sync {
     /// [`Denied`].
     fn logout(&self, token: &str, from: IpAddr) -> Result<(), Denied>;
 
+    /// Gives whoever shows a token and their password another one; their tokens end.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    fn set_password(&self, token: &str, old: &str, new: &Secret, from: IpAddr) -> Result<(), Denied>;
+
+    /// Who it is.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    fn identify(&self, token: &str, from: IpAddr) -> Result<Principal, Denied>;
+
     /// Who it is, if they may: in a study, or (none) in any.
     ///
     /// # Errors
@@ -83,12 +89,15 @@ pub(crate) trait Access: fmt::Debug + Send + Sync {
         &self,
         token: &str,
         from: IpAddr,
-        permission: &str,
+        permission: &'static str,
         study: Option<&str>,
     ) -> Result<Principal, Denied>;
 
     /// Whether somebody who was let in may do it in this study. Denials of it are no event: it is asked of lists.
     fn sees(&self, who: &Principal, permission: &str, study: &str) -> bool;
+
+    /// Somebody who was let in may not do this: it is an event.
+    fn denied(&self, who: &Principal, permission: &'static str, study: Option<&str>);
 }
 
 impl From<Denied> for Problem {
@@ -97,30 +106,9 @@ impl From<Denied> for Problem {
             Denied::Unknown => Self::unauthenticated(),
             Denied::Login => Self::wrong_login(),
             Denied::Lacks(what) => Self::forbidden(what),
+            Denied::Refused(why) => Self::invalid(why),
             Denied::Busy => Self::unavailable("too many log in at the same time; try again in a second", 1),
             Denied::Failed(error) => Self::internal(error),
         }
-    }
-}
-
-/// A hub without people: nobody may do anything, and logins say so.
-#[derive(Debug)]
-pub(crate) struct Nobody;
-
-impl Access for Nobody {
-    fn login(&self, _: &str, _: &str, _: IpAddr) -> Result<Issued, Denied> {
-        Err(Denied::Login)
-    }
-
-    fn logout(&self, _: &str, _: IpAddr) -> Result<(), Denied> {
-        Err(Denied::Unknown)
-    }
-
-    fn authorize(&self, _: &str, _: IpAddr, _: &str, _: Option<&str>) -> Result<Principal, Denied> {
-        Err(Denied::Unknown)
-    }
-
-    fn sees(&self, _: &Principal, _: &str, _: &str) -> bool {
-        false
     }
 }

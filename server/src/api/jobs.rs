@@ -8,7 +8,7 @@ use super::access::{DATA_VIEW, HUB_MANAGE};
 use super::extract::{Caller, Hub, Path, Query};
 use super::page::{Page, Paging, cursor, number_key};
 use super::problem::Problem;
-use super::work::{Asked, STUDY_DEFAULT};
+use super::work::{Asked, DEFAULT_STUDY};
 use crate::jobs::JobView;
 
 #[utoipa::path(get, path = "/api/v1/jobs", tag = "hub", operation_id = "listJobs", params(Paging),
@@ -61,6 +61,6 @@ fn may_see(asked: &Asked<'_>, job: &JobView) -> bool {
     let session = session.and_then(|id| asked.state.store.session(&id).ok());
     match session {
         Some(session) => asked.sees(DATA_VIEW, &session),
-        None => asked.state.api.access.sees(&asked.who, HUB_MANAGE, STUDY_DEFAULT),
+        None => asked.state.api.access.sees(&asked.who, HUB_MANAGE, DEFAULT_STUDY),
     }
 }

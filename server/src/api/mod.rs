@@ -49,7 +49,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::HubConfig;
-pub(crate) use access::{Access, Nobody};
+pub(crate) use access::{Access, Denied, Issued, Principal};
 pub(crate) use extract::{Hub, Peer};
 use limits::Limits;
 use places::Places;
@@ -114,6 +114,8 @@ fn described() -> (Router, utoipa::openapi::OpenApi) {
     let (router, mut description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(auth::login))
         .routes(routes!(auth::logout))
+        .routes(routes!(auth::me))
+        .routes(routes!(auth::set_password))
         .routes(routes!(hub::health))
         .routes(routes!(hub::about))
         .routes(routes!(sessions::list, sessions::create))

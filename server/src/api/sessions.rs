@@ -85,7 +85,7 @@ pub(crate) async fn create(
     Json(spec): Json<SessionSpec>,
 ) -> Result<HttpResponse, Problem> {
     let made = hub.work(caller, SESSION_CREATE, move |asked| {
-        asked.allowed(SESSION_CREATE, &asked.study_of_spec(&spec))?;
+        asked.allowed(SESSION_CREATE, &asked.study_of_spec(&spec)?)?;
         let bad_drift = spec
             .max_drift_ppm
             .is_some_and(|ppm| !(ppm.is_finite() && ppm > 0.0));

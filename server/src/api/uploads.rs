@@ -30,7 +30,8 @@ use super::access::SESSION_MANAGE;
 use super::extract::{Caller, Hub, Path};
 use super::problem::Problem;
 use super::tus::{LENGTH, OFFSET, RESUMABLE, metadata, number, version};
-use super::work::Asked;
+use super::work::{Asked, study_of};
+use crate::permission::Role;
 use crate::text;
 pub(crate) use shelf::Shelf;
 use shelf::Taken;
@@ -108,11 +109,12 @@ async fn begin(hub: Hub, caller: Caller, headers: HeaderMap) -> Result<Response,
                 session.id
             )));
         }
-        let most = asked.file_bytes_max();
+        let role = asked.who.rights.role_in(&study_of(&session));
+        let most = asked.file_bytes_max(role);
         if bytes == 0 || bytes > most {
+            let role = role.map_or("nobody", Role::as_str);
             return Err(Problem::too_large(format!(
-                "{bytes} bytes; as {} you may hand in files of 1 to {most}",
-                asked.who.role
+                "{bytes} bytes; as {role} you may hand in files of 1 to {most}"
             )));
         }
         let store = &asked.state.store;
@@ -245,12 +247,12 @@ async fn plainly<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) ->
 }
 
 impl Asked<'_> {
-    /// Largest file of the caller's role.
-    fn file_bytes_max(&self) -> u64 {
+    /// Largest file of a role.
+    fn file_bytes_max(&self, role: Option<Role>) -> u64 {
         let media = &self.state.config().media;
-        let mib = match self.who.role.as_str() {
-            "admin" => media.admin_file_mib_max,
-            "researcher" => media.researcher_file_mib_max,
+        let mib = match role {
+            Some(Role::Admin) => media.admin_file_mib_max,
+            Some(Role::Researcher) => media.researcher_file_mib_max,
             _ => 0,
         };
         mib << 20

@@ -9,12 +9,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use marey_engine::{AuditEvent, Session};
-use marey_format::SessionId;
+use marey_format::{SessionId, StudyId};
 
 use super::access::Principal;
 use super::extract::{Caller, Hub};
 use super::problem::Problem;
-use crate::control::{self, Request, Response, SessionSpec};
+use crate::control::{self, Request, Response, SessionSpec, Undone};
+use crate::keeping::STUDY;
+pub(crate) use crate::keeping::{DEFAULT_STUDY, study_of};
 use crate::state::HubState;
 
 /// Somebody who may, and what they ask it of.
@@ -97,41 +99,47 @@ impl Asked<'_> {
     ///
     /// # Errors
     /// They may not.
-    pub(crate) fn allowed(&self, permission: &str, study: &str) -> Result<(), Problem> {
-        match self.state.api.access.sees(&self.who, permission, study) {
-            true => Ok(()),
-            false => Err(lacks(permission, study)),
+    pub(crate) fn allowed(&self, permission: &'static str, study: &str) -> Result<(), Problem> {
+        let access = &self.state.api.access;
+        if access.sees(&self.who, permission, study) {
+            return Ok(());
         }
+        access.denied(&self.who, permission, Some(study));
+        Err(lacks(permission, study))
     }
 
-    /// Has a verb of the control socket carried out. It refuses with a sentence.
+    /// Has a verb of the control socket carried out, which audits it. It refuses with a sentence.
     ///
     /// # Errors
     /// That sentence.
     pub(crate) fn order(&self, request: Request) -> Result<Response, Problem> {
-        let of = |id: &SessionId| Some(format!("session/{id}"));
-        let (action, object) = match &request {
-            Request::SessionCreate(spec) => ("session.create", of(&spec.session)),
-            Request::SessionStart { session, .. } => ("session.start", of(session)),
-            Request::SessionStop { session, .. } => ("session.stop", of(session)),
-            Request::SessionClose { session } => ("session.close", of(session)),
-            Request::SessionAnnotate(spec) => ("session.annotate", of(&spec.session)),
-            Request::SessionMark { session, .. } => ("session.mark", of(session)),
-            Request::DeviceRevoke { device } => ("device.revoke", Some(format!("device/{device}"))),
-            _ => ("", None),
-        };
-        if object.is_some() {
-            self.audited(action, object)?;
-        }
-        control::order(self.state, request, self.who.actor.clone()).map_err(Problem::conflict)
+        control::order(self.state, request, self.who.actor.clone(), self.peer.ip()).map_err(|undone| {
+            match undone {
+                Undone::NotAudited(error) => error.into(),
+                Undone::Refused(why) => Problem::conflict(why),
+            }
+        })
     }
 
     /// The study that a new session is to be in.
-    pub(crate) fn study_of_spec(&self, spec: &SessionSpec) -> String {
-        spec.metadata
-            .get(STUDY)
-            .cloned()
-            .unwrap_or_else(|| STUDY_DEFAULT.to_owned())
+    ///
+    /// # Errors
+    /// What it names is no name of a study.
+    pub(crate) fn study_of_spec(&self, spec: &SessionSpec) -> Result<String, Problem> {
+        match spec.metadata.get(STUDY) {
+            None => Ok(DEFAULT_STUDY.to_owned()),
+            Some(study) => match StudyId::new(study.as_str()) {
+                Ok(study) => Ok(study.as_str().to_owned()),
+                Err(error) => Err(Problem::invalid(error)),
+            },
+        }
+    }
+
+    /// Says in the audit that something is read that is told of. Reads go on where it can't be written.
+    pub(crate) fn noted(&self, action: &str, object: String) {
+        if let Err(problem) = self.audited(action, Some(object)) {
+            tracing::error!(action, why = problem.detail(), "a read could not be audited");
+        }
     }
 
     /// Says in the audit that it is being done.
@@ -153,15 +161,3 @@ pub(crate) fn lacks(permission: &str, study: &str) -> Problem {
         "{permission} in study {study} is not granted; an admin can grant it"
     ))
 }
-
-/// The study that a session belongs to.
-pub(crate) fn study_of(session: &Session) -> String {
-    session
-        .metadata
-        .get(STUDY)
-        .cloned()
-        .unwrap_or_else(|| STUDY_DEFAULT.to_owned())
-}
-
-const STUDY: &str = "study";
-pub(crate) const STUDY_DEFAULT: &str = "default";

@@ -340,6 +340,10 @@ fn identity(stage: &OsDisk) -> Result<Vec<IdentityEntry>, BackupError> {
         let line: IdentityLine = serde_json::from_slice(line).map_err(|error| damaged(error.to_string()))?;
         let value = bytes_of(&line.value)
             .ok_or_else(|| damaged(format!("{} {}: no hexadecimal", line.kind, line.key)))?;
+        // Whoever was logged in then need not be somebody who is let in now.
+        if line.kind == crate::people::TOKEN {
+            continue;
+        }
         entries.push(IdentityEntry {
             kind: line.kind,
             key: line.key,

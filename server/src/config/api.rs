@@ -17,6 +17,8 @@ pub struct Api {
     pub request_timeout_ms: u64,
     /// A connection that sends nothing for so long while it is waited for is closed.
     pub idle_timeout_ms: u64,
+    /// How long a login is good, at most eight hours.
+    pub token_minutes: u32,
     /// Requests of one user in a minute, in the long run.
     pub user_per_minute: u32,
     /// Requests of one user at once, after a rest.
@@ -52,6 +54,7 @@ impl Default for Api {
             workers_max: 16,
             request_timeout_ms: 30_000,
             idle_timeout_ms: 60_000,
+            token_minutes: 480,
             user_per_minute: 3_000,
             user_burst: 1_200,
             address_per_minute: 6_000,
@@ -91,6 +94,10 @@ impl Api {
                 return Err(range(key, value, "at least 1"));
             }
         }
+        if !(1..=TOKEN_MINUTES_MOST).contains(&self.token_minutes) {
+            let must = "between 1 and 480";
+            return Err(range("api.token_minutes", self.token_minutes.into(), must));
+        }
         if self.idle_timeout_ms <= self.request_timeout_ms {
             let must = "longer than api.request_timeout_ms";
             return Err(range("api.idle_timeout_ms", self.idle_timeout_ms, must));
@@ -125,4 +132,6 @@ fn range(key: &'static str, value: u64, must: &'static str) -> ConfigError {
     }
 }
 
+/// Eight hours: a working day.
+const TOKEN_MINUTES_MOST: u32 = 480;
 const FILE_MIB_MOST: u64 = 8 << 20;

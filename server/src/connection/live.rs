@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marey_engine::Actor;
 use marey_format::{DeviceId, Refusal, RefusalCode};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use crate::listener::Admission;
 use crate::pki::{Shown, device_of_certificate};
 use crate::protocol::{End, refusal_message};
 use crate::state::HubState;
+use crate::tally::Refused;
 use crate::tls::{Alpn, Received, TlsError, TlsStream};
 use crate::web;
 
@@ -55,7 +57,13 @@ pub(crate) async fn serve(
             state.metrics.handshakes_failed.add(1);
             match error {
                 TlsError::Certificate(_) => {
-                    tracing::warn!(target: "audit", %peer, %error, "connection refused")
+                    tracing::warn!(target: "audit", %peer, %error, "connection refused");
+                    state.tally.note(Refused {
+                        actor: Actor::Peer(peer.ip().to_string()),
+                        action: "device.connect",
+                        object: None,
+                        why: error.to_string(),
+                    });
                 }
                 _ => tracing::debug!(%peer, %error, "no handshake"),
             }

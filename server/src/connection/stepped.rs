@@ -26,6 +26,7 @@ use crate::ingest::{Committer, Ingest};
 use crate::maintenance::{Keeper, tidy_up};
 use crate::metrics::Metrics;
 use crate::reception::Reception;
+use crate::tally::Tally;
 use crate::tls::{Received, TlsError};
 
 /// A hub: what stands between the store and the connections.
@@ -48,7 +49,8 @@ impl Hub {
     pub fn new(store: Arc<Store>, config: HubConfig, stamp_key: StampKey) -> Self {
         let metrics = Arc::new(Metrics::default());
         let (ingest, committer) = Ingest::queue(store.clone(), metrics.clone(), &config);
-        let reception = Reception::new(config, store, Arc::new(stamp_key), ingest, metrics, None);
+        let tally = Tally::new(store.clone());
+        let reception = Reception::new(config, store, Arc::new(stamp_key), ingest, metrics, None, tally);
         Self {
             keeper: Keeper::new(&reception),
             reception: Arc::new(reception),

@@ -1,10 +1,8 @@
-//! Backups, retention, holds and keys of studies over the control socket. What changes something is audited here, before it is
-//! done, and again where it failed.
+//! Backups, retention, holds and keys of studies over the control socket.
 
 use std::path::PathBuf;
 
 use marey_engine::AuditEvent;
-use marey_engine::audit::Outcome;
 use marey_format::SessionId;
 use serde::{Deserialize, Serialize};
 
@@ -109,7 +107,7 @@ pub enum Kept {
 
 impl KeepRequest {
     /// What the audit log has of it: action and object; none for what changes nothing.
-    fn audited(&self) -> Option<(&'static str, String)> {
+    pub(super) fn audited(&self) -> Option<(&'static str, String)> {
         let study = |study: &str| format!("study/{study}");
         let session = |session: &SessionId| format!("session/{session}");
         let path = |path: &PathBuf| path.display().to_string();
@@ -134,7 +132,7 @@ impl KeepRequest {
     }
 
     /// What else it has of it.
-    fn detailed(&self, event: AuditEvent) -> AuditEvent {
+    pub(super) fn detailed(&self, event: AuditEvent) -> AuditEvent {
         match self {
             Self::Backup(spec) => event
                 .with("encrypt_to", spec.encrypt_to.clone())
@@ -155,13 +153,6 @@ pub(super) fn carry_out(
     request: KeepRequest,
     progress: &mut dyn FnMut(String),
 ) -> Result<Kept, String> {
-    // Written down before anything is done: what can't be audited is not done.
-    let event = request
-        .audited()
-        .map(|(action, object)| request.detailed(AuditEvent::new(desk.actor.clone(), action).on(object)));
-    if let Some(event) = &event {
-        desk.store.audit(event).map_err(|error| error.to_string())?;
-    }
     let job = desk.live.and_then(|state| {
         let (kind, object) = work(&request)?;
         let job = state.jobs.begin(kind, object);
@@ -175,10 +166,6 @@ pub(super) fn carry_out(
         progress(text);
     };
     let done = done(desk, request, &mut told);
-    if let (Some(event), Err(why)) = (event, &done) {
-        let failed = event.outcome(Outcome::Failed).with("why", why.clone());
-        desk.store.audit(&failed).map_err(|error| error.to_string())?;
-    }
     match (job, &done) {
         (Some(job), Ok(_)) => job.done("done"),
         (Some(job), Err(why)) => job.failed(why),

@@ -7,18 +7,22 @@
 //! Client and server live here side by side, so that they cannot drift apart.
 
 mod annotate;
+mod audited;
 mod client;
 mod keep;
 mod marks;
 mod offline;
+mod people;
 mod server;
 mod verbs;
 mod words;
 
 pub use annotate::AnnotationSpec;
+pub(crate) use audited::Undone;
 pub use client::{ControlClient, ControlError};
 pub use keep::{KeepRequest, Kept};
-pub use offline::ask;
+pub use offline::{add_first_user, ask};
+pub use people::{PeopleAnswer, PeopleRequest};
 pub(crate) use server::{ControlServer, order};
 
 use std::collections::BTreeMap;
@@ -36,6 +40,8 @@ pub use crate::attached::DeviceState;
 pub use crate::clocks::ClockView;
 use crate::jobs::JobView;
 pub use crate::judge::{BreachView, CheckView};
+pub use crate::people::{KeyMade, KeyView, Secret, StudyView, TokenView, UserView};
+pub use crate::permission::Role;
 use crate::pki::{DeviceBundle, DeviceRecord, KeyKind};
 pub use crate::registrar::{AuthorityView, Invitation};
 use crate::state::Bound;
@@ -144,6 +150,8 @@ pub enum Request {
     },
     /// Backups, retention, holds, keys of studies.
     Keep(KeepRequest),
+    /// Users, tokens, API keys, studies.
+    People(PeopleRequest),
     /// The hub itself.
     Status,
     /// Stops the hub in good order.
@@ -223,6 +231,8 @@ pub enum Response {
     },
     /// Of `Keep`.
     Kept(Kept),
+    /// Of `People`.
+    People(PeopleAnswer),
     /// Of `Status`.
     Status(StatusView),
     /// Of `Shutdown`: it has begun.

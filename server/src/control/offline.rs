@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::time::HubClock;
-use marey_engine::{Actor, Store};
+use marey_engine::{Actor, AuditEvent, Options, Store};
+use marey_format::UserId;
+use marey_format::types::hex;
 
 use super::verbs::Desk;
 use super::{ControlClient, ControlError, Request, Response};
 use crate::config::HubConfig;
+use crate::people::{People, Secret};
+use crate::permission::Role;
 use crate::registrar::Registrar;
 
 /// Asks the hub that runs in `hub_dir`; if none does, opens the folder and does what was asked right here.
@@ -50,12 +54,45 @@ fn offline(
     store.sign_receipts(registrar.receipt_signer());
     let desk = Desk {
         store: &store,
-        actor: Actor::Offline(rustix::process::geteuid().as_raw()),
+        actor: this_user(),
+        peer: None,
         hub_dir,
         registrar: &registrar,
         live: None,
     };
     let answer = desk.carry_out(request.clone(), progress);
     store.close().map_err(|e| text(&e))?;
-    answer
+    answer.map_err(|undone| text(&undone))
+}
+
+/// Gives a hub that was just made its first user, an admin, before anybody can ask for anything. Needs no authority.
+///
+/// # Errors
+/// One sentence.
+pub fn add_first_user(
+    hub_dir: &Path,
+    options: Options,
+    clock: Arc<dyn HubClock>,
+    user: &UserId,
+    password: &Secret,
+) -> Result<(), String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(hub_dir));
+    let (store, _) = Store::open(disk, clock, options).map_err(|e| text(&e))?;
+    let made = AuditEvent::new(this_user(), "hub.init").on(format!("hub/{}", hex(&store.hub_id())));
+    store.audit(&made).map_err(|e| text(&e))?;
+    let event = AuditEvent::new(this_user(), "user.add").on(format!("user/{user}"));
+    let event = event.with("role", Role::Admin.as_str());
+    store.audit(&event).map_err(|e| text(&e))?;
+    let added = People::of(&store).add_user(user, Role::Admin, password);
+    if let Err(error) = &added {
+        super::audited::failed(&store, Some(event), &error.to_string());
+    }
+    store.close().map_err(|e| text(&e))?;
+    added.map(|_| ()).map_err(|e| text(&e))
+}
+
+/// Whoever works on the folder while no hub runs.
+fn this_user() -> Actor {
+    Actor::Offline(rustix::process::geteuid().as_raw())
 }

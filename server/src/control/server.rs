@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use marey_engine::Actor;
 
+use super::Undone;
 use super::verbs::Desk;
 use super::{LINE_BYTES_MAX, Reply, Request, Response, SOCKET_FILE, socket_path};
 use crate::state::HubState;
@@ -120,7 +122,7 @@ fn serve(state: &HubState, socket: UnixStream) -> io::Result<()> {
     }
     writer.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let actor = peer.uid.as_raw();
-    let desk = desk(state, Actor::Uid(actor));
+    let desk = desk(state, Actor::Uid(actor), None);
     let mut reader = BufReader::new(socket);
     loop {
         let mut line = String::new();
@@ -136,7 +138,7 @@ fn serve(state: &HubState, socket: UnixStream) -> io::Result<()> {
                 };
                 match desk.carry_out(request, &mut progress) {
                     Ok(response) => Reply::Done(Box::new(response)),
-                    Err(why) => Reply::Failed(why),
+                    Err(undone) => Reply::Failed(undone.to_string()),
                 }
             }
             Err(error) => Reply::Failed(format!("the request is not understood: {error}")),
@@ -152,15 +154,20 @@ fn told(line: &str) -> String {
     said.join(" ").trim_end().to_owned()
 }
 
-/// Carries out a verb for somebody who asked in another way, such as over HTTP. An error is one sentence.
-/// The caller has written into the audit log that it was asked for.
-pub(crate) fn order(state: &HubState, request: Request, actor: Actor) -> Result<Response, String> {
-    desk(state, actor).carry_out(request, &mut |_| ())
+/// Carries out a verb for somebody who asked over HTTP.
+pub(crate) fn order(
+    state: &HubState,
+    request: Request,
+    actor: Actor,
+    peer: IpAddr,
+) -> Result<Response, Undone> {
+    desk(state, actor, Some(peer)).carry_out(request, &mut |_| ())
 }
 
-fn desk(state: &HubState, actor: Actor) -> Desk<'_> {
+fn desk(state: &HubState, actor: Actor, peer: Option<IpAddr>) -> Desk<'_> {
     Desk {
         actor,
+        peer,
         store: &state.store,
         hub_dir: &state.hub_dir,
         registrar: &state.registrar,

@@ -1,6 +1,7 @@
 //! What each request of the control socket does. An error is one sentence for the person who asked.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use marey_format::wire::Heartbeat;
 use marey_format::{DeviceId, RefusalCode, SessionId};
 
 use super::annotate::annotate;
+use super::audited::{self, Undone};
 use super::keep;
 use super::marks;
+use super::people;
 use super::words;
 use super::{
     ClockView, DeviceView, LogView, Request, Response, SessionSpec, SessionView, StatusView, StreamView,
@@ -27,6 +30,8 @@ pub(super) struct Desk<'a> {
     pub store: &'a Store,
     /// Who asks.
     pub actor: Actor,
+    /// From which address, if it was over HTTP.
+    pub peer: Option<IpAddr>,
     /// Where configuration and keys stand.
     pub hub_dir: &'a Path,
     pub registrar: &'a Registrar,
@@ -35,12 +40,21 @@ pub(super) struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    /// Does what was asked.
+    /// Does what was asked; what changes something, once it stands in the audit log.
     pub(super) fn carry_out(
         &self,
         request: Request,
         progress: &mut dyn FnMut(String),
-    ) -> Result<Response, String> {
+    ) -> Result<Response, Undone> {
+        let event = audited::event(&request, &self.actor, self.peer);
+        audited::before(self.store, &request, event.as_ref())?;
+        self.do_it(request, progress).map_err(|why| {
+            audited::failed(self.store, event, &why);
+            Undone::Refused(why)
+        })
+    }
+
+    fn do_it(&self, request: Request, progress: &mut dyn FnMut(String)) -> Result<Response, String> {
         match request {
             Request::DeviceEnroll { device, addresses } => enroll(self, &device, &addresses),
             Request::DeviceInvite { device, addresses } => {
@@ -77,6 +91,7 @@ impl Desk<'_> {
             Request::Jobs => Ok(Response::Jobs(self.running()?.jobs.list())),
             Request::Compact { session, again } => compact(self, &session, again, progress),
             Request::Keep(request) => keep::carry_out(self, request, progress).map(Response::Kept),
+            Request::People(request) => people::carry_out(self, request).map(Response::People),
             Request::Status => Ok(Response::Status(status(self.running()?))),
             Request::Shutdown => {
                 self.running()?.shutdown_asked.send_replace(true);

@@ -134,7 +134,7 @@ impl Registrar {
         self.count_issued(began);
         self.audit(
             AuditEvent::new(actor(device, shown), "device.certify")
-                .on(device)
+                .on(format!("device/{device}"))
                 .with("serial", issued.serial_hex),
         );
         Ok(certificate_message(authority, issued.certificate_pem))

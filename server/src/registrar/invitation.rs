@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use marey_engine::{Actor, AuditEvent, AuditOutcome, Entries};
+use marey_engine::{Actor, AuditEvent, Entries};
 use marey_format::DeviceId;
 use marey_format::types::hex;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::devices::{certificate_of, parse, put, put_enrolled};
 use super::{NS_PER_S, Registrar, RegistrarError};
 use crate::pki::{CertificateRecord, HubContact, RequestError, RequestedKey};
+use crate::tally::Refused;
 
 /// Kind of the records, by device.
 const INVITE: &str = "invite";
@@ -161,12 +162,24 @@ impl Registrar {
         peer: SocketAddr,
         enrolled: &Result<Enrolled, RegistrarError>,
     ) {
-        let event = AuditEvent::new(Actor::Peer(peer.ip().to_string()), "device.join").on(&asked.device);
+        let actor = Actor::Peer(peer.ip().to_string());
         match enrolled {
             Ok(Enrolled {
                 replaced: Some(_), ..
-            }) => self.audit(event),
-            Err(RegistrarError::NotInvited) => self.audit(event.outcome(AuditOutcome::Denied)),
+            }) => self.audit(AuditEvent::new(actor, JOIN).on(format!("device/{}", asked.device))),
+            // Anybody may try: it is counted, and costs nobody a sync.
+            Err(error @ RegistrarError::NotInvited) => {
+                if let Some((_, tally)) = self.counted.get() {
+                    tally.note(Refused {
+                        actor,
+                        action: JOIN,
+                        object: DeviceId::new(asked.device.as_str())
+                            .ok()
+                            .map(|device| format!("device/{device}")),
+                        why: error.to_string(),
+                    });
+                }
+            }
             Ok(_) | Err(_) => {}
         }
     }
@@ -245,6 +258,7 @@ impl std::fmt::Debug for EnrolRequest {
     }
 }
 
+const JOIN: &str = "device.join";
 const TOKEN_BYTES: usize = 16;
 /// Invitations that are open at once.
 const INVITATIONS_MAX: usize = 1_000;

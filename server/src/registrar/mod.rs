@@ -38,6 +38,7 @@ use crate::pki::{
     Authorities, Authority, CertificateClock, DeviceVerifier, HubContact, Passphrase, PkiError, Registry,
     RegistryError, RequestError, host_name, local_addresses, read_secret,
 };
+use crate::tally::Tally;
 use crate::tls::{TlsConfigs, TlsError};
 
 /// The records and authorities of one hub, whether it runs or not.
@@ -52,8 +53,8 @@ pub(crate) struct Registrar {
     /// Something has changed that the list of revocations does not say.
     is_list_due: AtomicBool,
     current: RwLock<Arc<Current>>,
-    /// Where a running hub counts what was issued.
-    metrics: OnceLock<Arc<Metrics>>,
+    /// Where a running hub counts what was issued, and what was refused.
+    counted: OnceLock<(Arc<Metrics>, Arc<Tally>)>,
 }
 
 /// What is in use now.
@@ -115,28 +116,28 @@ impl Registrar {
             // What a hub that was cut off had no time to list.
             is_list_due: AtomicBool::new(is_serving),
             current: RwLock::new(Arc::new(current)),
-            metrics: OnceLock::new(),
+            counted: OnceLock::new(),
             registry,
             store,
         }))
     }
 
-    /// What is issued from now on is counted there.
-    pub(crate) fn count_in(&self, metrics: &Arc<Metrics>) {
-        // A hub has one of both.
-        let _ = self.metrics.set(metrics.clone());
+    /// What is issued or refused from now on is counted there.
+    pub(crate) fn count_in(&self, metrics: &Arc<Metrics>, tally: &Arc<Tally>) {
+        // A hub has one of each.
+        let _ = self.counted.set((metrics.clone(), tally.clone()));
     }
 
     /// A certificate was issued, which began then.
     fn count_issued(&self, began: HubInstant) {
-        if let Some(metrics) = self.metrics.get() {
+        if let Some((metrics, _)) = self.counted.get() {
             metrics.certificate_issued(self.store.clock().now().ns - began.ns);
         }
     }
 
     /// A device was enrolled.
     fn count_enrolled(&self) {
-        if let Some(metrics) = self.metrics.get() {
+        if let Some((metrics, _)) = self.counted.get() {
             metrics.registrations.add(1);
         }
     }

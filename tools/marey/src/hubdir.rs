@@ -1,13 +1,16 @@
 //! Which hub is meant: `--dir`, else `MAREY_DIR`, else the nearest folder above that holds one.
 
 use crate::output::{Failure, Result};
-use marey_engine::disk::OsDisk;
+use marey_engine::audit::Audit;
+use marey_engine::disk::{Disk, LockGuard, OsDisk};
 use marey_engine::salvage::Source;
-use marey_engine::{Options, Session, SessionError};
+use marey_engine::time::OsClocks;
+use marey_engine::{Actor, AuditEvent, Options, Session, SessionError, Store};
 use marey_format::SessionId;
 use marey_server::config::CONFIG_FILE;
 use marey_server::{HubConfig, Overrides};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The folder of the hub that is meant.
 pub fn find(given: Option<PathBuf>) -> Result<PathBuf> {
@@ -55,6 +58,25 @@ pub fn store_options(dir: &Path) -> Result<Options> {
         false => HubConfig::parse(&file, "", &overrides())?,
     };
     Ok(config.store_options(&OsDisk::new(dir))?)
+}
+
+/// A hub's LOCK, for work on its folder while it does not run.
+pub fn lock(dir: &Path) -> Result<Box<dyn LockGuard>> {
+    let lock = OsDisk::new(dir).lock(Path::new("LOCK"))?;
+    lock.ok_or_else(|| {
+        Failure::Unreachable(format!("the hub in {} is running; stop it first", dir.display()))
+    })
+}
+
+/// Writes into a hub's audit log what is about to be done on its folder. The caller holds its LOCK; what can't be written down
+/// is not to be done.
+pub fn audit(dir: &Path, action: &str, object: &str) -> Result {
+    let disk = Arc::new(OsDisk::new(dir));
+    let hub_id = Store::read_hub_id(&*disk)?;
+    let actor = Actor::Offline(rustix::process::geteuid().as_raw());
+    let event = AuditEvent::new(actor, action).on(object);
+    Audit::new(disk, Arc::new(OsClocks::hub_clock()?), hub_id).append(&event)?;
+    Ok(())
 }
 
 /// What a verb is to look at: a path as it is, the name of a session of the hub, or the hub itself.

@@ -14,6 +14,8 @@ mod output;
 mod plain_http;
 mod remote;
 mod rows;
+mod secret;
+mod when;
 
 use clap::{Parser, Subcommand};
 use output::Output;
@@ -62,6 +64,16 @@ enum Verb {
     Ca(commands::ca::Arguments),
     /// Devices: who may connect.
     Device(commands::device::Arguments),
+    /// Users: who may log in to the HTTP API.
+    User(commands::user::Arguments),
+    /// Tokens: who is logged in.
+    Token(commands::token::Arguments),
+    /// API keys: what scripts show instead of a password.
+    Apikey(commands::apikey::Arguments),
+    /// Studies: which sessions belong together, and who may see them.
+    Study(commands::study::Arguments),
+    /// The audit log: who did what to the hub, and whether anybody changed that.
+    Audit(commands::audit::Arguments),
     /// Sessions: what is recorded.
     Session(commands::session::Arguments),
     /// Simulated devices against a running hub.
@@ -132,6 +144,11 @@ fn main() -> ExitCode {
         Verb::Firewall(verb) => commands::firewall::run(verb, dir, &output),
         Verb::Ca(verb) => commands::ca::run(verb, dir, &output),
         Verb::Device(verb) => commands::device::run(verb, dir, &output),
+        Verb::User(verb) => commands::user::run(verb, dir, &output),
+        Verb::Token(verb) => commands::token::run(verb, dir, &output),
+        Verb::Apikey(verb) => commands::apikey::run(verb, dir, &output),
+        Verb::Study(verb) => commands::study::run(verb, dir, &output),
+        Verb::Audit(verb) => commands::audit::run(verb, dir, &output),
         Verb::Session(verb) => commands::session::run(verb, dir, &output),
         Verb::Simulate(verb) => commands::simulate::run(verb, &output),
         Verb::Info(verb) => commands::info::run(verb, dir, &output),

@@ -122,7 +122,11 @@ fn row(authority: &AuthorityView) -> Vec<String> {
 
 fn init(dir: &Path, new: &New, output: &Output) -> Result {
     let now_utc_ns = OsClocks::hub_clock()?.wall().utc_ns;
-    let authorities = Authorities::init(dir, &new.read()?, now_utc_ns)?;
+    let new = new.read()?;
+    // A hub without an authority does not run.
+    let _lock = hubdir::lock(dir)?;
+    hubdir::audit(dir, "ca.init", "ca/1")?;
+    let authorities = Authorities::init(dir, &new, now_utc_ns)?;
     let made = Made {
         hub_name: authorities.issuing().hub_name().to_owned(),
         fingerprint_sha256_hex: authorities.issuing().fingerprint_sha256_hex(),

@@ -1,6 +1,8 @@
 //! One file for each verb.
 
+pub mod apikey;
 pub mod archive;
+pub mod audit;
 pub mod backup;
 pub mod ca;
 pub mod cat;
@@ -27,5 +29,8 @@ pub mod retention;
 pub mod selftest;
 pub mod session;
 pub mod simulate;
+pub mod study;
 pub mod support_bundle;
+pub mod token;
+pub mod user;
 pub mod verify;

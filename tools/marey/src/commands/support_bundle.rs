@@ -12,6 +12,7 @@ use crate::commands::doctor::{self, running::Running};
 use crate::commands::{config, device};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
+use crate::when::duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use marey_server::HubConfig;
@@ -202,49 +203,4 @@ fn pack(out: &Path, pages: &Pages, now: Duration) -> Result {
     let mut file = archive.into_inner().and_then(GzEncoder::finish).map_err(at)?;
     file.flush().map_err(at)?;
     file.sync_all().map_err(at)
-}
-
-/// `90s`, `30m`, `1h`, `2d`.
-fn duration(text: &str) -> std::result::Result<Duration, String> {
-    let wrong = || format!("a time such as 30m, 1h or 2d, not {text:?}");
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return Err(wrong()),
-    };
-    let count: u64 = text[..text.len() - unit.len_utf8()]
-        .parse()
-        .map_err(|_| wrong())?;
-    let all = count
-        .checked_mul(seconds)
-        .filter(|all| *all > 0)
-        .ok_or_else(wrong)?;
-    Ok(Duration::from_secs(all))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_understood() {
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("2d"), Ok(Duration::from_secs(172_800)));
-        for wrong in [
-            "",
-            "h",
-            "1",
-            "-1h",
-            "0m",
-            "1w",
-            "99999999999999999999d",
-            "18446744073709551615d",
-            "é",
-        ] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -173,6 +173,7 @@ fn import(arguments: &Xdf, dir: &Path, output: &Output) -> Result<Imported> {
         }
     };
     let folder = Session::dir(&session);
+    hubdir::audit(dir, "session.import", &format!("session/{session}"))?;
     disk::create_dirs(&hub, Path::new("sessions"))?;
     hub.rename(&aside.join(&folder), &folder)?;
     hub.sync_dir(Path::new("sessions"))?;
