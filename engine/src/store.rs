@@ -111,6 +111,9 @@ struct Slot {
     loaded: bool,
     /// Frames came since the newest generation, or since the one under way began.
     late: bool,
+    /// Held by whoever publishes or retires: logs do not go while a generation is made of them, and none is made of
+    /// logs that are about to go.
+    published: Arc<Mutex<()>>,
 }
 
 /// An opened log: what the device is told.

@@ -1,14 +1,16 @@
 //! The catalog is an index: without it the same answers come. Identity is not: without it a hub does not start.
 
-use marey_engine::compact::Generation;
+use marey_engine::compact::{Generation, check_session};
 use marey_engine::disk::Disk;
 use marey_engine::disk::memory::MemoryDisk;
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{OpenError, Options, Session, SessionState, Store};
 use marey_tests::recording::{Sender, open, prepare, session, small_options};
+use std::cell::RefCell;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 fn recorded() -> (MemoryDisk, Arc<dyn HubClock>, Sender) {
     let disk = MemoryDisk::new();
@@ -81,6 +83,41 @@ fn a_closed_session_is_published_no_more_but_made_again() {
     drop(store);
     let store = open(Arc::new(disk), &clock).unwrap();
     assert_eq!(store.session(&session()).unwrap().generation, 2);
+}
+
+#[test]
+fn logs_are_not_retired_while_a_generation_is_made_of_them() {
+    let (disk, clock, _) = recorded();
+    let store = Arc::new(open(Arc::new(disk.clone()), &clock).unwrap());
+    store.close_session(&session()).unwrap();
+    let retiring = RefCell::new(None);
+    let progress = |_| {
+        if retiring.borrow().is_some() {
+            return;
+        }
+        let (ended, has_ended) = mpsc::channel();
+        let store = store.clone();
+        *retiring.borrow_mut() = Some(std::thread::spawn(move || {
+            let retired = store.retire_logs(&session(), "a test");
+            // Nobody may listen any more.
+            _ = ended.send(());
+            retired
+        }));
+        assert!(
+            has_ended.recv_timeout(Duration::from_millis(500)).is_err(),
+            "it did not wait"
+        );
+    };
+    let again = store.seal_session_as(&session(), Generation::Always, &progress);
+    assert_eq!(again.unwrap().session.generation, 2);
+    let retired = retiring.take().expect("there was progress").join();
+    let retired = retired.expect("no panic").unwrap();
+    assert_eq!(retired.generation, 2);
+    let checked = check_session(&disk, &session(), store.options()).unwrap();
+    assert_eq!(
+        (checked.faults, checked.samples_retired),
+        (Vec::new(), Some(retired.samples))
+    );
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::error::StorageError;
 use crate::log::FaultKind;
 use crate::options::Options;
 use crate::session::{Session, SessionState};
+use marey_format::frame::Kind;
 use marey_format::payload::WallReading;
 use marey_format::{DeviceId, SessionId, version};
 use serde::{Deserialize, Serialize};
@@ -201,6 +202,18 @@ fn only_in_logs(
         )));
     }
     let surveys = survey_all(disk, &session.id, options, &|_| {})?;
+    for survey in &surveys {
+        if let Some((kind, frames)) = survey.untold.first_key_value() {
+            let what = match Kind(*kind) {
+                Kind::EVENT => "events with keys that no table has".to_owned(),
+                _ => format!("frames of the kind {kind:#04x}, which this version does not know,"),
+            };
+            let device = &survey.device;
+            return Ok(Some(format!(
+                "{frames} {what} stand in them alone, from {device}"
+            )));
+        }
+    }
     let all = covers(manifest, &surveys);
     Ok((!all).then(|| "frames came since the newest generation; `marey compact` first".to_owned()))
 }
@@ -225,6 +238,13 @@ pub fn retire(
     let path = dir.join(RETIRED);
     let io = |error| StorageError::io("writing", disk.describe(&path), error);
     disk::replace(disk, &path, &json(&retired)).map_err(io)?;
+    // From here on it is for good. With `logs/` beside it, what was just written says nothing.
+    if hash_file(disk, &dir.join(super::manifest::MANIFEST))? != retired.manifest_blake3 {
+        return Err(RetireError::Kept {
+            session: session.id.clone(),
+            why: "another generation was published meanwhile; try again".to_owned(),
+        });
+    }
     let logs = dir.join("logs");
     let io = |error| StorageError::io("retiring", disk.describe(&logs), error);
     disk.rename(&logs, &dir.join(GOING)).map_err(io)?;

@@ -19,9 +19,10 @@ use crate::log::{Fault, FaultKind, Replay};
 use crate::state::{LogState, Meaning, Violation};
 use marey_format::clock::{ProbeKind, ProbeRow};
 use marey_format::frame::{Frame, Kind, Lane};
-use marey_format::payload::{Arrival, EndOfStream, Event, StreamKey, WallReading};
+use marey_format::payload::{Arrival, EndOfStream, Event, MarkReceived, StreamKey, WallReading};
 use marey_format::wire::Holes;
 use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, SessionId};
+use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -49,6 +50,9 @@ pub struct DeviceSurvey {
     pub misfits: Vec<Misfit>,
     /// Device frames that were taken, by lane.
     pub frames: [u64; 2],
+    /// Frames, by kind, of which something stands in no table: kinds that this version does not know, and events with
+    /// keys that it does not.
+    pub untold: BTreeMap<u8, u64>,
     /// End of the last frame that was delivered.
     pub end: Place,
     /// Which device frames were taken.
@@ -290,6 +294,7 @@ struct Taking {
     walls: Vec<WallReading>,
     misfits: Vec<Misfit>,
     frames: [u64; 2],
+    untold: BTreeMap<u8, u64>,
     end: Place,
 }
 
@@ -343,6 +348,9 @@ impl Taking {
     fn event(&mut self, epoch: Option<u32>, frame: &Frame<'_>, event: Event) {
         let header = frame.header();
         let Some(epoch) = epoch else { return };
+        if header.kind == Kind::EVENT && says_more(frame, &event) {
+            self.untold(header.kind);
+        }
         let (sequence, device_ns) = (header.sequence, header.first_time_ns);
         self.events.push((
             header.stream,
@@ -389,8 +397,13 @@ impl Taking {
                     note,
                 });
             }
-            _ => {}
+            (Kind::CHECKPOINT, _) => {}
+            (kind, _) => self.untold(kind),
         }
+    }
+
+    fn untold(&mut self, kind: Kind) {
+        *self.untold.entry(kind.0).or_default() += 1;
     }
 
     fn arrivals(&mut self, frame: &Frame<'_>) {
@@ -514,6 +527,7 @@ impl Taking {
             unreadable: Vec::new(),
             misfits: self.misfits,
             frames: self.frames,
+            untold: self.untold,
             end: self.end,
             taken,
         }
@@ -609,6 +623,17 @@ impl DeviceSurvey {
             })
         })
     }
+}
+
+/// Whether an event has keys that no table has a column for. The command's id in a `mark_received` only says which
+/// order was answered, and no more of the session.
+fn says_more(frame: &Frame<'_>, event: &Event) -> bool {
+    let keys: BTreeMap<String, IgnoredAny> = frame.json("event").unwrap_or_default();
+    keys.keys().any(|key| match key.as_str() {
+        "kind" | "text" | "duration_ns" => false,
+        "command" => event.kind != MarkReceived::KIND,
+        _ => true,
+    })
 }
 
 fn between(from: Place, to: Place, place: Place) -> bool {

@@ -114,6 +114,7 @@ impl Store {
                 versions: StreamVersions::default(),
                 loaded: false,
                 late: false,
+                published: Arc::default(),
             };
             (slot.session.id.clone(), slot)
         });

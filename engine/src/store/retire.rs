@@ -5,6 +5,7 @@ use crate::compact::{RetireError, Retired, check_retirement, retire};
 use crate::error::SessionError;
 use crate::session::Session;
 use marey_format::SessionId;
+use std::sync::PoisonError;
 
 /// Why logs were not retired.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,8 @@ impl Store {
     /// Checks a closed session's Parquet against its logs, sample by sample, and removes the logs. Long. Legal holds are the
     /// caller's business.
     pub fn retire_logs(&self, id: &SessionId, rule: &str) -> Result<Retired, RetireLogsError> {
+        let published = self.published(id)?;
+        let _alone = published.lock().unwrap_or_else(PoisonError::into_inner);
         let session = self.session(id)?;
         // The journal must not bring back frames of logs that are gone.
         self.flush_session(id, true).map_err(RetireError::from)?;

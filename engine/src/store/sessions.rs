@@ -11,7 +11,7 @@ use crate::state::StreamVersions;
 use marey_format::types::hex;
 use marey_format::{DeviceId, SessionId};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A published generation.
 #[derive(Clone, Debug)]
@@ -57,6 +57,7 @@ impl Store {
             versions: StreamVersions::default(),
             loaded: true,
             late: false,
+            published: Arc::default(),
         };
         inner.sessions.insert(session.id.clone(), slot);
         self.catalog.put(&session, || {
@@ -128,6 +129,8 @@ impl Store {
         how: Generation,
         progress: &dyn Fn(Progress),
     ) -> Result<Sealed, SealError> {
+        let published = self.published(id)?;
+        let _alone = published.lock().unwrap_or_else(PoisonError::into_inner);
         let session = {
             let mut inner = self.inner();
             let slot = inner
@@ -154,6 +157,14 @@ impl Store {
             slot.late = slot.session.state.takes_late_frames();
         }
         result
+    }
+
+    /// What is held while a session's generation is published, or its logs are retired.
+    pub(super) fn published(&self, id: &SessionId) -> Result<Arc<Mutex<()>>, SessionError> {
+        let inner = self.inner();
+        let slot = inner.sessions.get(id);
+        slot.map(|slot| slot.published.clone())
+            .ok_or_else(|| SessionError::Unknown(id.clone()))
     }
 
     fn publish(

@@ -128,7 +128,7 @@ impl LogMaker {
         self
     }
 
-    fn live(&mut self, kind: Kind, stream: u32, device_ns: i64, count: u32, payload: &[u8]) -> &mut Self {
+    pub fn live(&mut self, kind: Kind, stream: u32, device_ns: i64, count: u32, payload: &[u8]) -> &mut Self {
         let sequence = self.next(Lane::Live);
         let seed = self.seed(Lane::Live);
         let frame = control_frame(

@@ -10,6 +10,7 @@ use crate::disk::faulty::{Duration, FaultyDisk, Plan};
 use crate::disk::memory::{Dice, MemoryDisk};
 use crate::disk::{Disk, OpenMode};
 use crate::session::{Session, SessionState};
+use marey_format::frame::Kind;
 use std::io;
 
 const WHY: &str = "a test";
@@ -138,6 +139,51 @@ fn only_what_is_closed_and_all_published_goes() {
             .unwrap()
             .is_some()
     );
+}
+
+#[test]
+fn what_no_table_has_keeps_the_logs() {
+    let cases: [(Kind, &[u8], &str); 4] = [
+        (Kind(0x70), b"our own", "1 frames of the kind 0x70"),
+        (Kind(0x07), b"of a later version", "1 frames of the kind 0x07"),
+        (
+            Kind::EVENT,
+            br#"{"kind":"label","text":"walk","sure":0.9}"#,
+            "1 events with keys",
+        ),
+        (
+            Kind::EVENT,
+            br#"{"kind":"label","command":"7"}"#,
+            "1 events with keys",
+        ),
+    ];
+    let told: [&[u8]; 3] = [
+        br#"{"kind":"label"}"#,
+        br#"{"kind":"label","text":"walk","duration_ns":null}"#,
+        br#"{"kind":"mark_received","text":"stood up","command":"00112233445566778899aabbccddeeff"}"#,
+    ];
+    for (kind, payload, why) in cases {
+        let disk = MemoryDisk::new();
+        let mut session = record(&disk);
+        let mut log = super::maker::LogMaker::new(&session, "app");
+        log.wall(&ANCHOR).epoch(0, Some(3), false);
+        for event in told {
+            log.live(Kind::EVENT, 0, 0, 0, event);
+        }
+        log.live(kind, 0, 0, 0, payload).seal(&disk);
+        compact(&disk, &session);
+        session.state = SessionState::Closed;
+        let kept = retire(&disk, &session, &options(), (ANCHOR, WHY)).unwrap_err();
+        assert!(
+            matches!(&kept, RetireError::Kept { why: found, .. } if found.contains(why) && found.ends_with("from app")),
+            "{kept}"
+        );
+        assert!(
+            disk.stat(&Session::dir(&session.id).join("logs/app"))
+                .unwrap()
+                .is_some()
+        );
+    }
 }
 
 /// After a fault at any operation the session has all its logs, or they are retired; and a second try retires them.
