@@ -175,6 +175,12 @@ impl Upload {
         let path = dir_of(id).join(DATA);
         let io = |error| StorageError::io("reading", disk.describe(&path), error);
         let file = disk.open(&path, OpenMode::ReadWrite).map_err(io)?;
+        let there = file.len().map_err(io)?;
+        if there < facts.synced_bytes {
+            let what = format!("{there} bytes of {} that were synced", facts.synced_bytes);
+            return Err(StorageError::damaged(disk.describe(&path), what));
+        }
+        // What was never told to have come. Only ever cut: a file that is made longer has zeros where bytes are lost.
         file.set_len(facts.synced_bytes).map_err(io)?;
         let total_bytes = disk.space().map_err(io)?.total_bytes;
         let (mut sha256, mut offset) = (Sha256::new(), 0);

@@ -70,6 +70,27 @@ fn what_came_in_pieces_over_a_restart_is_one_file_with_its_hash() {
 }
 
 #[test]
+fn a_file_that_lost_its_end_is_not_gone_on_with() {
+    let memory = memory();
+    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+    let mut upload = Upload::begin(&disk, &options(), new(10)).expect("begun");
+    upload.append(b"01234567").expect("taken");
+    upload.settle(2).expect("synced");
+    drop(upload);
+    let path = dir_of(&new(0).upload).join(DATA);
+    memory
+        .damage(&path, |bytes| bytes.truncate(5))
+        .expect("it is there");
+    let error = Upload::resume(&disk, &options(), &new(0).upload).expect_err("three bytes are gone");
+    assert!(error.to_string().contains("5 bytes of 8"), "{error}");
+    assert_eq!(
+        disk::read_all(&*disk, &path, 100).expect("there"),
+        b"01234",
+        "as it was found"
+    );
+}
+
+#[test]
 fn what_does_not_fit_what_was_said_is_refused() {
     let disk: Arc<dyn Disk> = Arc::new(memory());
     let mut facts = new(3);
