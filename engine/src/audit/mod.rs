@@ -121,7 +121,7 @@ impl AuditEvent {
 /// Which records are wanted. Empty: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// At or after this moment: the beginning of an RFC 3339 time in UTC, such as `2026-11-21`.
+    /// At or after this moment: an RFC 3339 time in UTC or its beginning, such as `2026-11-21`.
     pub from: Option<String>,
     /// Whole, or up to a `/`: `device:phone` is every certificate of it.
     pub actor: Option<String>,
@@ -138,9 +138,9 @@ impl AuditFilter {
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with(end))
             })
         };
-        self.from
-            .as_deref()
-            .is_none_or(|from| record.utc.as_str() >= from)
+        // `..:00Z` is the second's beginning, and stands behind `..:00.5Z` as text.
+        let from = self.from.as_deref().map(|from| from.trim_end_matches('Z'));
+        from.is_none_or(|from| record.utc.as_str() >= from)
             && begins(&record.actor, &self.actor, '/')
             && begins(&record.action, &self.action, '.')
     }

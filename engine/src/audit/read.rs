@@ -115,21 +115,7 @@ pub fn read(
     each: &mut dyn FnMut(AuditRecord) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
     let files = files(disk)?;
-    // A file begins with its lowest number: those before the last that begins below are not wanted.
-    let mut start = 0;
-    if from_seq > 1 {
-        for (at, (_, path)) in files.iter().enumerate().rev() {
-            let first = scan(&bytes_of(disk, path)?, None);
-            if first
-                .records
-                .first()
-                .is_some_and(|found| found.head.seq <= from_seq)
-            {
-                start = at;
-                break;
-            }
-        }
-    }
+    let start = start(disk, &files, from_seq)?;
     for (_, path) in &files[start..] {
         for found in scan(&bytes_of(disk, path)?, None).records {
             if found.head.seq >= from_seq && each(found.record).is_break() {
@@ -138,6 +124,27 @@ pub fn read(
         }
     }
     Ok(())
+}
+
+/// The last file that begins with a record below `seq` or with it. A file begins with its lowest number, and files rise.
+fn start(disk: &dyn Disk, files: &[(u32, PathBuf)], seq: u64) -> Result<usize, StorageError> {
+    let (mut start, mut low, mut high) = (0, 0, files.len());
+    while seq > 1 && low < high {
+        let middle = low + (high - low) / 2;
+        // One without a record says nothing: the next one that has any speaks for it.
+        let mut told = None;
+        for (at, (_, path)) in files.iter().enumerate().take(high).skip(middle) {
+            if let Some(first) = scan(&bytes_of(disk, path)?, None).records.first() {
+                told = Some((at, first.head.seq));
+                break;
+            }
+        }
+        match told {
+            Some((at, first)) if first <= seq => (start, low) = (at, at + 1),
+            _ => high = middle,
+        }
+    }
+    Ok(start)
 }
 
 /// Reads all of the log, and holds it against itself and against the heads that are named elsewhere. With `live` a torn tail

@@ -417,6 +417,52 @@ fn many_that_wait_share_a_sync_and_each_has_its_own_record() {
 }
 
 #[test]
+fn a_page_is_found_without_reading_all_before_it() {
+    let (memory, _) = filled(128);
+    let whole = disk::read_all(&memory, &path(1), 1 << 20).expect("it is there");
+    let lines: Vec<&[u8]> = whole.split_inclusive(|&b| b == b'\n').collect();
+    for (number, pair) in (1..).zip(lines.chunks(2)) {
+        disk::replace(&memory, &path(number), &pair.concat()).expect("written");
+    }
+    assert!(memory.stat(&path(64)).expect("asked").is_some());
+    let faulty = FaultyDisk::new(memory.clone(), Plan::default());
+    let from = |seq, most| {
+        let mut found = Vec::new();
+        read(&faulty, seq, &mut |record| {
+            found.push(record.seq);
+            match found.len() == most {
+                true => std::ops::ControlFlow::Break(()),
+                false => std::ops::ControlFlow::Continue(()),
+            }
+        })
+        .expect("it can be read");
+        found
+    };
+    for seq in 0..=130 {
+        assert_eq!(
+            from(seq, usize::MAX),
+            (seq.max(1)..=128).collect::<Vec<_>>(),
+            "from {seq}"
+        );
+    }
+    faulty.set_plan(Plan::default());
+    assert_eq!(from(65, 1), [65]);
+    assert!(faulty.reads() < 32, "{} reads for one record", faulty.reads());
+    // Files that have no record any more, where the search looks first.
+    for number in [32, 33, 64] {
+        memory.damage(&path(number), Vec::clear).expect("it is there");
+    }
+    let left = |seq| (1..=126).filter(move |n| *n >= seq && !(63..=66).contains(n));
+    for seq in 1..=130 {
+        assert_eq!(
+            from(seq, usize::MAX),
+            left(seq).collect::<Vec<u64>>(),
+            "from {seq}"
+        );
+    }
+}
+
+#[test]
 fn filters_take_whole_words() {
     let record = |actor: &str, action: &str| AuditRecord {
         v: 1,
@@ -446,4 +492,16 @@ fn filters_take_whole_words() {
         ..AuditFilter::default()
     };
     assert!(!later.takes(&record("hub", "hub.start")));
+    for (from, taken) in [
+        ("2026-11-21T08:00:00Z", true),
+        ("2026-11-21T08:00:00.000000Z", true),
+        ("2026-11-21T08:00:00.000001Z", false),
+        ("2026-11-21T08:00:01Z", false),
+    ] {
+        let filter = AuditFilter {
+            from: Some(from.to_owned()),
+            ..AuditFilter::default()
+        };
+        assert_eq!(filter.takes(&record("hub", "hub.start")), taken, "{from}");
+    }
 }

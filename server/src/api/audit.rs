@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use axum::Json as Answer;
-use marey_engine::{AuditRecord, audit};
+use marey_engine::{AuditFilter, AuditRecord, audit};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -24,9 +24,9 @@ pub(crate) struct Wanted {
     /// Items of a page, at most.
     #[param(minimum = 1, maximum = 500, default = 100)]
     limit: Option<u32>,
-    /// Only those of this actor, such as `user:ada`.
+    /// Only those of this actor, whole or up to a `/`: `device:phone` is every certificate of it, `user:ada` her keys too.
     actor: Option<String>,
-    /// Only this action, such as `device.revoke`.
+    /// Only this action, whole or up to a `.`: `device` is everything done to devices, `device.revoke` that alone.
     action: Option<String>,
 }
 
@@ -43,18 +43,18 @@ pub(crate) async fn list(
     };
     let page = hub.work(caller, AUDIT_VIEW, move |asked| {
         let (after, limit) = (paging.after_number()?.unwrap_or(0), paging.limit()?);
+        let filter = AuditFilter {
+            from: None,
+            actor: wanted.actor,
+            action: wanted.action,
+        };
         let mut items: Vec<AuditRecord> = Vec::new();
         let mut more = false;
         audit::read(
             &**asked.state.store.disk(),
             after.saturating_add(1),
             &mut |record| {
-                let is_wanted = record.seq > after
-                    && wanted.actor.as_ref().is_none_or(|actor| *actor == record.actor)
-                    && wanted
-                        .action
-                        .as_ref()
-                        .is_none_or(|action| *action == record.action);
+                let is_wanted = record.seq > after && filter.takes(&record);
                 if is_wanted && items.len() == limit {
                     more = true;
                     return ControlFlow::Break(());
