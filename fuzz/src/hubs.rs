@@ -46,8 +46,9 @@ pub fn protocol_file(bytes: &[u8]) {
     };
     match Plan::parse(text) {
         Err(error) => {
-            let shown = marey_format::types::plain_lines(&error.to_string());
+            let shown = error.to_string();
             assert!(!shown.is_empty());
+            assert_eq!(marey_format::types::plain_lines(&shown), shown);
         }
         Ok(plan) => {
             assert!(plan.v == 1 && (2.0..=120.0).contains(&plan.window_s));

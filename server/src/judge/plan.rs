@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use marey_format::types::Label;
+use marey_format::types::{Label, plain_lines};
 use marey_format::{DeviceId, StreamName};
 use serde::Deserialize;
 
@@ -115,7 +115,7 @@ impl Plan {
         }
         let plan: Self = toml::from_str(text).map_err(|error| PlanError::Line {
             line: error.span().map_or(1, |span| line_of(text, span.start)),
-            why: error.message().to_owned(),
+            why: plain_lines(error.message()),
         })?;
         plan.check()?;
         Ok(plan)
