@@ -210,8 +210,39 @@ pub fn judge(disk: &dyn Disk, sender: &Sender) -> Result<u64, String> {
 
 /// The same for a device that started over: one sender for each of its epochs.
 pub fn judge_device(disk: &dyn Disk, senders: &[&Sender]) -> Result<u64, String> {
+    let held = held(disk, senders)?;
+    for (sender, held) in senders.iter().zip(&held) {
+        let missing = missing(sender, held);
+        if !missing.is_empty() {
+            return Err(format!(
+                "{}: LOST acknowledged frames {missing:?} of {}",
+                sender.device, sender.acked[0]
+            ));
+        }
+    }
+    Ok(held.iter().map(|held| held.len() as u64).sum())
+}
+
+/// The acknowledged frames that the log does not have, for each sender.
+pub fn lost(disk: &dyn Disk, senders: &[&Sender]) -> Result<Vec<Vec<u64>>, String> {
+    let held = held(disk, senders)?;
+    Ok(senders
+        .iter()
+        .zip(&held)
+        .map(|(sender, held)| missing(sender, held))
+        .collect())
+}
+
+fn missing(sender: &Sender, held: &BTreeSet<u64>) -> Vec<u64> {
+    (0..sender.acked[0])
+        .filter(|sequence| !held.contains(sequence))
+        .collect()
+}
+
+/// The frames that a log holds, for each sender of its device; each whole, once, in order, and none invented.
+fn held(disk: &dyn Disk, senders: &[&Sender]) -> Result<Vec<BTreeSet<u64>>, String> {
     let Some(first) = senders.first() else {
-        return Ok(0);
+        return Ok(Vec::new());
     };
     let device = &first.device;
     let mut held: Vec<BTreeSet<u64>> = vec![BTreeSet::new(); senders.len()];
@@ -255,18 +286,7 @@ pub fn judge_device(disk: &dyn Disk, senders: &[&Sender]) -> Result<u64, String>
             return Err(format!("{device}: frame {sequence} is there twice"));
         }
     }
-    for (sender, held) in senders.iter().zip(&held) {
-        let missing: Vec<u64> = (0..sender.acked[0])
-            .filter(|sequence| !held.contains(sequence))
-            .collect();
-        if !missing.is_empty() {
-            return Err(format!(
-                "{device}: LOST acknowledged frames {missing:?} of {}",
-                sender.acked[0]
-            ));
-        }
-    }
-    Ok(held.iter().map(|held| held.len() as u64).sum())
+    Ok(held)
 }
 
 /// Opens a store with the small options.

@@ -14,7 +14,7 @@ use marey_tests::prove::kills::rig::{DEVICES, Rig, SESSION};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the devices were told by now. The last line may still be on its way.
 fn acknowledged(rig: &Rig, beside: &Path) -> Acknowledged {
@@ -154,6 +154,12 @@ fn a_restored_hub_runs_and_knows_its_devices() {
 }
 
 /// What a backup that was killed leaves: no snapshot that is not whole, and a next one that goes on.
+fn files_below(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let count = |path: &Path| if path.is_dir() { files_below(path) } else { 1 };
+    entries.map(|entry| count(&entry.path())).sum()
+}
+
 #[test]
 fn a_backup_that_is_killed_leaves_nothing_half() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -172,13 +178,22 @@ fn a_backup_that_is_killed_leaves_nothing_half() {
         command.arg(&backups).arg("--dir").arg(&dir);
         command
     };
-    let (mut killed, mut whole) = (0, 0);
-    for wait_ms in [0, 5, 10, 20, 30, 40, 60, 80, 120, 160] {
+    let stored = || files_below(&backups.join("objects")) + files_below(&backups.join("tmp"));
+    let (mut killed, mut half, mut whole) = (0, 0, 0);
+    for (round, wait_ms) in [0, 0, 5, 5, 20, 20, 40, 40, 80, 120].into_iter().enumerate() {
+        // Every other one finds what the one before left.
+        if round.is_multiple_of(2) && backups.exists() {
+            std::fs::remove_dir_all(&backups).expect("ours");
+        }
         let mut running = take()
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("it starts");
+        let end = Instant::now() + PATIENCE;
+        while stored() == 0 && running.try_wait().expect("our own child").is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::thread::sleep(Duration::from_millis(wait_ms));
         running.kill().expect("our own child");
         let status = running.wait().expect("our own child");
@@ -194,9 +209,11 @@ fn a_backup_that_is_killed_leaves_nothing_half() {
         ])
         .well()
         .json();
-        whole += checked["snapshots"].as_u64().expect("a count");
+        let snapshots = checked["snapshots"].as_u64().expect("a count");
+        half += u32::from(snapshots == 0 && stored() > 0);
+        whole += snapshots;
     }
-    assert!(killed > 0, "none was killed on its way");
+    assert!(half > 0, "{killed} were killed, and none while it stored");
     let done = finish(&mut take(), PATIENCE).well().json();
     let leftovers = std::fs::read_dir(backups.join("tmp")).map_or(0, |entries| entries.count());
     assert_eq!(leftovers, 0, "{killed} killed, {whole} seen whole");

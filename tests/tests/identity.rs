@@ -8,6 +8,7 @@
 use marey_device::{BufferOptions, Bundle, Declaration, Device, Invitation, JoinError, Options, Value};
 use marey_engine::disk::OsDisk;
 use marey_engine::time::{HubClock, HubInstant};
+use marey_format::RefusalCode;
 use marey_format::payload::WallReading;
 use marey_server::control::{Request, Response};
 use marey_tests::hub::{Lab, PATIENCE, clock, config, device, session};
@@ -146,9 +147,16 @@ fn a_certificate_is_renewed_under_load_and_no_frame_is_lost() {
     until("the old certificate refused", PATIENCE, || {
         let old =
             Device::start(Bundle::read(&before).expect("a bundle"), Options::default()).expect("a device");
-        let refused = old.wait_for_join(Duration::from_secs(1)).is_err() && old.status().connections == 0;
+        let joined = old.wait_for_join(Duration::from_secs(1)).is_ok();
+        let status = old.status();
         old.kill();
-        refused.then_some(())
+        let halted = status.halted.is_some_and(|it| it.code == RefusalCode::Revoked);
+        // The alert of TLS, or what the hub says where the connection was up before it knew.
+        let refused = halted
+            || status
+                .last_error
+                .is_some_and(|why| why.contains("CertificateRevoked"));
+        (!joined && status.connections == 0 && refused).then_some(())
     });
     let report = phone.finish(PATIENCE).expect("finished");
     assert!(report.all_acknowledged, "{report:?}");

@@ -256,11 +256,14 @@ fn lied(stage: &Stage, faulty: &FaultyDisk, tally: &mut Tally) -> Result<(), Fai
                 let failure = failure.downcast_ref::<OpenError>();
                 matches!(failure, Some(OpenError::Storage(StorageError::Damaged { .. })))
             });
-            // What an opening on the way has named and mended stands in nothing that is left.
-            let told = stage.damage_named > 0;
+            // What an opening on the way has named and mended stands in nothing that is left. It told of what was gone
+            // then: a frame that went later has to be named by something else.
+            let told = promise
+                .lost(&*as_disk)
+                .is_ok_and(|lost| lost.is_subset(&stage.told));
             tally.fault(
                 "losses that an opening on the way named",
-                u64::from(told && !named),
+                u64::from(told && !named && !complete),
             );
             tally.fault("damaged files that opening named", u64::from(refused && !named));
             tally.fault("losses that verify named", u64::from(named && !complete));

@@ -6,7 +6,7 @@
 //! Invariant: the model says only what the engine said (an ack, a welcome, a generation published), each with the number
 //! of operations that the disk had seen when it was said.
 
-use crate::recording::{Sender, judge_device, prepare, session, small_options};
+use crate::recording::{Sender, judge_device, lost, prepare, session, small_options};
 use marey_engine::disk::Disk;
 use marey_engine::disk::faulty::{FaultyDisk, Plan};
 use marey_engine::disk::memory::{Dice, MemoryDisk};
@@ -14,6 +14,7 @@ use marey_engine::log::{Fault, FaultKind};
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{LogHandle, SessionState, Store};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -121,8 +122,9 @@ pub struct Stage {
     /// For each device, which of the senders it is now.
     current: [usize; DEVICES.len()],
     facts: Vec<Fact>,
-    /// Damage that the hub named when it was opened again on the way, which an operator then reads in its log.
-    pub damage_named: usize,
+    /// Acknowledged frames, by sender and sequence, that were gone when the hub was opened again on the way and named
+    /// damage of their log, which an operator then reads in its log.
+    pub told: BTreeSet<(usize, u64)>,
 }
 
 /// What must hold after a crash.
@@ -141,7 +143,7 @@ impl Default for Stage {
                 .collect(),
             current: std::array::from_fn(|device| device),
             facts: Vec::new(),
-            damage_named: 0,
+            told: BTreeSet::new(),
         }
     }
 }
@@ -168,8 +170,7 @@ impl Stage {
                 drop(closing);
                 handles = [None; DEVICES.len()];
                 let (opened, report) = Store::open(as_disk.clone(), clock.clone(), small_options())?;
-                let is_damage = |fault: &&Fault| fault.kind == FaultKind::Damage;
-                self.damage_named += report.faults.iter().filter(is_damage).count();
+                self.note_told(&report.faults, disk.disk());
                 store = Some(opened);
                 continue;
             }
@@ -262,6 +263,18 @@ impl Stage {
         self.note(disk, What::Acknowledged(sender, self.senders[sender].acked));
     }
 
+    /// An opening named damage: of the logs that it named, it told of what is gone now, and of nothing that goes later.
+    fn note_told(&mut self, faults: &[Fault], disk: &MemoryDisk) {
+        for name in DEVICES {
+            let named = faults.iter().any(|fault| {
+                fault.kind == FaultKind::Damage && fault.path.iter().any(|part| part.to_str() == Some(name))
+            });
+            if named && let Ok(lost) = lost_of(disk, &self.senders, name) {
+                self.told.extend(lost);
+            }
+        }
+    }
+
     fn note(&mut self, disk: &FaultyDisk, what: What) {
         self.facts.push(Fact {
             operations: disk.operations(),
@@ -317,6 +330,15 @@ impl Promise {
         Ok(held)
     }
 
+    /// The acknowledged frames that the logs do not have, by sender and sequence.
+    pub fn lost(&self, disk: &dyn Disk) -> Result<BTreeSet<(usize, u64)>, String> {
+        let mut lost = BTreeSet::new();
+        for name in DEVICES {
+            lost.extend(lost_of(disk, &self.senders, name)?);
+        }
+        Ok(lost)
+    }
+
     /// The recording goes on to its end: everything captured is sent, sealed, and stands in Parquet.
     pub fn finish(&mut self, store: &Store) -> Result<(), Failure> {
         for sender in &mut self.senders {
@@ -344,6 +366,20 @@ impl Promise {
             None => Ok(()),
         }
     }
+}
+
+/// The acknowledged frames of one device that its log does not have.
+fn lost_of(disk: &dyn Disk, senders: &[Sender], name: &str) -> Result<Vec<(usize, u64)>, String> {
+    let (numbers, of_device): (Vec<usize>, Vec<&Sender>) = senders
+        .iter()
+        .enumerate()
+        .filter(|(_, sender)| sender.device.as_str() == name)
+        .unzip();
+    let lost = lost(disk, &of_device)?;
+    let by_sender = numbers.into_iter().zip(lost);
+    Ok(by_sender
+        .flat_map(|(number, lost)| lost.into_iter().map(move |sequence| (number, sequence)))
+        .collect())
 }
 
 /// Operations that making the hub and the session takes.
