@@ -268,20 +268,15 @@ impl Hub {
     /// # Errors
     /// [`StartError`]; then nothing has changed.
     pub fn reload(&self, new: &HubConfig) -> Result<Reloaded, StartError> {
-        let reloaded = self.state.reload(new);
-        match &reloaded {
-            Ok(reloaded) => {
-                self.state.metrics.reloads.add(1);
-                tracing::info!(changed = ?reloaded.changed, "the configuration was taken over");
-                if !reloaded.needs_restart.is_empty() {
-                    let keys = reloaded.needs_restart.join(", ");
-                    tracing::warn!(keys, "these keys count from the next start of the hub on");
-                }
-            }
-            // Whoever asked counts it, beside configurations that could not even be read.
-            Err(_) => {}
+        // Who asked counts what is refused, beside configurations that could not even be read.
+        let reloaded = self.state.reload(new)?;
+        self.state.metrics.reloads.add(1);
+        tracing::info!(changed = ?reloaded.changed, "the configuration was taken over");
+        if !reloaded.needs_restart.is_empty() {
+            let keys = reloaded.needs_restart.join(", ");
+            tracing::warn!(keys, "these keys count from the next start of the hub on");
         }
-        reloaded
+        Ok(reloaded)
     }
 
     /// Counts a configuration, or certificates, that could not be taken over.
