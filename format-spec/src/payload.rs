@@ -35,6 +35,61 @@ impl MarkReceived {
     pub const KIND: &str = "mark_received";
 }
 
+/// The event by which a device says why sample indices of a stream are missing: an [`Event`] with a range and a cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// [`Lost::KIND`]
+    pub kind: String,
+    pub cause: LostCause,
+    /// The first and the last index.
+    #[serde(with = "crate::json::int")]
+    pub first: u64,
+    #[serde(with = "crate::json::int")]
+    pub last: u64,
+}
+
+/// What a device may say of samples that it will not send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostCause {
+    /// The sensor never gave them: they were numbered, and are not among the captured ones.
+    NeverCaptured,
+    /// They had to make room, or found none.
+    Buffer,
+    /// The hub could not be reached, and the device gave up.
+    Network,
+    /// The device was off, or was going off.
+    Off,
+    /// The hub took none, having no room.
+    NoRoom,
+}
+
+impl LostCause {
+    /// As JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NeverCaptured => "never_captured",
+            Self::Buffer => "buffer",
+            Self::Network => "network",
+            Self::Off => "off",
+            Self::NoRoom => "no_room",
+        }
+    }
+}
+
+impl Lost {
+    pub const KIND: &str = "lost";
+
+    pub fn new(cause: LostCause, first: u64, last: u64) -> Self {
+        Self {
+            kind: Self::KIND.to_owned(),
+            cause,
+            first,
+            last,
+        }
+    }
+}
+
 /// How a stream ended, as the device counted: the payload of an end frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndOfStream {

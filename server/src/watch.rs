@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use marey_engine::compact::NO_ROOM;
+use marey_engine::time::HubInstant;
 use marey_engine::{Note, Session, SessionState};
 use marey_format::payload::Event;
 use marey_format::{DeviceId, SessionId};
@@ -18,6 +20,7 @@ use crate::reception::Reception;
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     notes: Notes,
+    room: Room,
     turns: u32,
 }
 
@@ -27,6 +30,7 @@ impl Watch {
         let sessions = state.sessions();
         self.notes.keep(&sessions);
         state.commands.keep(&sessions);
+        self.room.look(state, &sessions, &mut self.notes);
         let changes = state.attached.look(state.clock.now().ns);
         if !changes.is_empty() {
             self.tell(state, &sessions, &changes);
@@ -63,6 +67,55 @@ impl Watch {
             }
         }
     }
+}
+
+/// Since when the hub takes nothing for want of room.
+#[derive(Debug, Default)]
+struct Room {
+    looked: Option<HubInstant>,
+    without_since: Option<HubInstant>,
+}
+
+impl Room {
+    /// Once it takes samples again, each log that is recorded says for how long it did not: what a device lost meanwhile is
+    /// no fault of the device's.
+    fn look(&mut self, state: &Reception, sessions: &[Session], notes: &mut Notes) {
+        let now = state.clock.now();
+        // It may have begun right behind the look before.
+        let looked = self.looked.replace(now).unwrap_or(now);
+        let is_without = state.store.health().below_floor || state.ingest.stalled().is_some();
+        match self.without_since {
+            None if is_without => self.without_since = Some(looked),
+            Some(since) if !is_without && tell_of_room(state, sessions, notes, now.ns - since.ns) => {
+                self.without_since = None;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// True if nothing more has to be done about it.
+fn tell_of_room(state: &Reception, sessions: &[Session], notes: &mut Notes, lasted_ns: i64) -> bool {
+    let recorded = |id: &SessionId| {
+        let mut recording = sessions.iter().filter(|s| s.state == SessionState::Recording);
+        recording.any(|session| session.id == *id)
+    };
+    let logs = state.store.log_status();
+    let mut written = logs.iter().filter(|log| recorded(&log.session)).map(|log| {
+        let text = format!(
+            "nothing was taken for want of room for {:.1} s",
+            lasted_ns as f64 / 1e9
+        );
+        let note = Note {
+            device: Some(log.device.clone()),
+            event: Event {
+                duration_ns: Some(lasted_ns),
+                ..event(NO_ROOM, text)
+            },
+        };
+        notes.write(state, &log.session, note)
+    });
+    written.all(|is_written| is_written)
 }
 
 /// Writes notes, and knows when there are enough of them.

@@ -1,10 +1,60 @@
-//! What the clock model is told: the evidence of all devices of a session, gathered from their surveys.
+//! What the clock model is told: one row of evidence, and those of all devices of a session, gathered from their surveys.
 
 use super::survey::DeviceSurvey;
-use crate::clock;
+use crate::clock::{self, Row};
+use marey_format::clock::{ProbeKind, ProbeRow};
 use marey_format::payload::WallReading;
 use marey_format::{EpochId, HubEpoch};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// One row of clock evidence. What a kind has no stamp for is 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence {
+    pub epoch: u32,
+    pub kind: EvidenceKind,
+    pub row: Row,
+}
+
+/// Where evidence comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvidenceKind {
+    Udp,
+    InBand,
+    Ack,
+    /// An offset that another recorder kept.
+    Told,
+    /// Frames came, and the device had said when it sent them.
+    Arrival,
+    /// Frames came; the last sample in them stands for the time of sending.
+    Samples,
+}
+
+impl EvidenceKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::InBand => "in_band",
+            Self::Ack => "ack",
+            Self::Told => "told",
+            Self::Arrival => "arrival",
+            Self::Samples => "samples",
+        }
+    }
+}
+
+impl Evidence {
+    /// What a row of a log's probes says.
+    pub fn of_probe(epoch: u32, row: &ProbeRow) -> Self {
+        let kind = match row.kind {
+            ProbeKind::Udp => EvidenceKind::Udp,
+            ProbeKind::InBand => EvidenceKind::InBand,
+            ProbeKind::Ack => EvidenceKind::Ack,
+            ProbeKind::Told => EvidenceKind::Told,
+        };
+        let row = Row::of_probe(row);
+        Self { epoch, kind, row }
+    }
+}
 
 /// The evidence of a session that is anchored at `anchor`.
 pub fn gather(anchor: &WallReading, devices: &[DeviceSurvey]) -> clock::SessionEvidence {

@@ -1,6 +1,7 @@
 //! One data frame by its place in the log, and the order in which the frames of a stream stand.
 
 use marey_format::log::IndexEntry;
+use marey_format::payload::LostCause;
 
 /// A place in a log.
 #[derive(
@@ -85,6 +86,16 @@ impl KeptOut {
             why,
         }
     }
+}
+
+/// A range of sample indices that a device said are missing, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostEntry {
+    pub epoch: u32,
+    /// The first index, and the one after the last.
+    pub from: u64,
+    pub to: u64,
+    pub cause: LostCause,
 }
 
 /// Puts the frames of a stream in order of epoch and sequence, each sequence once, and keeps out what breaks the order

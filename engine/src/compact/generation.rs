@@ -54,7 +54,10 @@ impl Job<'_> {
         for ((survey, plan), written) in streams.iter().zip(&mut written) {
             self.take_on(session_dir, &aside.streams(), survey, plan, written)?;
         }
-        let gaps: Vec<Vec<Gap>> = streams.iter().map(|(survey, plan)| gaps(survey, plan)).collect();
+        let gaps: Vec<Vec<Gap>> = streams
+            .iter()
+            .map(|(survey, plan)| gaps(survey, plan, self.timeline))
+            .collect();
         let of_streams: Vec<StreamGaps<'_>> = streams
             .iter()
             .zip(&gaps)

@@ -31,6 +31,15 @@ pub struct PublishedMap {
 }
 
 impl PublishedMap {
+    /// Whether an epoch is on this clock.
+    pub fn has_epoch(&self, epoch: i32) -> bool {
+        self.epochs.split(',').any(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let ends = first.parse::<i32>().ok().zip(last.parse::<i32>().ok());
+            ends.is_some_and(|(first, last)| (first..=last).contains(&epoch))
+        })
+    }
+
     /// Session time of a device time, in nanoseconds: by the last row that begins no later, or the first.
     pub fn at(&self, dev_ns: i64) -> Option<i64> {
         let after = self.rows.partition_point(|row| row.device_time_ns <= dev_ns);

@@ -9,6 +9,7 @@
 //! tables    events, gaps, channels, clock evidence, clock maps                      -> gaps
 //! maps      reads the last two back
 //! manifest, receipt, signature, publish
+//! why       one sample, back to row, frame, map and evidence                         -> survey, timeline
 //! check, chain     what is published, held against itself and the logs                -> runs
 //! ```
 //!
@@ -43,6 +44,7 @@ mod survey;
 mod tables;
 mod timeline;
 mod unreadable;
+mod why;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -50,6 +52,7 @@ pub(crate) mod tests;
 pub use chain::{ReceiptChecked, SignedReceipt, check_receipt};
 pub use check::{CheckFault, Checked, check_session};
 pub use frames::Place;
+pub use gaps::NO_ROOM;
 pub use live::roll;
 pub use manifest::{
     ALIGNMENT_VERSION, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact, SegmentFact,
@@ -67,6 +70,8 @@ pub use signature::{
 };
 
 pub use retired::{RetireError, Retired, RetiredLog, check_retirement, recover_retirement, retire};
+
+pub use why::{BindingFact, BoundFact, FramePlace, PieceFact, RowPlace, SampleFact, Why, why};
 
 pub use marey_format::types::rfc3339;
 

@@ -8,7 +8,8 @@
 //! indices rise and their times never decrease; whatever is kept out is named.
 
 use super::CompactError;
-use super::frames::{FrameEntry, KeptOut, Place, settle};
+use super::evidence::{Evidence, EvidenceKind};
+use super::frames::{FrameEntry, KeptOut, LostEntry, Place, settle};
 use super::left_out::{self, Unreadable};
 use super::manifest::TakenFact;
 use super::unreadable::Tolerant;
@@ -17,9 +18,9 @@ use crate::disk::{Disk, File, OpenMode};
 use crate::error::StorageError;
 use crate::log::{Fault, FaultKind, Replay};
 use crate::state::{LogState, Meaning, Violation};
-use marey_format::clock::{ProbeKind, ProbeRow};
+use marey_format::clock::ProbeRow;
 use marey_format::frame::{Frame, Kind, Lane};
-use marey_format::payload::{Arrival, EndOfStream, Event, MarkReceived, StreamKey, WallReading};
+use marey_format::payload::{Arrival, EndOfStream, Event, Lost, MarkReceived, StreamKey, WallReading};
 use marey_format::wire::Holes;
 use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, SessionId};
 use serde::de::IgnoredAny;
@@ -75,6 +76,8 @@ pub struct StreamPlan {
     /// In order of epoch and sequence.
     pub frames: Vec<FrameEntry>,
     pub kept_out: Vec<KeptOut>,
+    /// What the device said of samples that it will not send, in order of epoch.
+    pub lost: Vec<LostEntry>,
     /// By epoch: what the device said at the end, if it did.
     pub ends: BTreeMap<u32, Option<EndOfStream>>,
 }
@@ -96,41 +99,6 @@ pub struct NoteEntry {
     pub hub_ns: i64,
     pub sequence: u64,
     pub note: Event,
-}
-
-/// One row of clock evidence. What a kind has no stamp for is 0.
-#[derive(Clone, Copy, Debug)]
-pub struct Evidence {
-    pub epoch: u32,
-    pub kind: EvidenceKind,
-    pub row: Row,
-}
-
-/// Where evidence comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EvidenceKind {
-    Udp,
-    InBand,
-    Ack,
-    /// An offset that another recorder kept.
-    Told,
-    /// Frames came, and the device had said when it sent them.
-    Arrival,
-    /// Frames came; the last sample in them stands for the time of sending.
-    Samples,
-}
-
-impl EvidenceKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Udp => "udp",
-            Self::InBand => "in_band",
-            Self::Ack => "ack",
-            Self::Told => "told",
-            Self::Arrival => "arrival",
-            Self::Samples => "samples",
-        }
-    }
 }
 
 /// A segment of the log.
@@ -287,6 +255,8 @@ struct Taking {
     /// Data frames by epoch and stream number.
     data: BTreeMap<(u32, u32), Data>,
     events: Vec<(u32, EventEntry)>,
+    /// By the number of the stream.
+    lost: Vec<(u32, LostEntry)>,
     notes: Vec<NoteEntry>,
     evidence: Vec<Evidence>,
     /// Arrivals of data without a time of sending.
@@ -345,13 +315,28 @@ impl Taking {
         }
     }
 
-    fn event(&mut self, epoch: Option<u32>, frame: &Frame<'_>, event: Event) {
+    fn event(&mut self, epoch: Option<u32>, frame: &Frame<'_>, mut event: Event) {
         let header = frame.header();
         let Some(epoch) = epoch else { return };
         if header.kind == Kind::EVENT && says_more(frame, &event) {
             self.untold(header.kind);
         }
         let (sequence, device_ns) = (header.sequence, header.first_time_ns);
+        // One whose words this version does not know stays an event.
+        if event.kind == Lost::KIND
+            && let Ok(lost) = frame.json::<Lost>("event")
+            && lost.first <= lost.last
+        {
+            let entry = LostEntry {
+                epoch,
+                from: lost.first,
+                to: lost.last.saturating_add(1),
+                cause: lost.cause,
+            };
+            self.lost.push((header.stream, entry));
+            let words = || format!("{}: samples {} to {}", lost.cause.as_str(), lost.first, lost.last);
+            event.text.get_or_insert_with(words);
+        }
         self.events.push((
             header.stream,
             EventEntry {
@@ -369,7 +354,8 @@ impl Taking {
         match (header.kind, epoch) {
             (Kind::PROBES, Some(epoch)) => {
                 let rows = ProbeRow::rows(frame.payload()).into_iter().flatten();
-                self.evidence.extend(rows.map(|row| probe(epoch, &row)));
+                self.evidence
+                    .extend(rows.map(|row| Evidence::of_probe(epoch, &row)));
             }
             (Kind::STATE, Some(_)) => {
                 let text = Some(String::from_utf8_lossy(frame.payload()).into_owned());
@@ -491,6 +477,7 @@ impl Taking {
                 let plan = streams.entry(key.clone()).or_insert_with(|| StreamPlan {
                     key: key.clone(),
                     declaration: stream.declaration.clone(),
+                    lost: Vec::new(),
                     frames: Vec::new(),
                     kept_out: Vec::new(),
                     ends: BTreeMap::new(),
@@ -503,6 +490,15 @@ impl Taking {
         streams
             .values_mut()
             .for_each(|plan| settle(&mut plan.frames, &mut plan.kept_out));
+        for (number, entry) in std::mem::take(&mut self.lost) {
+            let stream = state.stream(entry.epoch, number);
+            if let Some(plan) = stream.and_then(|stream| streams.get_mut(stream.key.as_ref()?)) {
+                plan.lost.push(entry);
+            }
+        }
+        streams
+            .values_mut()
+            .for_each(|plan| plan.lost.sort_by_key(|lost| lost.epoch));
         self.date_arrivals(&streams);
         let events = self.events.into_iter().map(|(number, entry)| {
             let stream = state
@@ -580,17 +576,6 @@ fn misfit(frame: &FrameEntry, why: &str) -> Misfit {
     }
 }
 
-fn probe(epoch: u32, row: &ProbeRow) -> Evidence {
-    let kind = match row.kind {
-        ProbeKind::Udp => EvidenceKind::Udp,
-        ProbeKind::InBand => EvidenceKind::InBand,
-        ProbeKind::Ack => EvidenceKind::Ack,
-        ProbeKind::Told => EvidenceKind::Told,
-    };
-    let row = Row::of_probe(row);
-    Evidence { epoch, kind, row }
-}
-
 impl DeviceSurvey {
     /// Whether damage took bytes of the log between two places.
     pub fn damaged_between(&self, from: Place, to: Place) -> bool {
@@ -632,6 +617,8 @@ fn says_more(frame: &Frame<'_>, event: &Event) -> bool {
     keys.keys().any(|key| match key.as_str() {
         "kind" | "text" | "duration_ns" => false,
         "command" => event.kind != MarkReceived::KIND,
+        // Their text says it where the device gave none.
+        "cause" | "first" | "last" => event.kind != Lost::KIND || event.text.is_some(),
         _ => true,
     })
 }

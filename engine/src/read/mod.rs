@@ -14,12 +14,14 @@ mod parquet_scan;
 mod plan;
 mod snapshot;
 mod statistics;
+mod strip;
 
 #[cfg(test)]
 mod tests;
 
 pub use gaps::{GapRow, gaps};
 pub use statistics::{ChannelStatistics, StreamParts, StreamStatistics, parts, statistics};
+pub use strip::{Stretch, span, strip};
 
 use crate::compact::CompactError;
 use crate::disk::Disk;

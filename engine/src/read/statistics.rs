@@ -24,7 +24,7 @@ pub struct StreamParts {
     pub rows: u64,
     /// Names the bytes: other parts have another tag.
     pub tag: String,
-    paths: Vec<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
 }
 
 /// What a stream of a device adds up to.

@@ -4,7 +4,7 @@
 
 use super::PATIENCE;
 use marey_format::frame::{DataBuilder, Kind, Lane, Value, control_frame};
-use marey_format::payload::EndOfStream;
+use marey_format::payload::{EndOfStream, Lost};
 use marey_format::wire::{self, Ack, Acked, Join, MessageHeader, MessageType, Open, Opened, Stop, Welcome};
 use marey_format::{
     BootId, Declaration, DeviceId, DigestChain, EpochId, Refusal, RefusalCode, Seed, SessionId,
@@ -192,9 +192,17 @@ pub struct Log {
     pub epoch: EpochId,
     pub seed: Seed,
     digest: DigestChain,
+    /// Indices that were given away, whether or not a sample came of them.
     pub samples: u64,
     pub frames: u64,
     live: u64,
+    boot: BootId,
+    /// Sequences that were given away to no frame.
+    gone: u64,
+    /// Indices that were given to no sample that was captured, in this epoch.
+    never: u64,
+    /// The index at which the epoch began.
+    first: u64,
 }
 
 /// Samples of a frame of a [`Log`].
@@ -213,14 +221,74 @@ impl Log {
             samples,
             frames,
             live,
+            boot: BootId::UNKNOWN,
+            gone: 0,
+            never: 0,
+            first: 0,
         }
+    }
+
+    /// The same device in another life: a new epoch of another boot whose indices go on after so many more.
+    pub fn rebooted(&self, device: &DeviceId, epoch: u8, boot: u8, lost: u64) -> Self {
+        let mut next = Self::new(device, &self.session, epoch);
+        next.boot = BootId([boot; 16]);
+        next.samples = self.samples + lost;
+        next.first = next.samples;
+        next
+    }
+
+    pub fn with_boot(mut self, boot: u8) -> Self {
+        self.boot = BootId([boot; 16]);
+        self
+    }
+
+    /// Indices that no frame has; no sequence jumps.
+    pub fn skip(&mut self, samples: u64) {
+        self.samples += samples;
+    }
+
+    /// The same of samples that the sensor never gave.
+    pub fn never(&mut self, samples: u64) {
+        self.samples += samples;
+        self.never += samples;
+    }
+
+    /// A frame that the device let go: its sequence and its indices are used.
+    pub fn let_go(&mut self) {
+        self.samples += SAMPLES_PER_FRAME;
+        self.gone += 1;
+    }
+
+    /// What the device says of samples that it will not send, as a message.
+    pub fn lost(&mut self, lost: &Lost) -> Vec<u8> {
+        self.control(Kind::EVENT, 1, &serde_json::to_vec(lost).expect("JSON"))
+    }
+
+    /// The next frame, whose times lie before those of the one before it, as a message.
+    pub fn data_back_in_time(&mut self) -> Vec<u8> {
+        let sequence = self.frames + self.gone;
+        let first = self.samples;
+        let mut builder = DataBuilder::new(&declaration());
+        for index in 0..SAMPLES_PER_FRAME as i64 {
+            builder.push(index, &[Value::I64(index)]).expect("it fits");
+        }
+        let frame = builder.finish(1, sequence, first, self.seed).expect("it fits");
+        self.taken(&frame, sequence)
+    }
+
+    fn taken(&mut self, frame: &[u8], sequence: u64) -> Vec<u8> {
+        let crc = u32::from_le_bytes(frame[4..8].try_into().expect("four bytes"));
+        self.digest.push(crc, sequence);
+        self.samples += SAMPLES_PER_FRAME;
+        self.frames += 1;
+        wire::message(MessageType::Frame, 1, frame)
     }
 
     pub fn open(&self, channel: u16) -> Vec<u8> {
         let open = Open {
             session: self.session.clone(),
             epoch: self.epoch,
-            boot: BootId::UNKNOWN,
+            boot: self.boot,
             highest_ack: Acked::default(),
         };
         wire::json_message(MessageType::Open, channel, &open)
@@ -232,12 +300,9 @@ impl Log {
 
     /// The next frame of samples, as a message.
     pub fn data(&mut self) -> Vec<u8> {
-        let frame = self.data_frame(1, self.frames, 0);
-        let crc = u32::from_le_bytes(frame[4..8].try_into().expect("four bytes"));
-        self.digest.push(crc, self.frames);
-        self.samples += SAMPLES_PER_FRAME;
-        self.frames += 1;
-        wire::message(MessageType::Frame, 1, &frame)
+        let sequence = self.frames + self.gone;
+        let frame = self.data_frame(1, sequence, 0);
+        self.taken(&frame, sequence)
     }
 
     /// A frame that was made before, as a message: what [`Log::data`] gave under this sequence.
@@ -265,7 +330,7 @@ impl Log {
     pub fn end(&mut self) -> Vec<u8> {
         let end = EndOfStream {
             stream: 1,
-            captured: self.samples,
+            captured: self.samples - self.first - self.never,
             next_index: self.samples,
             frames: self.frames,
             digest: self.digest.to_hex(),

@@ -86,6 +86,8 @@ enum Verb {
     Verify(commands::verify::Arguments),
     /// What a session's receipt says: captured, durable, in Parquet, missing and why, and what it proves.
     Receipt(commands::receipt::Arguments),
+    /// Of one sample: where it stands, what placed it in time, and what its bound rests on.
+    Why(commands::why::Arguments),
     /// Salvages what is whole into another folder, and lists what is lost.
     Recover(commands::recover::Arguments),
     /// Copies of a hub that goes on recording; and lists, checks and prunes them.
@@ -155,6 +157,7 @@ fn main() -> ExitCode {
         Verb::Cat(verb) => commands::cat::run(verb, dir, &output),
         Verb::Verify(verb) => commands::verify::run(verb, dir, &output),
         Verb::Receipt(verb) => commands::receipt::run(verb, dir, &output),
+        Verb::Why(verb) => commands::why::run(verb, dir, &output),
         Verb::Recover(verb) => commands::recover::run(verb, dir, &output),
         Verb::Backup(verb) => commands::backup::run(verb, dir, &output),
         Verb::Restore(verb) => commands::restore::run(verb, &output),

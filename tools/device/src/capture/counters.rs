@@ -4,7 +4,7 @@
 //! record of counters gives the counters as they were when the program died.
 
 use marey_format::frame::{Columns, Flags, Frame};
-use marey_format::payload::EndOfStream;
+use marey_format::payload::{EndOfStream, Lost, LostCause};
 use marey_format::{Declaration, DigestChain, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,15 @@ impl Counters {
                 }
                 None => self.inconsistent = true,
             },
+            Kind::EVENT => {
+                if let Some(stream) = self.streams.get_mut(at)
+                    && let Ok(lost) = frame.json::<Lost>("an event")
+                    && lost.kind == Lost::KIND
+                    && lost.cause == LostCause::NeverCaptured
+                {
+                    stream.next_index = stream.next_index.max(lost.last.saturating_add(1));
+                }
+            }
             Kind::END => match (self.streams.get_mut(at), frame.json::<EndOfStream>("an end")) {
                 (Some(stream), Ok(_)) => stream.ended = true,
                 _ => self.inconsistent = true,

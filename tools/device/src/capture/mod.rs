@@ -15,6 +15,7 @@ mod stream;
 use std::time::{Duration, Instant};
 
 use marey_format::frame::{Frame, control_frame};
+use marey_format::payload::{Lost, LostCause};
 use marey_format::types::DeclarationError;
 use marey_format::{BootId, Declaration, DeviceId, EpochId, FrameError, Kind, Lane, Seed, SessionId, limits};
 
@@ -371,6 +372,21 @@ impl Capture {
         self.buffer.push(frame)?;
         self.next_sequence[Lane::Live as usize] += 1;
         self.count_towards_counters();
+        Ok(())
+    }
+
+    /// The sensor owed so many samples and gave none: they are numbered, and the hub is told that nobody captured them.
+    pub(crate) fn missed(&mut self, stream: u32, time_ns: i64, samples: u64) -> Result<(), KeepError> {
+        let at = (stream as usize).wrapping_sub(1);
+        if samples == 0 || at >= self.streams.len() {
+            return Ok(());
+        }
+        self.cut(at);
+        let first = self.streams[at].index_after();
+        let lost = Lost::new(LostCause::NeverCaptured, first, first.saturating_add(samples - 1));
+        let json = serde_json::to_vec(&lost).expect("plain fields");
+        self.write_live(Kind::EVENT, stream, time_ns, 0, &json)?;
+        self.streams[at].skip(samples);
         Ok(())
     }
 

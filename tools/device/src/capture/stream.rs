@@ -197,6 +197,11 @@ impl Stream {
         self.count_dropped(samples);
     }
 
+    /// Indices that no sample gets.
+    pub(super) fn skip(&mut self, samples: u64) {
+        self.counters.next_index = self.counters.next_index.saturating_add(samples);
+    }
+
     pub(super) fn count_dropped(&mut self, samples: u64) {
         self.counters.lost += samples;
         self.unreported_loss += samples;

@@ -490,6 +490,21 @@ impl StreamHandle {
         written.map_err(|error: KeepError| EventError::NotKept(error.to_string()))
     }
 
+    /// The sensor gave nothing where so many samples were due. They are numbered and never captured: the receipt names the
+    /// gap, and nobody takes it for a loss.
+    pub fn missed(&self, time_ns: i64, samples: u64) -> Result<(), EventError> {
+        let written = {
+            let mut state = self.shared.lock();
+            let entry = state
+                .entry(self.capture)
+                .filter(|entry| !entry.capture.has_ended());
+            let entry = entry.ok_or(EventError::NoSession)?;
+            entry.capture.missed(self.stream, time_ns, samples)
+        };
+        self.shared.wake();
+        written.map_err(|error: KeepError| EventError::NotKept(error.to_string()))
+    }
+
     fn with<T>(
         &self,
         push: impl FnOnce(&mut crate::capture::Capture, u32, Instant) -> Result<T, PushError>,

@@ -11,7 +11,7 @@ mod lags;
 mod onsets;
 mod plot;
 mod simulate;
-mod svg;
+pub mod svg;
 mod window;
 
 use crate::output::{Failure, Output, Result};

@@ -34,3 +34,4 @@ pub mod support_bundle;
 pub mod token;
 pub mod user;
 pub mod verify;
+pub mod why;

@@ -4,11 +4,13 @@
 //! `check` holds a receipt against signature and files, for `marey verify --receipt`.
 
 pub mod check;
+mod html;
+mod picture;
 mod place;
 mod text;
 mod view;
 
-use crate::output::{Output, Result};
+use crate::output::{Failure, Output, Result};
 use place::Place;
 use std::path::PathBuf;
 use view::View;
@@ -20,10 +22,17 @@ pub struct Arguments {
     /// The receipt of this generation; else the newest.
     #[arg(long, value_name = "N")]
     number: Option<u32>,
+    /// Also writes it as one page with pictures, for a browser; it needs nothing but itself.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
     let place = Place::find(&arguments.session, arguments.number, dir)?;
     let view = View::read(&place)?;
+    if let Some(file) = &arguments.html {
+        let page = html::page(&view, &picture::pictures(&place, &view)?);
+        std::fs::write(file, page).map_err(|error| Failure::fault(format!("{}: {error}", file.display())))?;
+    }
     output.result(&view, text::show)
 }

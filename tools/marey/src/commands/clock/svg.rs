@@ -150,7 +150,7 @@ fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
 }
 
 /// Round numbers between two ends, about so many.
-fn ticks(from: f64, to: f64, about: usize) -> Vec<f64> {
+pub fn ticks(from: f64, to: f64, about: usize) -> Vec<f64> {
     let step = (to - from) / about.max(1) as f64;
     if !step.is_finite() || step <= 0.0 {
         return Vec::new();
@@ -164,7 +164,7 @@ fn ticks(from: f64, to: f64, about: usize) -> Vec<f64> {
 }
 
 /// Without the digits that only rounding made.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let text = format!("{value:.3}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" {
@@ -174,7 +174,7 @@ fn number(value: f64) -> String {
     }
 }
 
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -156,10 +156,10 @@ fn ties(view: &View) -> Vec<String> {
     lines
 }
 
-fn known(number: Option<u64>) -> String {
+pub fn known(number: Option<u64>) -> String {
     number.map_or("unknown".to_owned(), |number| number.to_string())
 }
 
-fn bound(us: Option<f32>) -> String {
+pub fn bound(us: Option<f32>) -> String {
     us.map_or("none".to_owned(), |us| us.to_string())
 }

@@ -104,16 +104,33 @@ impl View {
         let manifest = Manifest::read(&*place.disk, &place.dir).ok().flatten();
         let manifest = manifest.filter(|manifest| manifest.generation == receipt.generation);
         let retired = Retired::read(&*place.disk, &place.dir)?;
+        Ok(Self::of(
+            receipt,
+            &bytes,
+            place.path.clone(),
+            manifest.as_ref(),
+            retired,
+        ))
+    }
+
+    /// What a receipt says that has these bytes and stands there; with the manifest if it is the one that it names.
+    pub fn of(
+        receipt: Receipt,
+        bytes: &[u8],
+        path: PathBuf,
+        manifest: Option<&Manifest>,
+        retired: Option<Retired>,
+    ) -> Self {
         let streams = receipt.streams.iter().map(|stream| {
             let whole = is_whole(&receipt, stream);
             StreamView::of(stream, whole, retired.is_some())
         });
-        Ok(Self {
+        Self {
             streams: streams.collect(),
             proves: proves(&receipt),
             does_not_prove: DOES_NOT_PROVE.map(str::to_owned).to_vec(),
-            sha256: hex(&Sha256::digest(&bytes)),
-            receipt: place.path.clone(),
+            sha256: hex(&Sha256::digest(bytes)),
+            receipt: path,
             session: receipt.session,
             generation: receipt.generation,
             complete: receipt.complete,
@@ -126,8 +143,8 @@ impl View {
             previous: receipt.previous,
             audit: receipt.audit,
             manifest: receipt.manifest,
-            files: manifest.as_ref().map(files),
-        })
+            files: manifest.map(files),
+        }
     }
 }
 
