@@ -282,10 +282,12 @@ impl Taken {
             )));
         }
         let study = study_of(&session);
-        match self.state.api.access.sees(&self.who, SESSION_MANAGE, &study) {
-            true => Ok(()),
-            false => Err(lacks(SESSION_MANAGE, &study)),
+        let access = &self.state.api.access;
+        if access.sees(&self.who, SESSION_MANAGE, &study) {
+            return Ok(());
         }
+        access.denied(&self.who, SESSION_MANAGE, Some(&study));
+        Err(lacks(SESSION_MANAGE, &study))
     }
 
     fn held(&mut self) -> Result<(&mut Upload, &Job), Problem> {
