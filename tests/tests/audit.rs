@@ -163,7 +163,9 @@ fn every_verb_that_changes_something_leaves_its_record() {
         let before = lab.records(&[]).len();
         let words: Vec<&str> = verb.iter().map(String::as_str).collect();
         let ran = lab.marey(&words);
-        assert_eq!(ran.code, Some(0), "{words:?}: {ran:?}");
+        // There is no device in whose log a mark could stand: it is asked for all the same.
+        let code = if action == "session.mark" { 1 } else { 0 };
+        assert_eq!(ran.code, Some(code), "{words:?}: {ran:?}");
         let new = lab.records(&[]).split_off(before);
         let found = new.iter().find(|record| record["action"] == action);
         let found = found.unwrap_or_else(|| panic!("{words:?} left no {action}: {new:?}"));
@@ -230,6 +232,7 @@ fn any_one_changed_byte_is_found_and_named() {
     }
     lab.marey(&["session", "start", "walk"]).well();
     lab.marey(&["session", "stop", "walk"]).well();
+    lab.marey(&["compact", "walk"]).well();
     let checked = lab.marey(&["audit", "verify"]).well().json();
     assert_eq!(checked["heads_held"], 1, "the receipt of the session: {checked}");
     let file = lab.dir.join("audit/000001.jsonl");

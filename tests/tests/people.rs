@@ -477,9 +477,9 @@ fn people_are_looked_after_without_a_hub_too_and_mistakes_are_told() {
             .contains("no token")
     );
     assert!(
-        marey(&["study", "grant", "none", "ada", "--role", "viewer"])
+        marey(&["study", "grant", "unmade", "ada", "--role", "viewer"])
             .sentence(1)
-            .contains("no study none")
+            .contains("no study unmade")
     );
     assert!(
         marey(&["study", "create", "default"])
