@@ -67,7 +67,7 @@ for rule in rules:
     if "alert" in rule:
         check(rule["labels"]["severity"] in ("page", "look") and rule["annotations"]["summary"], f"{rule}")
 
-NOT_METRICS = {"sum", "by", "rate", "increase", "changes", "histogram_quantile", "time", "without"}
+NOT_METRICS = {"absent", "or", "sum", "by", "rate", "increase", "changes", "histogram_quantile", "time", "without"}
 
 
 def expression(text, where):
