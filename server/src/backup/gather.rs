@@ -157,8 +157,9 @@ fn walk(disk: &dyn Disk, dir: &Path, found: &mut Vec<PathBuf>, depth: usize) -> 
         Err(error) => return Err(BackupError::file("listing", disk.describe(dir), &error)),
     };
     for entry in entries {
-        let passing =
-            entry.name.starts_with('.') || entry.name.ends_with(".tmp") || entry.name.ends_with(".part");
+        let unfinished = entry.name.ends_with(".tmp") || entry.name.ends_with(".part");
+        // Media files have the names that people gave them, and come there whole.
+        let passing = entry.name.starts_with('.') || (unfinished && !dir.ends_with("media"));
         let again = depth == 0 && ["logs", "live", "publish.json"].contains(&entry.name.as_str());
         if passing || again {
             continue;
