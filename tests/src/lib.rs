@@ -2,6 +2,7 @@
 
 pub mod hub;
 pub mod load;
+pub mod odd;
 pub mod process;
 pub mod prove;
 pub mod python;

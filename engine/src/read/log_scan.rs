@@ -1,15 +1,12 @@
 //! Rows of a log, in order, as record batches of the Parquet files' schema.
 
 use super::plan::Later;
-use super::{BATCH_ROWS, ReadError};
+use super::{BATCH_BYTES, BATCH_ROWS, ReadError};
 use crate::compact::{BatchBuilder, FrameSource, RowMerge, stream_schema};
 use crate::disk::Disk;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use marey_format::SessionId;
-
-/// Bytes of values of a batch, beyond which it is cut short.
-const BATCH_BYTES: usize = 8 << 20;
 
 /// The rows of frames that no part holds.
 #[derive(Debug)]

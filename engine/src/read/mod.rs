@@ -1,8 +1,8 @@
 //! Reading: one ordered Arrow stream of a stream of a device, over what is in Parquet and what is still in the log.
 //!
 //! `snapshot` finds the newest Parquet there is, `plan` says what it lacks, `parquet_scan` and `log_scan` give rows in
-//! order, `merge` makes one stream of them. The schema is that of the Parquet files. `statistics` and `gaps` look at what is
-//! published alone.
+//! order, `merge` makes one stream of them. The schema is that of the Parquet files. `published`, `statistics` and `gaps` look
+//! at what is published alone.
 //!
 //! Rows of the log are placed in time by the clocks as they are known now; those in Parquet by the clocks as they were
 //! known then. Nothing is written.
@@ -12,6 +12,7 @@ mod log_scan;
 mod merge;
 mod parquet_scan;
 mod plan;
+mod published;
 mod snapshot;
 mod statistics;
 mod strip;
@@ -20,6 +21,7 @@ mod strip;
 mod tests;
 
 pub use gaps::{GapRow, gaps};
+pub use published::{Span, Table, published_manifest};
 pub use statistics::{ChannelStatistics, StreamParts, StreamStatistics, parts, statistics};
 pub use strip::{Stretch, span, strip};
 
@@ -36,6 +38,9 @@ use std::path::PathBuf;
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: usize = 16 << 10;
+
+/// Bytes of values of a batch, at most, but for one row that is longer.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// The rows of one stream of one device, in order of (time, epoch, seq): an iterator of record batches.
 pub struct Reader<'d> {
@@ -66,6 +71,8 @@ pub enum ReadError {
         stream: StreamKey,
         device: DeviceId,
     },
+    #[error("session {session} has nothing published yet; `marey compact {session}` publishes it")]
+    NotPublished { session: SessionId },
     #[error("{path}: {what}")]
     Parquet { path: PathBuf, what: String },
     #[error("rows can't be put together: {what}")]

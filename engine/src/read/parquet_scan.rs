@@ -1,6 +1,6 @@
 //! Rows of a stream's parts, one part after the other: they do not overlap.
 
-use super::ReadError;
+use super::{BATCH_BYTES, BATCH_ROWS, ReadError, Span};
 use crate::compact::FileChunks;
 use crate::disk::Disk;
 use crate::error::StorageError;
@@ -8,6 +8,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Type;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::file::statistics::Statistics;
 use std::path::{Path, PathBuf};
 
 /// The parts of one stream of one device.
@@ -15,11 +18,21 @@ use std::path::{Path, PathBuf};
 pub struct ParquetScan<'d> {
     disk: &'d dyn Disk,
     parts: Vec<PathBuf>,
+    span: Span,
 }
 
 impl<'d> ParquetScan<'d> {
     pub fn new(disk: &'d dyn Disk, parts: Vec<PathBuf>) -> Self {
-        Self { disk, parts }
+        Self {
+            disk,
+            parts,
+            span: Span::ALL,
+        }
+    }
+
+    /// Of row groups only those that may hold a row of the span.
+    pub fn within(self, span: Span) -> Self {
+        Self { span, ..self }
     }
 
     /// The schema of the first part; none if there is none.
@@ -43,6 +56,7 @@ impl<'d> ParquetScan<'d> {
             current: None,
             schema,
             columns,
+            span: self.span,
         }
     }
 }
@@ -53,6 +67,7 @@ struct Batches<'d> {
     current: Option<(PathBuf, ParquetRecordBatchReader)>,
     schema: SchemaRef,
     columns: Vec<usize>,
+    span: Span,
 }
 
 impl Batches<'_> {
@@ -77,7 +92,9 @@ impl Batches<'_> {
             let Some(path) = self.parts.next() else {
                 return Ok(None);
             };
-            let builder = open(self.disk, &path)?.with_batch_size(super::BATCH_ROWS);
+            let builder = open(self.disk, &path)?;
+            let groups = groups(builder.metadata(), self.span);
+            let rows = batch_rows(builder.metadata(), &self.columns);
             let broken = |what: String| ReadError::Parquet {
                 path: self.disk.describe(&path),
                 what,
@@ -85,6 +102,8 @@ impl Batches<'_> {
             let mask = ProjectionMask::roots(builder.parquet_schema(), self.columns.iter().copied());
             let reader = builder
                 .with_projection(mask)
+                .with_row_groups(groups)
+                .with_batch_size(rows)
                 .build()
                 .map_err(|error| broken(error.to_string()))?;
             self.current = Some((path, reader));
@@ -100,7 +119,54 @@ impl Iterator for Batches<'_> {
     }
 }
 
-fn open(disk: &dyn Disk, path: &Path) -> Result<ParquetRecordBatchReaderBuilder<FileChunks>, ReadError> {
+/// The row groups that may hold a row of a span: rows are in order of time, which is the first column.
+fn groups(metadata: &ParquetMetaData, span: Span) -> Vec<usize> {
+    let may_hold = |group: &RowGroupMetaData| {
+        let times = group.columns().first().and_then(|time| time.statistics());
+        let Some(Statistics::Int64(times)) = times else {
+            return true;
+        };
+        let is_before = times.max_opt().is_some_and(|last| *last < span.from_us);
+        let is_behind = times.min_opt().is_some_and(|first| *first >= span.until_us);
+        !is_before && !is_behind
+    };
+    let groups = metadata.row_groups().iter().enumerate();
+    let held = groups.filter(|(_, group)| span == Span::ALL || may_hold(group));
+    held.map(|(at, _)| at).collect()
+}
+
+/// Rows of a batch: a row may be a whole picture.
+fn batch_rows(metadata: &ParquetMetaData, columns: &[usize]) -> usize {
+    let schema = metadata.file_metadata().schema_descr();
+    let row_bytes = |group: &RowGroupMetaData| {
+        let wanted = group.columns().iter().enumerate();
+        let wanted = wanted.filter(|(leaf, _)| columns.contains(&schema.get_column_root_idx(*leaf)));
+        let bytes: u64 = wanted.map(|(_, column)| decoded_bytes(column)).sum();
+        bytes / group.num_rows().max(1).cast_unsigned()
+    };
+    let widest = metadata.row_groups().iter().map(row_bytes).max();
+    let rows = BATCH_BYTES as u64 / widest.unwrap_or(0).max(1);
+    rows.clamp(1, BATCH_ROWS as u64) as usize
+}
+
+/// What a column of a row group comes to in memory, about.
+fn decoded_bytes(column: &ColumnChunkMetaData) -> u64 {
+    let width = match column.column_type() {
+        Type::BOOLEAN => 1,
+        Type::INT32 | Type::FLOAT => 4,
+        Type::INT64 | Type::DOUBLE => 8,
+        _ => {
+            let told = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+            return told.max(column.uncompressed_size()).max(0).cast_unsigned();
+        }
+    };
+    column.num_values().max(0).cast_unsigned() * width
+}
+
+pub(super) fn open(
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<ParquetRecordBatchReaderBuilder<FileChunks>, ReadError> {
     let chunks = FileChunks::open(disk, path)
         .map_err(|error| StorageError::io("reading", disk.describe(path), error))?;
     ParquetRecordBatchReaderBuilder::try_new(chunks).map_err(|error| ReadError::Parquet {

@@ -15,7 +15,9 @@ mod plain_http;
 mod remote;
 mod rows;
 mod secret;
+mod svg;
 mod when;
+mod window;
 
 use clap::{Parser, Subcommand};
 use output::Output;
@@ -108,6 +110,10 @@ enum Verb {
     Compact(commands::compact::Arguments),
     /// Aligns the clocks of a session anew from its logs, and says how far its times moved.
     Realign(commands::realign::Arguments),
+    /// Writes what is published of a session in a format that other programs open.
+    Export(commands::export::Arguments),
+    /// Draws what is published of a session: each channel over time, its gaps and events.
+    Plot(commands::plot::Arguments),
     /// Takes a recording that was made with something else into a session of its own.
     Import(commands::import::Arguments),
     /// Aligns clocks from evidence that was gathered elsewhere; draws those of a session, and checks them by taps.
@@ -168,6 +174,8 @@ fn main() -> ExitCode {
         Verb::Jobs(verb) => commands::jobs::run(verb, dir, &output),
         Verb::Compact(verb) => commands::compact::run(verb, dir, &output),
         Verb::Realign(verb) => commands::realign::run(verb, dir, &output),
+        Verb::Export(verb) => commands::export::run(verb, dir, &output),
+        Verb::Plot(verb) => commands::plot::run(verb, dir, &output),
         Verb::Import(verb) => commands::import::run(verb, dir, &output),
         Verb::Clock(verb) => commands::clock::run(verb, dir, &output),
         Verb::Selftest(verb) => commands::selftest::run(verb, dir, &output),

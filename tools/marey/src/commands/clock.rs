@@ -11,8 +11,6 @@ mod lags;
 mod onsets;
 mod plot;
 mod simulate;
-pub mod svg;
-mod window;
 
 use crate::output::{Failure, Output, Result};
 use evidence::{Evidence, Moment};

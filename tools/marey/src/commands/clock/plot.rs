@@ -3,10 +3,10 @@
 //!
 //! Reads what was published, `clock_map.parquet` and `clock_probes.parquet`, and no log.
 
-use super::svg::{Band, Dots, Panel, page};
 use crate::commands::realign::read_manifest;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, plain};
+use crate::svg::{Band, Dots, Panel, page};
 use marey_engine::compact::{PublishedMap, PublishedProbe, check_clock_tables, read_map, read_probes};
 use marey_engine::disk::OsDisk;
 use marey_engine::{Session, SessionError};
@@ -218,7 +218,7 @@ impl Clock {
                     "{of_clock}: offset less a straight line (the clock is {:.2} ppm {way}){known}",
                     ppm.abs()
                 ),
-                unit: "us",
+                unit: "us".to_owned(),
                 seconds: self.seconds,
                 reach: None,
                 lines: wander,
@@ -227,7 +227,7 @@ impl Clock {
             },
             Panel {
                 title: format!("{device}: least delays up (above 0) and down (below 0); band: the bound"),
-                unit: "us",
+                unit: "us".to_owned(),
                 seconds: self.seconds,
                 reach: Some(reach),
                 cuts,

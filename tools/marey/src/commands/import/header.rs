@@ -41,16 +41,29 @@ pub enum Format {
 
 impl Format {
     fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "int8" => Self::I8,
-            "int16" => Self::I16,
-            "int32" => Self::I32,
-            "int64" => Self::I64,
-            "float32" => Self::F32,
-            "double64" => Self::F64,
-            "string" => Self::Text,
-            _ => return None,
-        })
+        let all = [
+            Self::I8,
+            Self::I16,
+            Self::I32,
+            Self::I64,
+            Self::F32,
+            Self::F64,
+            Self::Text,
+        ];
+        all.into_iter().find(|format| format.name() == name)
+    }
+
+    /// What XDF calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::I8 => "int8",
+            Self::I16 => "int16",
+            Self::I32 => "int32",
+            Self::I64 => "int64",
+            Self::F32 => "float32",
+            Self::F64 => "double64",
+            Self::Text => "string",
+        }
     }
 
     /// Bytes of a value; none for text.

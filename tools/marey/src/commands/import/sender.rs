@@ -1,7 +1,7 @@
-//! One imported stream as a device that sends its recording: epochs, declarations, evidence, samples, ends.
+//! Imported streams as a device that sends its recording: epochs, declarations, evidence, samples, ends.
 //!
-//! Owns sequences, sample indices, digests and the cutting into frames. Invariants: an index counts every sample of the stream
-//! across its epochs; nothing is pushed for an epoch once the next is open.
+//! Owns sequences, sample indices, digests and the cutting into frames. Invariants: an index counts every sample of its stream
+//! across the epochs; nothing is pushed for an epoch once the next is open.
 
 use super::lives::Life;
 use crate::output::{Failure, Result};
@@ -16,17 +16,23 @@ use marey_format::{
 };
 use sha2::{Digest, Sha256};
 
-/// A device that is made of one stream of a file.
+/// A device that is made of streams of a file.
 #[derive(Debug)]
 pub struct Sender {
     pub device: DeviceId,
-    declaration: Declaration,
+    streams: Vec<Outgoing>,
     /// What makes its ids differ from those of any other stream and file.
     origin: [u8; 32],
     open: Option<Epoch>,
     epochs: u32,
     /// Lives whose evidence is sent.
     told: Vec<usize>,
+}
+
+/// One of its streams.
+#[derive(Debug)]
+struct Outgoing {
+    declaration: Declaration,
     next_index: u64,
 }
 
@@ -35,6 +41,12 @@ struct Epoch {
     handle: LogHandle,
     seed: Seed,
     next_sequence: [u64; 2],
+    streams: Vec<Building>,
+}
+
+/// What an epoch has of a stream.
+#[derive(Debug)]
+struct Building {
     builder: DataBuilder,
     captured: u64,
     frames: u64,
@@ -67,7 +79,7 @@ const FRAME_BYTES: usize = 64 << 10;
 const BATCH_BYTES: usize = 4 << 20;
 /// Rows of evidence of a frame.
 const ROWS: usize = 4096;
-/// The one stream of a device.
+/// Number of a device's first stream.
 const STREAM: u32 = 1;
 
 impl<'a> Sink<'a> {
@@ -110,23 +122,28 @@ impl<'a> Sink<'a> {
 }
 
 impl Sender {
-    pub fn new(device: DeviceId, declaration: Declaration, file: &[u8; 32], stream: u32) -> Self {
+    /// `number` is the device's in its file.
+    pub fn new(device: DeviceId, declarations: Vec<Declaration>, file: &[u8; 32], number: u32) -> Self {
         let mut origin = Sha256::new();
         origin.update(file);
-        origin.update(stream.to_le_bytes());
+        origin.update(number.to_le_bytes());
+        let outgoing = |declaration| Outgoing {
+            declaration,
+            next_index: 0,
+        };
         Self {
             device,
-            declaration,
+            streams: declarations.into_iter().map(outgoing).collect(),
             origin: origin.finalize().into(),
             open: None,
             epochs: 0,
             told: Vec::new(),
-            next_index: 0,
         }
     }
 
-    pub fn declaration(&self) -> &Declaration {
-        &self.declaration
+    /// What it sends, in the order in which the streams were given.
+    pub fn declarations(&self) -> impl Iterator<Item = &Declaration> {
+        self.streams.iter().map(|stream| &stream.declaration)
     }
 
     /// Epochs so far.
@@ -154,17 +171,22 @@ impl Sender {
         to.commit()?;
         let opened = to.store.open_log(&self.device, &open)?;
         self.epochs += 1;
-        let mut epoch = Epoch {
-            handle: opened.handle,
-            seed: Seed::new(&self.device, to.session, &open.epoch),
-            next_sequence: [0, 0],
-            builder: DataBuilder::new(&self.declaration),
+        let building = |stream: &Outgoing| Building {
+            builder: DataBuilder::new(&stream.declaration),
             captured: 0,
             frames: 0,
             digest: DigestChain::default(),
             last_time_ns: 0,
         };
-        epoch.live(to, Kind::DECLARE, STREAM, 0, 0, &self.declaration.to_json())?;
+        let mut epoch = Epoch {
+            handle: opened.handle,
+            seed: Seed::new(&self.device, to.session, &open.epoch),
+            next_sequence: [0, 0],
+            streams: self.streams.iter().map(building).collect(),
+        };
+        for (number, stream) in (STREAM..).zip(&self.streams) {
+            epoch.live(to, Kind::DECLARE, number, 0, 0, &stream.declaration.to_json())?;
+        }
         if let Some(life) = life
             && !self.told.contains(&number)
         {
@@ -192,36 +214,56 @@ impl Sender {
         epoch.live(to, Kind::EVENT, STREAM, time_ns, 0, &json)
     }
 
-    /// Sends a sample. There must be an epoch, and its times never decrease.
-    pub fn sample(&mut self, to: &mut Sink<'_>, time_ns: i64, values: &[Value]) -> Result {
+    /// Sends a sample of a stream. There must be an epoch, and its times never decrease.
+    pub fn sample(&mut self, to: &mut Sink<'_>, stream: usize, time_ns: i64, values: &[Value]) -> Result {
         let Some(epoch) = &mut self.open else {
             return Ok(());
         };
         let most = marey_format::limits::SAMPLES_PER_FRAME_MAX as usize;
-        if epoch.builder.frame_bytes() >= FRAME_BYTES || epoch.builder.len() >= most {
-            epoch.cut(to, &mut self.next_index)?;
+        let builder = &epoch.streams[stream].builder;
+        if builder.frame_bytes() >= FRAME_BYTES || builder.len() >= most {
+            epoch.cut(to, stream, &mut self.streams[stream].next_index)?;
         }
-        epoch.builder.push(time_ns, values).map_err(Failure::fault)?;
-        epoch.last_time_ns = time_ns;
+        let building = &mut epoch.streams[stream];
+        building.builder.push(time_ns, values).map_err(Failure::fault)?;
+        building.last_time_ns = time_ns;
         Ok(())
     }
 
-    /// Ends the epoch: what is left becomes a frame, and the totals are stated.
+    /// The next sample of a stream has that index, where it is not below those that there were: those between were captured and
+    /// lost.
+    pub fn skip_to(&mut self, to: &mut Sink<'_>, stream: usize, index: u64) -> Result {
+        let (Some(epoch), outgoing) = (&mut self.open, &mut self.streams[stream]) else {
+            return Ok(());
+        };
+        let next_index = outgoing.next_index + epoch.streams[stream].builder.len() as u64;
+        if index > next_index {
+            epoch.cut(to, stream, &mut outgoing.next_index)?;
+            epoch.streams[stream].captured += index - next_index;
+            outgoing.next_index = index;
+        }
+        Ok(())
+    }
+
+    /// Ends the epoch: what is left becomes frames, and the totals are stated.
     pub fn end(&mut self, to: &mut Sink<'_>) -> Result {
         let Some(mut epoch) = self.open.take() else {
             return Ok(());
         };
-        epoch.cut(to, &mut self.next_index)?;
-        let end = EndOfStream {
-            stream: STREAM,
-            captured: epoch.captured,
-            next_index: self.next_index,
-            frames: epoch.frames,
-            digest: epoch.digest.to_hex(),
-        };
-        let json = serde_json::to_vec(&end)?;
-        let last_ns = epoch.last_time_ns;
-        epoch.live(to, Kind::END, STREAM, last_ns, 0, &json)
+        for (at, stream) in self.streams.iter_mut().enumerate() {
+            epoch.cut(to, at, &mut stream.next_index)?;
+            let (number, built) = (STREAM + at as u32, &epoch.streams[at]);
+            let end = EndOfStream {
+                stream: number,
+                captured: built.captured,
+                next_index: stream.next_index,
+                frames: built.frames,
+                digest: built.digest.to_hex(),
+            };
+            let (json, last_ns) = (serde_json::to_vec(&end)?, built.last_time_ns);
+            epoch.live(to, Kind::END, number, last_ns, 0, &json)?;
+        }
+        Ok(())
     }
 
     fn id(&self, what: &str, number: u64) -> [u8; 16] {
@@ -260,19 +302,37 @@ impl Epoch {
         to.push(self, Lane::Live, frame)
     }
 
-    /// Makes a frame of the samples so far, if there are any.
-    fn cut(&mut self, to: &mut Sink<'_>, next_index: &mut u64) -> Result {
-        let (samples, sequence) = (self.builder.len() as u64, self.next_sequence[Lane::Data as usize]);
+    /// Makes a frame of a stream's samples so far, if there are any.
+    fn cut(&mut self, to: &mut Sink<'_>, stream: usize, next_index: &mut u64) -> Result {
+        let sequence = self.next_sequence[Lane::Data as usize];
+        let building = &mut self.streams[stream];
+        let samples = building.builder.len() as u64;
         if samples == 0 {
             return Ok(());
         }
-        let frame = self.builder.finish(STREAM, sequence, *next_index, self.seed)?;
+        let number = STREAM + stream as u32;
+        let frame = building
+            .builder
+            .finish(number, sequence, *next_index, self.seed)?;
         let crc = Frame::parse(&frame)?.header().crc;
-        self.digest.push(crc, sequence);
-        self.captured += samples;
-        self.frames += 1;
+        building.digest.push(crc, sequence);
+        building.captured += samples;
+        building.frames += 1;
         *next_index += samples;
         to.push(self, Lane::Data, frame)
+    }
+}
+
+/// Evidence, from a first time to a last, that a file's clock is the session's.
+pub fn steady(first_ns: i64, last_ns: i64) -> Life {
+    /// More pieces tell nothing more.
+    const PIECES_MAX: i64 = 10_000;
+    const LEAST_NS: i64 = 10_000_000_000;
+    let step_ns = (last_ns.saturating_sub(first_ns) / PIECES_MAX).max(LEAST_NS);
+    let pieces = (0..=last_ns.saturating_sub(first_ns) / step_ns).map(|at| first_ns + at * step_ns);
+    let offset = |ns: i64| (ns as f64 / 1e9 + OFFSET_AGE_S, 0.0);
+    Life {
+        offsets: pieces.chain([last_ns]).map(offset).collect(),
     }
 }
 

@@ -7,29 +7,19 @@ mod incoming;
 mod survey;
 
 use super::chunks::{Chunks, Damage, Next, Tag, stream_id};
-use super::header::label;
+use super::making::{Origin, Target, given_start, hash, open_file, session_name, unreadable, utc_ns};
 use super::sender::{Sink, age_error_ns};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, plain, table};
 use incoming::Importing;
-use marey_engine::disk::{self, Disk, OsDisk};
-use marey_engine::time::{HubClock, HubInstant, UNSYNCHRONISED_ERROR_NS};
-use marey_engine::{NewSession, Options, Session, SessionError, Store};
-use marey_format::payload::WallReading;
-use marey_format::types::rfc3339;
-use marey_format::types::{NameError, hex};
-use marey_format::{DeviceId, HubEpoch, SessionId};
+use marey_format::types::{hex, rfc3339};
+use marey_format::{DeviceId, SessionId};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use survey::{Survey, survey};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 #[derive(Debug, clap::Args)]
 pub struct Xdf {
@@ -127,17 +117,8 @@ fn import(arguments: &Xdf, dir: &Path, output: &Output) -> Result<Imported> {
     let path = &arguments.file;
     // Before its name is judged: what is no file needs no name.
     let mut chunks = open(path)?;
-    let session = session_name(arguments)?;
-    let hub = OsDisk::new(dir);
-    let hub_id = Store::read_hub_id(&hub)?;
-    let options = hubdir::store_options(dir)?;
-    let _lock = hub.lock(Path::new("LOCK"))?.ok_or_else(|| {
-        Failure::Unreachable(format!(
-            "the hub in {} is running; stop it, or import into another folder (`marey init FOLDER`)",
-            dir.display()
-        ))
-    })?;
-    is_free(&hub, &session)?;
+    let session = session_name(arguments.session.as_ref(), path)?;
+    let target = Target::open(dir, session.clone())?;
     let sha256 = hash(path)?;
     let survey = survey(&mut chunks).map_err(|error| unreadable(path, &error))?;
     if survey.streams.is_empty() {
@@ -157,34 +138,37 @@ fn import(arguments: &Xdf, dir: &Path, output: &Output) -> Result<Imported> {
             path.display()
         )));
     }
-    let aside = aside(&hub, &session)?;
-    let made = make(
-        arguments,
-        &session,
-        (&dir.join(&aside), hub_id, options),
-        (chunks, survey, sha256),
-        output,
-    );
-    let imported = match made {
-        Ok(imported) => imported,
-        Err(failure) => {
-            hub.remove_dir_all(&aside)?;
-            return Err(failure);
-        }
+    let recorder_ns = survey.first_recorder_ns();
+    let (utc_ns, start_from) = start(arguments, &survey, recorder_ns)?;
+    let origin = Origin {
+        file: path,
+        sha256,
+        recorder_ns,
+        utc_ns,
+        max_drift_ppm: arguments.max_drift_ppm,
+        metadata: BTreeMap::new(),
     };
-    let folder = Session::dir(&session);
-    hubdir::audit(dir, "session.import", &format!("session/{session}"))?;
-    disk::create_dirs(&hub, Path::new("sessions"))?;
-    hub.rename(&aside.join(&folder), &folder)?;
-    hub.sync_dir(Path::new("sessions"))?;
-    // What is left of it is no reason to say that the session is not there.
-    if let Err(error) = hub.remove_dir_all(&aside) {
-        output.warn(format!(
-            "{} can't be removed: {error}",
-            dir.join(&aside).display()
-        ));
+    let feed = |to: &mut Sink<'_>| feed(arguments, (&mut chunks, &survey, &sha256), to, output);
+    let ((streams, damage), sealed) = target.make(&origin, output, feed)?;
+    let mut warnings = survey.warnings.clone();
+    if start_from == StartFrom::Nobody {
+        warnings.push(
+            "the file does not say when it was recorded: times count from 1970 as the recorder's clock did; --start says when it began"
+                .to_owned(),
+        );
     }
-    Ok(imported)
+    warnings.extend(streams.values().flat_map(|stream| stream.warnings()));
+    Ok(Imported {
+        session,
+        generation: sealed.session.generation,
+        sha256: hex(&sha256),
+        start: rfc3339(utc_ns.div_euclid(1_000)),
+        start_from,
+        streams: streams.into_values().map(Importing::told).collect(),
+        streams_left_out: survey.left_out.len(),
+        damage,
+        warnings,
+    })
 }
 
 fn check(arguments: &Xdf) -> Result {
@@ -203,92 +187,18 @@ fn check(arguments: &Xdf) -> Result {
     }
 }
 
-fn session_name(arguments: &Xdf) -> Result<SessionId> {
-    if let Some(session) = &arguments.session {
-        return Ok(session.clone());
-    }
-    let stem = arguments.file.file_stem().unwrap_or_default().to_string_lossy();
-    match SessionId::new(&*stem) {
-        Ok(session) => Ok(session),
-        Err(NameError::Pattern { proposed, .. } | NameError::Reserved { proposed, .. }) => proposed
-            .and_then(|name| SessionId::new(name).ok())
-            .ok_or_else(|| {
-                Failure::Usage(format!(
-                    "{stem:?} is no name for a session; give one with --session"
-                ))
-            }),
-        Err(error) => Err(Failure::Usage(format!("{error}; give a name with --session"))),
-    }
-}
-
-fn is_free(hub: &OsDisk, session: &SessionId) -> Result {
-    let names = match hub.list(Path::new("sessions")) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(Failure::fault(error)),
-    };
-    let wanted = format!("session={session}");
-    match names
-        .iter()
-        .find(|entry| entry.name.eq_ignore_ascii_case(&wanted))
-    {
-        None => Ok(()),
-        Some(_) => Err(Failure::fault(format!(
-            "{} with --session",
-            SessionError::Exists(session.clone())
-        ))),
-    }
-}
-
-/// The folder that the session is made in, empty.
-fn aside(hub: &OsDisk, session: &SessionId) -> Result<PathBuf> {
-    let aside = PathBuf::from(format!("import-{session}.tmp"));
-    if hub.stat(&aside)?.is_some() {
-        hub.remove_dir_all(&aside)?;
-    }
-    disk::create_dirs(hub, &aside)?;
-    Ok(aside)
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::fault(format!("{} can't be read: {error}", path.display()))
-}
-
 fn open(path: &Path) -> Result<Chunks<BufReader<File>>> {
-    let failed = |error| unreadable(path, &error);
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_dir() {
-        return Err(Failure::fault(format!(
-            "{} is a folder; name the .xdf file",
-            path.display()
-        )));
-    }
+    let file = open_file(path)?;
     Chunks::open(BufReader::with_capacity(1 << 20, file)).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => Failure::fault(format!("{}: {error}", path.display())),
         _ => unreadable(path, &error),
     })
 }
 
-fn hash(path: &Path) -> Result<[u8; 32]> {
-    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).map_err(|error| unreadable(path, &error))? {
-            0 => return Ok(hash.finalize().into()),
-            read => hash.update(&buffer[..read]),
-        }
-    }
-}
-
 /// When the recording began in POSIX nanoseconds, and who says so.
 fn start(arguments: &Xdf, survey: &Survey, recorder_ns: i64) -> Result<(i64, StartFrom)> {
     if let Some(given) = &arguments.start {
-        let utc_ns = utc_ns(given).ok_or_else(|| {
-            Failure::Usage(format!(
-                "--start {given:?} is no time such as 2026-11-21T08:00:00Z or 2026-11-21T09:00:00+01:00"
-            ))
-        })?;
-        return Ok((utc_ns, StartFrom::Given));
+        return Ok((given_start(given)?, StartFrom::Given));
     }
     match survey.datetime.as_deref().and_then(utc_ns) {
         Some(utc_ns) => Ok((utc_ns, StartFrom::File)),
@@ -296,141 +206,37 @@ fn start(arguments: &Xdf, survey: &Survey, recorder_ns: i64) -> Result<(i64, Sta
     }
 }
 
-/// RFC 3339, also with an offset from UTC that has no colon, as recorders write it.
-fn utc_ns(text: &str) -> Option<i64> {
-    let text = text.trim();
-    let mut with_colon = text.to_owned();
-    if text.len() > 5 && text.is_ascii() && matches!(text.as_bytes()[text.len() - 5], b'+' | b'-') {
-        with_colon.insert(text.len() - 2, ':');
-    }
-    let time = OffsetDateTime::parse(&with_colon, &Rfc3339).ok()?;
-    i64::try_from(time.unix_timestamp_nanos()).ok()
-}
+/// What came of the file, by stream, and its damage.
+type Fed<'s> = (BTreeMap<u32, Importing<'s>>, Vec<Damage>);
 
-/// The recorder's clock, which was the hub's of this recording: it shows what the file says, not the time of the import.
-#[derive(Debug)]
-struct RecorderClock {
-    epoch: HubEpoch,
-    start_ns: i64,
-    start_utc_ns: i64,
-    now_ns: AtomicI64,
-}
-
-impl RecorderClock {
-    /// It is at least that late by now.
-    fn reach(&self, now_ns: i64) {
-        self.now_ns.fetch_max(now_ns, Ordering::Relaxed);
-    }
-}
-
-impl HubClock for RecorderClock {
-    fn now(&self) -> HubInstant {
-        HubInstant {
-            epoch: self.epoch,
-            ns: self.now_ns.load(Ordering::Relaxed),
-        }
-    }
-
-    fn wall(&self) -> WallReading {
-        WallReading {
-            hub_epoch: self.epoch,
-            hub_ns: self.start_ns,
-            utc_ns: self.start_utc_ns,
-            error_ns: UNSYNCHRONISED_ERROR_NS,
-            synchronised: false,
-        }
-    }
-}
-
-/// A recording was stopped so long after its last sample: the times of samples are better than what is known of that moment.
-const STOPPED_AFTER_NS: i64 = 1_000_000_000;
-
-/// The second pass: a hub of one session, aside, recorded and published.
-fn make(
+/// The second pass: sends what the file holds.
+fn feed<'s>(
     arguments: &Xdf,
-    session: &SessionId,
-    (aside, hub_id, options): (&Path, [u8; 16], Options),
-    (mut chunks, survey, sha256): (Chunks<BufReader<File>>, Survey, [u8; 32]),
+    (chunks, survey, sha256): (&mut Chunks<BufReader<File>>, &'s Survey, &[u8; 32]),
+    to: &mut Sink<'_>,
     output: &Output,
-) -> Result<Imported> {
-    let recorder_ns = survey.first_recorder_ns();
-    let (start_utc_ns, start_from) = start(arguments, &survey, recorder_ns)?;
-    let hub_epoch = HubEpoch(u64::from_be_bytes(
-        *sha256.first_chunk().expect("32 bytes have 8"),
-    ));
-    let clock = Arc::new(RecorderClock {
-        epoch: hub_epoch,
-        start_ns: recorder_ns,
-        start_utc_ns,
-        now_ns: AtomicI64::new(recorder_ns),
-    });
-    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(aside));
-    Store::init(&disk, hub_id, &options)?;
-    let (store, _) = Store::open(disk, clock.clone(), options)?;
-    store.create_session(NewSession {
-        max_drift_ppm: arguments.max_drift_ppm,
-        metadata: metadata(&arguments.file, &sha256),
-        ..NewSession::open_to_all(session.clone())
-    })?;
-    store.start_session(session)?;
-
+) -> Result<(Fed<'s>, Option<i64>)> {
     let error_ns = arguments
         .offset_error
         .map(|error_ms| (error_ms * 1e6 + age_error_ns(arguments.max_drift_ppm)).ceil() as u64);
-    let mut warnings = survey.warnings.clone();
-    if start_from == StartFrom::Nobody {
-        warnings.push(
-            "the file does not say when it was recorded: times count from 1970 as the recorder's clock did; --start says when it began"
-                .to_owned(),
-        );
-    }
-    let mut to = Sink::new(&store, session, hub_epoch);
-    let mut streams = Importing::all(&survey, &sha256);
+    let mut streams = Importing::all(survey, sha256);
     let mut damage = Vec::new();
     take_all(
-        &survey,
-        &mut chunks,
+        survey,
+        chunks,
         &mut streams,
-        (&mut to, error_ns),
+        (&mut *to, error_ns),
         &mut damage,
         output,
     )?;
     for stream in streams.values_mut() {
-        stream.finish(&mut to, error_ns)?;
+        stream.finish(to, error_ns)?;
     }
-    to.commit()?;
     let ends = streams
         .values()
         .filter_map(|stream| stream.until_recorder_ns)
         .max();
-    clock.reach(ends.unwrap_or(recorder_ns).saturating_add(STOPPED_AFTER_NS));
-    store.stop_session(session)?;
-    let sealed = store.seal_session(session, &|step| {
-        output.progress(format!("{:?}: {} of {}", step.phase, step.done, step.of));
-    })?;
-    store.close_session(session)?;
-    store.close()?;
-    output.progress_done();
-    warnings.extend(streams.values().flat_map(|stream| stream.warnings()));
-    Ok(Imported {
-        session: session.clone(),
-        generation: sealed.session.generation,
-        sha256: hex(&sha256),
-        start: rfc3339(start_utc_ns.div_euclid(1_000)),
-        start_from,
-        streams: streams.into_values().map(Importing::told).collect(),
-        streams_left_out: survey.left_out.len(),
-        damage,
-        warnings,
-    })
-}
-
-fn metadata(file: &Path, sha256: &[u8; 32]) -> BTreeMap<String, String> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    BTreeMap::from([
-        ("imported_from".to_owned(), label(&name).unwrap_or_default()),
-        ("imported_sha256".to_owned(), hex(sha256)),
-    ])
+    Ok(((streams, damage), ends))
 }
 
 fn take_all(
@@ -523,4 +329,4 @@ fn show(imported: &Imported) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -4,8 +4,8 @@
 use super::picture::{Picture, colour};
 use super::text::{bound, known};
 use super::view::{StreamView, View};
-use crate::commands::clock::svg::escaped;
 use crate::output::plain;
+use crate::svg::escaped;
 use marey_format::types::hex;
 use std::fmt::Write;
 

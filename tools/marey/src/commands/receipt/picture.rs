@@ -3,8 +3,8 @@
 use super::html::text;
 use super::place::Place;
 use super::view::View;
-use crate::commands::clock::svg::{number, ticks};
 use crate::output::Result;
+use crate::svg::{number, ticks};
 use marey_engine::Session;
 use marey_engine::read::{Stretch, gaps, parts, span, strip};
 use marey_format::payload::StreamKey;

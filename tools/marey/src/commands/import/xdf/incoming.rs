@@ -12,7 +12,7 @@ use super::survey::{Stream, Survey};
 use crate::output::Result;
 use marey_format::frame::Value;
 use marey_format::payload::Event;
-use marey_format::{DeviceId, limits};
+use marey_format::{Declaration, DeviceId, limits};
 use std::collections::BTreeMap;
 
 /// A stream on its way in.
@@ -51,7 +51,7 @@ impl<'a> Importing<'a> {
                 of: stream,
                 follower: Follower::new(&lives.lives),
                 lives,
-                sender: Sender::new(device, stream.header.declaration(), sha256, id),
+                sender: Sender::new(device, vec![stream.header.declaration()], sha256, id),
                 life: None,
                 clocks: 0,
                 last_s: 0.0,
@@ -147,12 +147,17 @@ impl<'a> Importing<'a> {
                 false => self.long_marks += 1,
             }
         }
-        let is_one_list = self.sender.declaration().fields[0].length.is_some();
+        let is_one_list = self.declaration().fields[0].length.is_some();
         let values = match is_one_list {
             true => vec![Value::List(values)],
             false => values,
         };
-        self.sender.sample(to, time_ns, &values)
+        self.sender.sample(to, 0, time_ns, &values)
+    }
+
+    /// It sends one stream.
+    fn declaration(&self) -> &Declaration {
+        self.sender.declarations().next().expect("it was made with one")
     }
 
     fn begin(&mut self, life: usize, (to, error_ns): (&mut Sink<'_>, Option<u64>)) -> Result {
@@ -248,7 +253,7 @@ impl<'a> Importing<'a> {
             id: self.id,
             name: self.of.header.name.clone(),
             content: self.of.header.content.clone(),
-            stream: self.sender.declaration().name.to_string(),
+            stream: self.declaration().name.to_string(),
             events: self.of.header.is_of_markers(),
             epochs: self.sender.epochs(),
             device: self.sender.device,

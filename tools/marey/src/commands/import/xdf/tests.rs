@@ -4,8 +4,11 @@ use super::super::chunks::tests::{boundary, chunk, file};
 use super::*;
 use arrow::array::AsArray;
 use arrow::datatypes::{Float32Type, TimestampMicrosecondType};
+use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::read::{Reader, streams};
 use marey_engine::salvage::{Source, VerifyOptions, events, verify};
+use marey_engine::{Options, Session, Store};
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// A stream's clock runs 30 ppm fast, and after `RESET_S` begins anew near zero. True time is the recorder's.
@@ -117,7 +120,8 @@ fn recording() -> Vec<Vec<u8>> {
     chunks
 }
 
-fn hub() -> TempDir {
+/// A hub that nobody runs.
+pub fn hub() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir.path()));
     Store::init(&disk, [5; 16], &Options::default()).expect("an empty folder becomes a hub");

@@ -1,5 +1,5 @@
-//! A page of panels over time, as SVG: lines, a band, dots, and axes with round numbers. No more than the picture of clocks
-//! needs.
+//! A page of panels over time, as SVG: lines, a band, dots, shades, and axes with round numbers. No more than the pictures of clocks
+//! and of channels need.
 
 use std::fmt::Write;
 
@@ -18,10 +18,14 @@ const DOWN: &str = "#d55e00";
 #[derive(Debug, Default)]
 pub struct Panel {
     pub title: String,
-    pub unit: &'static str,
+    pub unit: String,
     pub seconds: f64,
     /// How far it reaches up and down from 0; by itself where none is said.
     pub reach: Option<f64>,
+    /// Its lowest and highest value, where it does not reach as far down as up.
+    pub range: Option<(f64, f64)>,
+    /// From when to when something is missing.
+    pub shades: Vec<(f64, f64)>,
     pub lines: Vec<Vec<(f64, f64)>>,
     pub band: Option<Band>,
     pub dots: Vec<Dots>,
@@ -80,8 +84,9 @@ impl Panel {
             // Not into what only rounding made.
             1.1 * heights.filter(|y| y.is_finite()).fold(1.0, f64::max)
         });
+        let (low, high) = self.range.unwrap_or((-reach, reach));
         let x = |second: f64| (second / self.seconds).clamp(0.0, 1.0) * width;
-        let y = |value: f64| HEIGHT / 2.0 * (1.0 - (value / reach).clamp(-1.0, 1.0));
+        let y = |value: f64| HEIGHT * (1.0 - ((value - low) / (high - low)).clamp(0.0, 1.0));
         writeln!(to, "<text y=\"-8\">{}</text>", escaped(&self.title))?;
         if let Some(Band(edges)) = &self.band {
             let upper = edges.iter().map(|&(at, _, high)| (x(at), y(high)));
@@ -89,12 +94,23 @@ impl Panel {
             let points = path(upper.chain(lower));
             writeln!(to, "<polygon points=\"{points}\" fill=\"#ddd\"/>")?;
         }
-        writeln!(
+        for &(from, until) in &self.shades {
+            // One pixel at least: what is missing is seen however short it is.
+            let wide = (x(until) - x(from)).max(1.0);
+            writeln!(
+                to,
+                "<rect class=\"gap\" x=\"{:.1}\" width=\"{wide:.1}\" height=\"{HEIGHT}\" fill=\"#f3c9a8\"/>",
+                x(from)
+            )?;
+        }
+        write!(
             to,
-            "<rect width=\"{width}\" height=\"{HEIGHT}\" fill=\"none\" stroke=\"#888\"/>\
-             <path d=\"M0 {0} H{width}\" stroke=\"#bbb\"/>",
-            HEIGHT / 2.0
+            "<rect width=\"{width}\" height=\"{HEIGHT}\" fill=\"none\" stroke=\"#888\"/>"
         )?;
+        if low < 0.0 && high > 0.0 {
+            write!(to, "<path d=\"M0 {:.1} H{width}\" stroke=\"#bbb\"/>", y(0.0))?;
+        }
+        to.push('\n');
         for second in ticks(0.0, self.seconds, 8) {
             let at = x(second);
             writeln!(
@@ -104,14 +120,14 @@ impl Panel {
                 number(second)
             )?;
         }
-        for value in ticks(-reach, reach, 5) {
+        for value in ticks(low, high, 5) {
             writeln!(
                 to,
                 "<path d=\"M-4 {0:.1} h4\" stroke=\"#888\"/><text x=\"-8\" y=\"{1:.1}\" text-anchor=\"end\">{2} {3}</text>",
                 y(value),
                 y(value) + 4.0,
-                number(value),
-                self.unit
+                label(value),
+                escaped(&self.unit)
             )?;
         }
         for &cut in &self.cuts {
@@ -163,6 +179,15 @@ pub fn ticks(from: f64, to: f64, about: usize) -> Vec<f64> {
     (first..=last).map(|at| at as f64 * step).collect()
 }
 
+/// A value beside its axis: very small and very large ones by their power of ten.
+fn label(value: f64) -> String {
+    match value == 0.0 || (1e-2..1e7).contains(&value.abs()) {
+        true => number(value),
+        // Of a round number three digits are more than there are.
+        false => format!("{:e}", format!("{value:.2e}").parse().unwrap_or(value)),
+    }
+}
+
 /// Without the digits that only rounding made.
 pub fn number(value: f64) -> String {
     let text = format!("{value:.3}");
@@ -198,6 +223,7 @@ mod tests {
         assert_eq!(ticks(0.0, 0.0, 5), [0.0; 0]);
         assert_eq!(ticks(0.0, f64::INFINITY, 5), [0.0; 0]);
         assert_eq!([number(-0.0), number(2.50), number(100.0)], ["0", "2.5", "100"]);
+        assert_eq!([label(0.005), label(-2e9), label(0.5)], ["5e-3", "-2e9", "0.5"]);
     }
 
     #[test]
@@ -208,7 +234,8 @@ mod tests {
         assert_eq!(band.widest(), 5.0);
         let panel = Panel {
             title: "a<b & c>".into(),
-            unit: "us",
+            unit: "us".to_owned(),
+            shades: vec![(2.0, 2.0)],
             seconds: 10.0,
             reach: Some(6.5),
             lines: vec![vec![(0.0, 1.0), (10.0, -1.0)]],
@@ -218,6 +245,7 @@ mod tests {
                 points: vec![(5.0, -6.0), (5.0, -1e9)],
             }],
             cuts: vec![4.0],
+            range: None,
         };
         let page = page(
             "t",

@@ -9,8 +9,9 @@ pub struct Window {
     to: Option<Edge>,
 }
 
+/// One end of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Edge {
+pub enum Edge {
     /// From the session's start.
     Seconds(f64),
     /// Microseconds of POSIX time.
@@ -58,6 +59,16 @@ impl FromStr for Edge {
     }
 }
 
+impl Edge {
+    /// In microseconds of POSIX time.
+    pub fn utc_us(self, start_us: i64) -> i64 {
+        match self {
+            Self::Seconds(seconds) => start_us.saturating_add((seconds * 1e6).round() as i64),
+            Self::Utc(utc_us) => utc_us,
+        }
+    }
+}
+
 impl Window {
     /// In microseconds after a session's start.
     pub fn after(&self, start_us: i64) -> Result<(f64, f64), String> {
@@ -98,6 +109,11 @@ mod tests {
         for wrong in ["", "..", "5", "a..b", "nan..", "1..inf", "2026-13-01T00:00:00Z.."] {
             assert!(span(wrong).is_err(), "{wrong}");
         }
+        let at_us = |text: &str| text.parse::<Edge>().map(|edge| edge.utc_us(1_000_000_000));
+        assert_eq!(
+            (at_us("1.5"), at_us("1970-01-01T00:00:01Z")),
+            (Ok(1_001_500_000), Ok(1_000_000))
+        );
         assert!(span("5..5").is_err_and(|why| why.contains("is empty")));
         assert!(span("1970-01-01T00:16:41Z..0.5").is_err());
     }
