@@ -1,7 +1,9 @@
-//! A published session with what formats stumble over: several devices and clocks, an epoch that begins anew, gaps, every type of
-//! value, numbers at the ends of their ranges, texts with quotes and line ends, units and labels of any kind, events.
+//! A published session with what formats stumble over: several devices and clocks, an epoch that begins anew, gaps, a stream of
+//! which nothing came, every type of value, numbers at the ends of their ranges, texts with quotes and line ends, units and labels of any kind, events.
 //!
 //! Owns: the recording. What becomes of it elsewhere is held against its Parquet.
+
+#![allow(clippy::disallowed_methods, reason = "a test stands outside of the hub")]
 
 use bytes::Bytes;
 use marey_engine::disk::{Disk, OsDisk};
@@ -9,8 +11,9 @@ use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{Batch, LogHandle, NewSession, Options, Outcome, Stamp, Store};
 use marey_format::clock::{ProbeKind, ProbeRow};
 use marey_format::frame::{DataBuilder, Kind, Lane, Value, control_frame};
+use marey_format::payload::EndOfStream;
 use marey_format::wire::{Acked, Open};
-use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, Seed, SessionId};
+use marey_format::{BootId, Declaration, DeviceId, DigestChain, EpochId, HubEpoch, Seed, SessionId};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,9 +26,13 @@ const IMU: &str = r#"{"name":"imu","rate_hz":100,"sensor":"BMI-270, \"left\"","l
     {"name":"acc_x","type":"f32","unit":"m/s2","description":"towards the thumb"},{"name":"acc_y","type":"f64","unit":"m/s2"},
     {"name":"n","type":"i64"},{"name":"big","type":"u64"},{"name":"ok","type":"bool"},{"name":"spectrum","type":"u16","length":4}]}"#;
 const GSR: &str = r#"{"name":"gsr","rate_hz":4,"fields":[{"name":"raw","type":"i16","unit":"uS","scale":0.001,"offset":1.5},
-    {"name":"tiny","type":"i8"},{"name":"odd_unit","type":"f32","unit":"<k&m>/\"h\", [µ]"}]}"#;
+    {"name":"tiny","type":"i8"},{"name":"latency","type":"u8"},{"name":"odd_unit","type":"f32","unit":"<k&m>/\"h\", [µ]"}]}"#;
 const NOTES: &str =
     r#"{"name":"notes","fields":[{"name":"said","type":"utf8"},{"name":"blob","type":"binary"}]}"#;
+
+/// Of which nothing comes, though it was captured.
+const SILENT: &str = r#"{"name":"silent","fields":[{"name":"word","type":"utf8"}]}"#;
+const SILENT_CAPTURED: u64 = 5;
 
 /// Texts of its notes, in turn.
 pub const TEXTS: [&str; 8] = [
@@ -88,6 +95,7 @@ pub fn record(dir: &Path, seconds: u64) {
     watch.probes(seconds);
     watch.gsr(4 * seconds);
     watch.notes(8.max(seconds / 4));
+    watch.silent();
     watch.commit();
     store.stop_session(&id).expect("stopped");
     store.seal_session(&id, &|_| {}).expect("sealed");
@@ -254,7 +262,7 @@ impl<'s> Device<'s> {
                 Value::F64(double),
                 Value::I64(wide),
                 Value::U64(big),
-                Value::Bool(i % 3 == 0),
+                Value::Bool(i.is_multiple_of(3)),
                 Value::List(list),
             ];
             (time_ns, values)
@@ -273,6 +281,7 @@ impl<'s> Device<'s> {
             let values = vec![
                 Value::I64(raw),
                 Value::I64(i as i64 % 256 - 128),
+                Value::U64(i % 256),
                 Value::F32(i as f32 / 7.0),
             ];
             (self.device_ns(i as i64 * 250_000_000), values)
@@ -281,6 +290,19 @@ impl<'s> Device<'s> {
         let later = rows.len() / 2;
         self.send(2, GSR, 0, rows[..later].to_vec());
         self.send(2, GSR, later as u64 + 7, rows[later + 7..].to_vec());
+    }
+
+    fn silent(&mut self) {
+        self.send(4, SILENT, 0, Vec::new());
+        let end = EndOfStream {
+            stream: 4,
+            captured: SILENT_CAPTURED,
+            next_index: SILENT_CAPTURED,
+            frames: 1,
+            digest: DigestChain::default().to_hex(),
+        };
+        let json = serde_json::to_vec(&end).expect("it is JSON");
+        self.live(Kind::END, 4, self.ahead_ns, 0, &json);
     }
 
     fn notes(&mut self, rows: u64) {

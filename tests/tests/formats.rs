@@ -67,7 +67,7 @@ fn what_other_programs_read_is_what_parquet_has() {
         let out = rig.out(format);
         let shown = rig.export(format, &out, &[]).well().json();
         let streams = shown["streams"].as_array().expect("a list");
-        assert_eq!(streams.len(), 3, "{shown}");
+        assert_eq!(streams.len(), 4, "{shown}");
         let rows: u64 = streams
             .iter()
             .map(|stream| stream["rows"].as_u64().expect("a number"))
@@ -79,6 +79,42 @@ fn what_other_programs_read_is_what_parquet_has() {
         let again = rig.export(format, &out, &[]);
         assert!(again.sentence(1).contains("is there already"), "{again:?}");
         assert_eq!(names(rig.folder.path()), before);
+    }
+}
+
+/// What holds the exports is held itself: one digit or byte that differs is found.
+#[test]
+fn a_value_that_differs_is_found() {
+    let rig = Rig::new(8);
+    for (format, path) in [
+        ("csv", "imu@1.phone_1.csv"),
+        ("xdf", ""),
+        (
+            "bids",
+            "sub-P07/ses-odd1/motion/sub-P07_ses-odd1_task-walk_tracksys-phone1imu1_motion.tsv",
+        ),
+    ] {
+        let out = rig.out(format);
+        rig.export(format, &out, &[]).well();
+        rig.check(format, &out, &[]);
+        let path = if path.is_empty() {
+            out.clone()
+        } else {
+            out.join(path)
+        };
+        let mut bytes = std::fs::read(&path).expect("it is there");
+        let from = bytes.len() / 3;
+        let at = from
+            + bytes[from..]
+                .iter()
+                .position(u8::is_ascii_digit)
+                .expect("a digit");
+        bytes[at] = if bytes[at] == b'9' { b'1' } else { bytes[at] + 1 };
+        std::fs::write(&path, bytes).expect("written");
+        let mut check = std::process::Command::new(python::python());
+        check.arg(python::script("check_formats.py")).arg(format);
+        let ran = process::finish(check.arg(rig.session()).arg(&out), process::PATIENCE);
+        assert_eq!(ran.code, Some(1), "{format}: {ran:?}");
     }
 }
 
@@ -188,6 +224,8 @@ shift_days = -40
 odd-1 = "s-7"
 [participants]
 "P-07 Ö" = "A1"
+Thumb = "A2"
+"1" = "A3"
 [devices]
 phone_1 = "dev-a"
 Watch-2 = "dev-b"
@@ -215,7 +253,12 @@ fn pseudonyms_hide_what_they_are_for() {
         );
         assert_eq!(
             shown["changes"]["texts"],
-            serde_json::json!(["notes@1 of dev-b"]),
+            serde_json::json!(["notes@1 of dev-b", "silent@1 of dev-b"]),
+            "{shown}"
+        );
+        assert_eq!(
+            shown["changes"]["labels_left_out"],
+            serde_json::json!(["description of acc_x of imu@1 of dev-a"]),
             "{shown}"
         );
         assert!(rig.check("hidden", &out, &[]) > 10_000);
@@ -238,6 +281,19 @@ fn pseudonyms_hide_what_they_are_for() {
         "device \"Watch-2\" has no pseudonym",
     );
     refused(&PSEUDONYMS.replace("dev-b", "dev-a"), "for two");
+    // However it is written.
+    refused(
+        &PSEUDONYMS.replace("dev-b", "a-thumb"),
+        "a device's name would tell",
+    );
+    refused(
+        &PSEUDONYMS.replace("s-7", "of_THUMB"),
+        "the session's pseudonym would tell",
+    );
+    refused(
+        &PSEUDONYMS.replace("\"A1\"", "\"p07ö\""),
+        "the metadata's participant would tell",
+    );
     refused(&PSEUDONYMS.replace("dev-b", "7"), "no file of pseudonyms");
     refused(
         &PSEUDONYMS.replace("shift_days", "shift_hours"),
@@ -275,12 +331,12 @@ fn a_picture_shows_each_channel_and_its_gaps() {
         process::run(call.iter().chain(more))
     };
     let shown = plot(&[]).well().json();
-    assert_eq!(shown["channels"].as_array().map(Vec::len), Some(7), "{shown}");
+    assert_eq!(shown["channels"].as_array().map(Vec::len), Some(9), "{shown}");
     assert_eq!(shown["left_out"].as_array().map(Vec::len), Some(4), "{shown}");
-    // A gap in each of the four channels of imu and the three of gsr.
-    assert_eq!(rig.check("plot", &out, &[]), 7_007);
+    // A gap in each of the five channels of imu and the four of gsr.
+    assert_eq!(rig.check("plot", &out, &[]), 9_009);
     plot(&["--stream", "imu", "--from", "20", "--to", "30"]).well();
-    assert_eq!(rig.check("plot", &out, &[]), 4, "the gap lies before");
+    assert_eq!(rig.check("plot", &out, &[]), 5, "the gap lies before");
     assert!(
         plot(&["--stream", "notes"])
             .sentence(1)

@@ -255,19 +255,20 @@ fn gap_rows(gaps: &[StreamGaps<'_>], timeline: &Timeline) -> Table {
     for of in gaps {
         for gap in of.gaps {
             let mut placing = timeline.placing(&of.survey.device, gap.epoch);
-            // A stream of which nothing came at all has no neighbour to tell its time.
-            let (before, after) = match (gap.before_ns, gap.after_ns) {
-                (Some(before), Some(after)) => (before, after),
-                (Some(one), None) | (None, Some(one)) => (one, one),
-                (None, None) => (0, 0),
+            let neighbours = gap.before_ns.or(gap.after_ns).zip(gap.after_ns.or(gap.before_ns));
+            let (times, err_us) = match neighbours {
+                Some((before, after)) => {
+                    let (from, until) = (placing.published(before), placing.published(after));
+                    ((from.time_us, until.time_us), from.err_us.max(until.err_us))
+                }
+                // A stream of which nothing came at all has no neighbour to tell its time: 0 of its clock is none.
+                None => ((0, 0), f32::INFINITY),
             };
-            let (from, until) = (placing.published(before), placing.published(after));
-            let times = (from.time_us, until.time_us);
             rows.push(GapRow {
                 of,
                 gap,
                 times,
-                err_us: from.err_us.max(until.err_us),
+                err_us,
             });
         }
     }

@@ -51,11 +51,27 @@ def export(session: Session, out: str | os.PathLike[str]) -> dict[str, int]:
         if (session.path / "manifest.json").read_bytes() != before:
             raise NotFound(f"session {session.name} was published anew meanwhile; export it again")
         _sync(Path(name))
-        os.link(name, to)
+        _publish(Path(name), to)
         _sync(to.parent)
     finally:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
     return rows
+
+
+def _publish(made: Path, to: Path) -> None:
+    """Gives it its name, and the rights of any file that the person makes: a temporary one is for its owner alone."""
+    rights = os.umask(0o077)
+    os.umask(rights)
+    made.chmod(0o666 & ~rights)
+    try:
+        os.link(made, to)
+    except FileExistsError:
+        raise FileExistsError(f"{to} is there already, and an export replaces nothing") from None
+    except OSError:
+        # Disks without links: there a look must do.
+        if to.exists() or to.is_symlink():
+            raise FileExistsError(f"{to} is there already, and an export replaces nothing") from None
+        made.rename(to)
 
 
 def _facts(session: Session, file: Any) -> None:

@@ -23,7 +23,10 @@ use marey_format::DeviceId;
 use place::Place;
 use recording::{Recording, Stream};
 use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -51,12 +54,6 @@ enum Format {
     Xdf,
     /// A BIDS dataset: motion and physio tables with their sidecars, events, one subject and session.
     Bids,
-}
-
-impl Format {
-    fn is_folder(self) -> bool {
-        matches!(self, Self::Csv | Self::Bids)
-    }
 }
 
 /// A session, and what of it is wanted.
@@ -124,15 +121,17 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         None => Disguise::default(),
     };
     let recording = Recording::open(&arguments.choice, dir, disguise, output)?;
-    let mut place = Place::new(&arguments.out, recording.source.path(), &options)?;
+    let mut place = Place::new(&arguments.out, recording.source.path(), &options, interrupted()?)?;
     let streams = match arguments.format {
-        Format::Csv => csv::write(&recording, &mut place)?,
-        Format::Mcap => mcap::write(&recording, &mut place)?,
-        Format::Bids => bids::write(&recording, &mut place)?,
-        Format::Xdf => xdf::write(&recording, &mut place)?,
+        Format::Csv => csv::write(&recording, &mut place),
+        Format::Mcap => mcap::write(&recording, &mut place),
+        Format::Bids => bids::write(&recording, &mut place),
+        Format::Xdf => xdf::write(&recording, &mut place),
     };
     recording.done();
+    // Also where it failed: its files go with a generation.
     recording.is_still_it()?;
+    let streams = streams?;
     let exported = Exported {
         session: recording.name(),
         generation: recording.generation(),
@@ -142,8 +141,18 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         changes: recording.changes(),
         out: arguments.out,
     };
-    place.publish(arguments.format.is_folder())?;
+    place.publish()?;
     output.result(&exported, show)
+}
+
+/// Set by the first signal that ends a process; the second ends it at once, and leaves what was made aside.
+fn interrupted() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, interrupted.clone())?;
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
+    Ok(interrupted)
 }
 
 /// A name for a stream of a device that is one for a file too: neither name has a dot.

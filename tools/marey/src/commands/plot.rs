@@ -6,12 +6,12 @@
 use super::export::Choice;
 use super::export::cells::{Number, number};
 use super::export::disguise::Disguise;
-use super::export::recording::{OWN_COLUMNS, Own, Recording, Stream};
+use super::export::recording::{GAPS, OWN_COLUMNS, Own, Recording, Stream};
 use crate::output::{Failure, Output, Result};
 use crate::rows::time_text;
 use crate::svg::{Panel, page};
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{TimestampMicrosecondType, UInt64Type};
 use marey_format::{Field, FieldType};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -126,7 +126,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
 }
 
 fn is_drawable(field: &Field) -> bool {
-    let is_number = !matches!(field.kind, FieldType::Utf8 | FieldType::Binary | FieldType::U64);
+    let is_number = !matches!(field.kind, FieldType::Utf8 | FieldType::Binary);
     is_number && field.length.is_none()
 }
 
@@ -245,7 +245,11 @@ impl Line {
     ) -> Panel {
         let range = match self.highest - self.lowest {
             wide if wide.is_finite() && wide > 0.0 => (self.lowest - 0.05 * wide, self.highest + 0.05 * wide),
-            _ if self.lowest.is_finite() => (self.lowest - 1.0, self.highest + 1.0),
+            _ if self.lowest.is_finite() => {
+                // As wide as its digits can tell.
+                let margin = (self.lowest.abs() * 1e-6).max(1.0);
+                (self.lowest - margin, self.highest + margin)
+            }
             _ => (-1.0, 1.0),
         };
         Panel {
@@ -273,7 +277,8 @@ fn draw(recording: &Recording<'_>, stream: &Stream, axis: &Axis) -> Result<Vec<L
         let own = Own::of(batch);
         for row in 0..batch.num_rows() {
             let at = (own.epoch[row], own.seq[row]);
-            let follows = before.is_some_and(|before| before.0 == at.0 && before.1 + 1 == at.1);
+            let follows =
+                before.is_some_and(|before| before.0 == at.0 && before.1.checked_add(1) == Some(at.1));
             before = Some(at);
             let column = axis.column(own.time_us[row]);
             for ((line, (place, field)), was_number) in lines.iter_mut().zip(&fields).zip(&mut was_number) {
@@ -289,20 +294,29 @@ fn draw(recording: &Recording<'_>, stream: &Stream, axis: &Axis) -> Result<Vec<L
     Ok(lines)
 }
 
-/// A value in its unit.
+/// A value in its unit. The few numbers that are too large for a picture's arithmetic lie at its edge.
 fn scaled(batch: &RecordBatch, column: usize, row: usize, field: &Field) -> Result<f64> {
-    let stored = match number(batch.column(column).as_ref(), row)? {
-        Number::Whole(stored) => stored as f64,
-        Number::Float(stored) => stored,
+    const LARGEST: f64 = 1e300;
+    let column = batch.column(column).as_ref();
+    let stored = match column.as_primitive_opt::<UInt64Type>() {
+        Some(column) => column.value(row) as f64,
+        None => match number(column, row)? {
+            Number::Whole(stored) => stored as f64,
+            Number::Float(stored) => stored,
+        },
     };
-    Ok(stored * field.scale.unwrap_or(1.0) + field.offset.unwrap_or(0.0))
+    let value = stored * field.scale.unwrap_or(1.0) + field.offset.unwrap_or(0.0);
+    Ok(match value.is_finite() {
+        true => value.clamp(-LARGEST, LARGEST),
+        false => value,
+    })
 }
 
 /// From when to when samples of a stream are missing.
 fn shades(recording: &Recording<'_>, stream: &Stream, axis: &Axis) -> Result<Vec<(f64, f64)>> {
     let disk = recording.source.disk();
     let mut shades = Vec::new();
-    recording.table("gaps.parquet", &*disk, |batch| {
+    recording.table(GAPS, &*disk, |batch| {
         let text = |name| {
             batch
                 .column_by_name(name)
@@ -341,7 +355,7 @@ fn joined(mut shades: Vec<(f64, f64)>, pixel_s: f64) -> Vec<(f64, f64)> {
 fn marks(recording: &Recording<'_>, axis: &Axis) -> Result<Vec<f64>> {
     let disk = recording.source.disk();
     let mut marks = Vec::new();
-    recording.table("events.parquet", &*disk, |batch| {
+    recording.table("events", &*disk, |batch| {
         let sources = batch
             .column_by_name("source")
             .and_then(|column| column.as_string_opt::<i32>());

@@ -10,7 +10,7 @@ mod sidecar;
 use super::Written;
 use super::cells::{Number, Style, number, put, text};
 use super::place::{Made, Place};
-use super::recording::{OWN_COLUMNS, Own, Recording, Stream, moment_us};
+use super::recording::{GAPS, OWN_COLUMNS, Own, Recording, Stream, moment_us};
 use crate::output::Result;
 use crate::rows::time_text;
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -47,7 +47,7 @@ pub fn write(recording: &Recording<'_>, place: &mut Place) -> Result<Vec<Written
         put_rows(&mut to, first, recording, stream, &mut measured)?;
         while let Some(batch) = rows.next()? {
             put_rows(&mut to, batch, recording, stream, &mut measured)?;
-            place.room()?;
+            place.goes_on()?;
         }
         place.bytes += to.finish()?;
         let beside = |ending: &str| names.path(kind.folder(), &format!("{base}_{ending}"));
@@ -184,11 +184,11 @@ fn events(recording: &Recording<'_>, place: &mut Place, names: &Names) -> Result
     let disk = recording.source.disk();
     let mut to = place.file(&names.path("beh", &format!("{}_events.tsv", names.base())))?;
     to.put(b"onset\tduration\ttrial_type\tvalue\tdevice\tstream\ttime_err_us\n")?;
-    for table in ["events", "gaps"] {
-        recording.table(&format!("{table}.parquet"), &*disk, |batch| {
+    for table in ["events", GAPS] {
+        recording.table(table, &*disk, |batch| {
             let mut lines = String::new();
             for row in 0..batch.num_rows() {
-                put_event(batch, row, recording.start_us(), &mut lines)?;
+                put_event(table, batch, row, recording.start_us(), &mut lines)?;
             }
             to.put(lines.as_bytes())
         })?;
@@ -202,12 +202,12 @@ fn events(recording: &Recording<'_>, place: &mut Place, names: &Names) -> Result
     )
 }
 
-fn put_event(batch: &RecordBatch, row: usize, start_us: i64, line: &mut String) -> Result {
+fn put_event(table: &str, batch: &RecordBatch, row: usize, start_us: i64, line: &mut String) -> Result {
     let time = |name| {
         let column = batch.column_by_name(name)?;
         Some(column.as_primitive_opt::<TimestampMicrosecondType>()?.value(row))
     };
-    let begins_us = moment_us(time("time").unwrap_or(start_us), start_us);
+    let begins_us = moment_us(table, time("time").unwrap_or(start_us), start_us);
     seconds(begins_us - start_us, line);
     line.push('\t');
     let lasted = batch
@@ -226,10 +226,9 @@ fn put_event(batch: &RecordBatch, row: usize, start_us: i64, line: &mut String) 
         }
         Ok(())
     };
-    let is_gap = batch.column_by_name("cause").is_some();
     cell("kind", "gap")?;
     let names = [
-        if is_gap { "cause" } else { "text" },
+        if table == GAPS { "cause" } else { "text" },
         "device",
         "stream",
         "time_err_us",

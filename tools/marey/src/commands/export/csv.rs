@@ -24,7 +24,7 @@ pub fn write(recording: &Recording<'_>, place: &mut Place) -> Result<Vec<Written
         while let Some(batch) = rows.next()? {
             count += batch.num_rows() as u64;
             put_rows(&mut to, batch, &mut lines)?;
-            place.room()?;
+            place.goes_on()?;
         }
         place.bytes += to.finish()?;
         written.push(Written::of(stream, count, name));
@@ -32,7 +32,7 @@ pub fn write(recording: &Recording<'_>, place: &mut Place) -> Result<Vec<Written
     for table in TABLES {
         let mut to = place.file(&format!("{table}.csv"))?;
         let (mut is_first, mut lines) = (true, String::new());
-        recording.table(&format!("{table}.parquet"), &*disk, |batch| {
+        recording.table(table, &*disk, |batch| {
             if std::mem::take(&mut is_first) {
                 let schema = batch.schema();
                 head(&mut to, schema.fields().iter().map(|field| field.name().as_str()))?;

@@ -4,9 +4,10 @@
 //! says what the session says.
 //!
 //! Invariants: who has no pseudonym is an error, never exported under the own name; of the session's metadata nothing is exported
-//! whose key is not known to be harmless; differences of times stay what they are.
+//! whose key is not known to be harmless, nor of the tables a column of texts that is not; no text but those of samples names a
+//! participant; differences of times stay what they are.
 
-use super::recording::Stream;
+use super::recording::{GAPS, Stream};
 use crate::output::{Failure, Result};
 use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -24,6 +25,24 @@ const PARTICIPANT: [&str; 4] = ["participant", "participant_id", "subject", "sub
 
 /// Keys that say nothing of a person.
 const HARMLESS: [&str; 6] = ["block", "condition", "protocol", "run", "task", "visit"];
+
+/// Columns of texts in tables that are words of Marey's own, or of how a stream is made.
+const HARMLESS_COLUMNS: [&str; 11] = [
+    "cause",
+    "channel",
+    "description",
+    "device",
+    "epochs",
+    "kind",
+    "sensor",
+    "source",
+    "stream",
+    "type",
+    "unit",
+];
+
+/// Shorter names of participants stand in too many words to be looked for.
+const NAME_CHARS_LEAST: usize = 3;
 
 /// Other names and times.
 #[derive(Debug, Default)]
@@ -71,6 +90,8 @@ pub struct Changes {
     metadata_kept: Vec<String>,
     metadata_left_out: Vec<String>,
     event_texts_left_out: bool,
+    /// What streams say of themselves that names a participant.
+    labels_left_out: Vec<String>,
     /// Streams with texts, which are exported as they are.
     texts: Vec<String>,
 }
@@ -146,30 +167,41 @@ impl Disguise {
 
     /// A participant's own name must not stand in what is exported as it is.
     fn tells_nothing(&self, known: &Pseudonyms, session: &Session, streams: &[Stream]) -> Result {
-        let mut said: Vec<(String, String)> = Vec::new();
+        let mut said = vec![("the session's pseudonym".to_owned(), self.session(&session.id))];
         for stream in streams {
             said.push(("a device's name".to_owned(), stream.device.clone()));
-            said.push(("a stream's name".to_owned(), stream.name.clone()));
-            let labels = stream
-                .declaration
-                .fields
-                .iter()
-                .filter_map(|field| field.description.clone());
-            let labels = labels.chain(stream.declaration.sensor.clone());
-            said.extend(labels.map(|label| (format!("what {} says of itself", stream.name), label)));
+            said.push(("a stream's name".to_owned(), stream.key.name.to_string()));
+            let fields = stream.declaration.fields.iter();
+            said.extend(fields.map(|field| ("a channel's name".to_owned(), field.name.to_string())));
         }
-        let kept = self.metadata(&session.metadata).into_iter();
-        let kept = kept.filter(|(key, _)| !is_of_participant(key));
-        said.extend(kept.map(|(key, value)| (format!("the metadata's {key}"), value)));
-        for name in known.participants.keys().filter(|name| !name.is_empty()) {
-            let is_told = |text: &String| text.to_lowercase().contains(&name.to_lowercase());
-            if let Some((what, text)) = said.iter().find(|(_, text)| is_told(text)) {
+        let exported = self.metadata(&session.metadata).into_iter();
+        said.extend(exported.map(|(key, value)| (format!("the metadata's {key}"), value)));
+        for (what, text) in said {
+            if let Some(name) = known.told_in(&text) {
                 return Err(Failure::fault(format!(
                     "{what} would tell of participant {name:?}: {text:?}; give it another name, or leave it out"
                 )));
             }
         }
         Ok(())
+    }
+
+    /// Takes from a stream what it says of itself where that names a participant.
+    pub fn hide(&self, stream: &mut Stream) {
+        let Some(known) = &self.pseudonyms else { return };
+        let (hidden, name) = (&mut stream.hidden, &stream.name);
+        let mut hide = |what: &str, text: &mut Option<String>| {
+            if text.as_deref().is_some_and(|text| known.told_in(text).is_some()) {
+                *text = None;
+                hidden.push(format!("{what} of {name} of {}", stream.device));
+            }
+        };
+        hide("sensor", &mut stream.declaration.sensor);
+        hide("description", &mut stream.declaration.description);
+        for field in &mut stream.declaration.fields {
+            hide(&format!("unit of {}", field.name), &mut field.unit);
+            hide(&format!("description of {}", field.name), &mut field.description);
+        }
     }
 
     pub fn session(&self, session: &SessionId) -> String {
@@ -214,55 +246,72 @@ impl Disguise {
     pub fn rows(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         match self.shift_ns() {
             0 => Ok(batch.clone()),
-            _ => self.with(batch, |at, _| at < 2),
+            _ => with(batch, |at, name, column| match at {
+                0 | 1 => self.shifted("", name, column),
+                _ => None,
+            }),
         }
     }
 
     /// Rows of a table beside the streams as they are exported.
-    pub fn table(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        match self.pseudonyms {
+    pub fn table(&self, table: &str, batch: &RecordBatch) -> Result<RecordBatch> {
+        match &self.pseudonyms {
             None => Ok(batch.clone()),
-            Some(_) => self.with(batch, |_, _| true),
+            Some(known) => with(batch, |_, name, column| {
+                self.shifted(table, name, column)
+                    .or_else(|| self.renamed(known, name, column))
+            }),
         }
     }
 
-    fn with(&self, batch: &RecordBatch, is_own: impl Fn(usize, &str) -> bool) -> Result<RecordBatch> {
-        let schema = batch.schema();
-        let columns = schema.fields().iter().zip(batch.columns()).enumerate();
-        let changed = columns.map(|(at, (field, column))| match is_own(at, field.name()) {
-            true => self.column(field.name(), column),
-            false => column.clone(),
-        });
-        RecordBatch::try_new(schema.clone(), changed.collect()).map_err(Failure::fault)
-    }
-
-    fn column(&self, name: &str, column: &ArrayRef) -> ArrayRef {
-        let keeps_texts = self
-            .pseudonyms
-            .as_ref()
-            .is_none_or(|known| known.keep.event_texts);
+    /// A column of times; none if it is of something else.
+    fn shifted(&self, table: &str, name: &str, column: &ArrayRef) -> Option<ArrayRef> {
         match (column.data_type(), name) {
             (DataType::Timestamp(..), _) => {
                 let times = column.as_primitive::<TimestampMicrosecondType>().values().iter();
                 // A gap of a stream of which nothing came has no time.
-                let shifted = times.map(|&time_us| if time_us == 0 { 0 } else { self.time_us(time_us) });
-                Arc::new(TimestampMicrosecondArray::from_iter_values(shifted).with_timezone("UTC"))
+                let is_none = |time_us| table == GAPS && time_us == 0;
+                let shifted = times.map(|&time_us| {
+                    if is_none(time_us) {
+                        0
+                    } else {
+                        self.time_us(time_us)
+                    }
+                });
+                Some(Arc::new(
+                    TimestampMicrosecondArray::from_iter_values(shifted).with_timezone("UTC"),
+                ))
             }
             (DataType::Int64, "device_time_ns" | "session_time_ns" | "stamp_ns") => {
                 let stamps = column.as_primitive::<Int64Type>().values().iter();
                 let shifted = stamps.map(|stamp_ns| stamp_ns.saturating_add(self.shift_ns()));
-                Arc::new(Int64Array::from_iter_values(shifted))
+                Some(Arc::new(Int64Array::from_iter_values(shifted)))
             }
-            (DataType::Utf8, "device") => {
-                let names = column.as_string::<i32>().iter();
-                let renamed: StringArray = names
-                    .map(|name| name.map(|name| self.device_named(name)))
-                    .collect();
-                Arc::new(renamed)
-            }
-            (DataType::Utf8, "text") if !keeps_texts => Arc::new(StringArray::new_null(column.len())),
-            _ => column.clone(),
+            _ => None,
         }
+    }
+
+    /// A column of texts without what is hidden; none if it is of something else.
+    fn renamed(&self, known: &Pseudonyms, name: &str, column: &ArrayRef) -> Option<ArrayRef> {
+        let texts = column.as_string_opt::<i32>()?.iter();
+        let is_kept = match name {
+            "text" => known.keep.event_texts,
+            name => HARMLESS_COLUMNS.contains(&name),
+        };
+        let renamed: StringArray = match name {
+            "device" => texts.map(|text| Some(self.device_named(text?))).collect(),
+            // Where a column has no null, what is left out is empty.
+            _ if column.null_count() == 0 && name != "text" => {
+                let is_kept = |text: &str| is_kept && known.told_in(text).is_none();
+                texts
+                    .map(|text| Some(text.filter(|text| is_kept(text)).unwrap_or_default()))
+                    .collect()
+            }
+            _ => texts
+                .map(|text| text.filter(|text| is_kept && known.told_in(text).is_none()))
+                .collect(),
+        };
+        Some(Arc::new(renamed))
     }
 
     /// What was changed; none without a file of pseudonyms.
@@ -300,6 +349,7 @@ impl Disguise {
             metadata_kept: keys().filter(|key| known.keeps(key)).cloned().collect(),
             metadata_left_out: keys().filter(|key| !known.keeps(key)).cloned().collect(),
             event_texts_left_out: !known.keep.event_texts,
+            labels_left_out: streams.iter().flat_map(|stream| stream.hidden.clone()).collect(),
             texts: streams
                 .iter()
                 .filter(has_texts)
@@ -312,6 +362,18 @@ impl Disguise {
 impl Pseudonyms {
     fn keeps(&self, key: &str) -> bool {
         HARMLESS.contains(&key) || self.keep.metadata.iter().any(|kept| kept == key)
+    }
+
+    /// The participant whose own name stands in a text, however it is written there: `P-07` in `p07_phone`.
+    fn told_in(&self, text: &str) -> Option<&str> {
+        let text = letters(text);
+        let mut names = self.participants.keys();
+        names
+            .find(|name| {
+                let name = letters(name);
+                name.chars().count() >= NAME_CHARS_LEAST && text.contains(&name)
+            })
+            .map(String::as_str)
     }
 }
 
@@ -351,6 +413,11 @@ impl std::fmt::Display for Changes {
             "KEPT"
         };
         writeln!(to, "texts of events: {texts}")?;
+        writeln!(
+            to,
+            "left out of what streams say of themselves: {}",
+            list(&self.labels_left_out)
+        )?;
         write!(
             to,
             "streams with texts, which are as they were: {}",
@@ -361,6 +428,25 @@ impl std::fmt::Display for Changes {
 
 fn is_of_participant(key: &str) -> bool {
     PARTICIPANT.contains(&key)
+}
+
+/// Its letters and digits, all small.
+fn letters(text: &str) -> String {
+    let letters = text.chars().filter(|c| c.is_alphanumeric());
+    letters.flat_map(char::to_lowercase).collect()
+}
+
+/// A batch with other columns where there are others.
+fn with(
+    batch: &RecordBatch,
+    other: impl Fn(usize, &str, &ArrayRef) -> Option<ArrayRef>,
+) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).enumerate();
+    let columns = columns
+        .map(|(at, (field, column))| other(at, field.name(), column).unwrap_or_else(|| column.clone()))
+        .collect();
+    RecordBatch::try_new(schema.clone(), columns).map_err(Failure::fault)
 }
 
 /// No two of a table have one pseudonym.

@@ -9,8 +9,9 @@ use super::cells::{Style, put, text};
 use super::place::{Made, Place};
 use super::recording::{OWN_COLUMNS, Own, Recording, Stream, moment_us};
 use crate::output::{Failure, Result};
+use crate::rows::time_text;
 use ::mcap::records::{MessageHeader, Metadata};
-use ::mcap::{WriteOptions, Writer};
+use ::mcap::{McapError, WriteOptions, Writer};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use marey_format::{Field, FieldType};
@@ -30,6 +31,7 @@ pub fn write(recording: &Recording<'_>, place: &mut Place) -> Result<Vec<Written
     let options = WriteOptions::new()
         .profile("")
         .library(format!("marey {}", env!("CARGO_PKG_VERSION")))
+        .chunk_size(Some(chunk_bytes(recording.streams.len())))
         .compression_threads(0);
     let mut to = options.create(place.file("")?).map_err(failed)?;
     let facts = Metadata {
@@ -46,7 +48,7 @@ pub fn write(recording: &Recording<'_>, place: &mut Place) -> Result<Vec<Written
         while let Some(batch) = rows.next()? {
             count += batch.num_rows() as u64;
             put_rows(&mut to, channel, batch, &mut message)?;
-            place.room()?;
+            place.goes_on()?;
         }
         // The next stream has chunks of its own.
         to.flush().map_err(failed)?;
@@ -60,8 +62,17 @@ pub fn write(recording: &Recording<'_>, place: &mut Place) -> Result<Vec<Written
     Ok(written)
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::fault(format!("the file can't be written: {error}"))
+/// Bytes of messages after which a chunk is cut. Who reads by time has a chunk of each stream in memory.
+fn chunk_bytes(streams: usize) -> u64 {
+    ((64 << 20) / streams.max(1) as u64).clamp(32 << 10, 768 << 10)
+}
+
+fn failed(error: McapError) -> Failure {
+    match error {
+        // Its own words hide what the disk said, which names the file.
+        McapError::Io(error) => Failure::fault(error),
+        error => Failure::fault(format!("the file can't be written: {error}")),
+    }
 }
 
 /// `/DEVICE/STREAM`, and `/DEVICE/STREAM/vN` from the second version on.
@@ -163,8 +174,7 @@ fn put_rows(to: &mut To, channel: u16, batch: &RecordBatch, message: &mut String
         write!(
             message,
             ",\"device_time_ns\":{stamp},\"epoch\":{epoch},\"seq\":{seq}"
-        )
-        .map_err(failed)?;
+        )?;
         for (column, name) in batch.columns().iter().zip(&names).skip(OWN_COLUMNS) {
             message.push_str(name);
             put(column.as_ref(), row, Style::Json, message)?;
@@ -176,8 +186,15 @@ fn put_rows(to: &mut To, channel: u16, batch: &RecordBatch, message: &mut String
 }
 
 fn send(to: &mut To, channel_id: u16, seq: i64, time_us: i64, message: &str) -> Result {
-    // Times before 1970 have no place in the format.
-    let time_ns = u64::try_from(time_us).unwrap_or(0).saturating_mul(1_000);
+    let time_ns = u64::try_from(time_us)
+        .ok()
+        .and_then(|time_us| time_us.checked_mul(1_000));
+    let time_ns = time_ns.ok_or_else(|| {
+        let at = time_text(time_us);
+        Failure::fault(format!(
+            "MCAP has no place for {at}: its times begin in 1970; choose another format, span or shift"
+        ))
+    })?;
     let header = MessageHeader {
         channel_id,
         // Its lower half: the format has no more room, and the message has all of it.
@@ -193,7 +210,7 @@ fn send(to: &mut To, channel_id: u16, seq: i64, time_us: i64, message: &str) -> 
 fn put_table(to: &mut To, recording: &Recording<'_>, name: &str) -> Result {
     let disk = recording.source.disk();
     let (mut channel, mut number, mut message) = (None, 0, String::new());
-    recording.table(&format!("{name}.parquet"), &*disk, |batch| {
+    recording.table(name, &*disk, |batch| {
         let channel = match channel {
             Some(channel) => channel,
             None => *channel.insert(table_channel(to, name, batch)?),
@@ -212,7 +229,7 @@ fn put_table(to: &mut To, recording: &Recording<'_>, name: &str) -> Result {
             }
             message.push('}');
             let time_us = times.map_or(0, |times| times.value(row));
-            let time_us = moment_us(time_us, recording.start_us());
+            let time_us = moment_us(name, time_us, recording.start_us());
             send(to, channel, number, time_us, &message)?;
             number += 1;
         }

@@ -1,16 +1,19 @@
 //! Where an export comes to stand: a file or a folder that is made aside, synced, and gets its name in one step.
 //!
-//! Invariants: what stands there already is never replaced; of an export that fails nothing is left; on the disk of the
-//! recording an export stops before it takes the room that the intake needs.
+//! Invariants: what stands there already is never replaced; of an export that fails or is interrupted nothing is left; on the
+//! disk of the recording an export stops before it takes the room that the intake needs; nothing is made within a recording.
 
 use crate::output::{Failure, Result};
 use marey_engine::Options;
 use marey_engine::disk::{Disk, OsDisk};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 /// A folder beside the place, in which all is made.
@@ -21,13 +24,15 @@ pub struct Place {
     aside: TempDir,
     /// Free bytes that must be left; 0 on a disk of its own.
     least_bytes: u64,
+    /// Whether somebody wants it to end.
+    interrupted: Arc<AtomicBool>,
     /// What was made, for the report.
     pub bytes: u64,
 }
 
 impl Place {
-    /// A place for what `to` is to name. Nothing may stand there.
-    pub fn new(to: &Path, recording: &Path, options: &Options) -> Result<Self> {
+    /// A place for what `to` is to name. Nothing may stand there. `interrupted` is set when it is to end.
+    pub fn new(to: &Path, recording: &Path, options: &Options, interrupted: Arc<AtomicBool>) -> Result<Self> {
         let to = std::path::absolute(to)?;
         let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else {
             return Err(Failure::Usage(format!("--out {} names no file", to.display())));
@@ -37,6 +42,12 @@ impl Place {
         }
         let failed = |error| Failure::fault(format!("{} can't be written to: {error}", parent.display()));
         let device = parent.metadata().map_err(failed)?.dev();
+        if parent.canonicalize()?.starts_with(recording.canonicalize()?) {
+            return Err(Failure::Usage(format!(
+                "--out {} lies within the recording, which holds nothing but its own; name a place outside of it",
+                to.display()
+            )));
+        }
         let disk = OsDisk::new(parent);
         let is_same = recording
             .metadata()
@@ -55,9 +66,10 @@ impl Place {
             parent: disk,
             to,
             least_bytes,
+            interrupted,
             bytes: 0,
         };
-        place.room()?;
+        place.goes_on()?;
         Ok(place)
     }
 
@@ -68,8 +80,12 @@ impl Place {
         ))
     }
 
-    /// Fails where the disk has no more room for an export.
-    pub fn room(&self) -> Result {
+    /// Fails where somebody ended it, or the disk has no more room for an export. To be asked at every batch.
+    pub fn goes_on(&self) -> Result {
+        if self.interrupted.load(Ordering::Relaxed) {
+            let to = self.to.display();
+            return Err(Failure::fault(format!("interrupted, so {to} was not made")));
+        }
         let free = self.parent.space()?.free_bytes;
         match free < self.least_bytes || free == 0 {
             false => Ok(()),
@@ -83,15 +99,11 @@ impl Place {
 
     /// A file of the export: the one that it is, if `below` is empty, else below the folder that it is.
     pub fn file(&self, below: &str) -> Result<Made> {
-        let path = match below.is_empty() {
-            true => self.aside.path().join(SINGLE),
-            false => self.aside.path().join(below),
+        let within = |at: &Path| match below.is_empty() {
+            true => at.to_owned(),
+            false => at.join(below),
         };
-        let shown = if below.is_empty() {
-            self.to.clone()
-        } else {
-            self.to.join(below)
-        };
+        let (path, shown) = (within(&self.made()), within(&self.to));
         let made = || -> io::Result<File> {
             std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
             File::create_new(&path)
@@ -109,27 +121,34 @@ impl Place {
     }
 
     /// Gives it its name.
-    pub fn publish(self, is_folder: bool) -> Result {
-        let made = match is_folder {
-            true => self.aside.path().to_owned(),
-            false => self.aside.path().join(SINGLE),
-        };
+    pub fn publish(self) -> Result {
         sync_folders(self.aside.path())?;
-        renameat_with(CWD, &made, CWD, &self.to, RenameFlags::NOREPLACE).map_err(|error| match error {
-            rustix::io::Errno::EXIST => Self::is_taken(&self.to),
+        self.goes_on()?;
+        rename(&self.made(), &self.to).map_err(|error| match error {
+            Errno::EXIST => Self::is_taken(&self.to),
             error => Failure::fault(format!("{} can't be given its name: {error}", self.to.display())),
         })?;
-        self.parent.sync_dir(Path::new(""))?;
-        if is_folder {
-            // It has its name, and is nobody's to remove.
-            let _its_old_name = self.aside.keep();
-        }
-        Ok(())
+        Ok(self.parent.sync_dir(Path::new(""))?)
+    }
+
+    /// The file or folder while it is made. The folder aside is for its owner alone; what is in it has the rights of any that the
+    /// person makes.
+    fn made(&self) -> PathBuf {
+        self.aside.path().join("export")
     }
 }
 
-/// Name of an export that is one file, while it is made.
-const SINGLE: &str = "export";
+/// Replaces nothing.
+fn rename(made: &Path, to: &Path) -> rustix::io::Result<()> {
+    match renameat_with(CWD, made, CWD, to, RenameFlags::NOREPLACE) {
+        // Disks over a network may not know of it: there a look must do.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match to.symlink_metadata() {
+            Ok(_) => Err(Errno::EXIST),
+            Err(_) => rustix::fs::rename(made, to),
+        },
+        done => done,
+    }
+}
 
 fn sync_folders(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
@@ -148,19 +167,20 @@ pub struct Made {
     shown: PathBuf,
 }
 
+/// For writers of others, whose errors say nothing of the file.
 impl Write for Made {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.file.write(bytes).map_err(|error| self.named(&error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.flush().map_err(|error| self.named(&error))
     }
 }
 
 impl Seek for Made {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        self.file.seek(to).map_err(|error| self.named(&error))
     }
 }
 
@@ -177,8 +197,13 @@ impl Made {
         length.map_err(|error| self.failed(&error))
     }
 
-    fn failed(&self, error: &dyn std::fmt::Display) -> Failure {
-        Failure::fault(format!("{} can't be written: {error}", self.shown.display()))
+    fn failed(&self, error: &io::Error) -> Failure {
+        Failure::fault(self.named(error))
+    }
+
+    fn named(&self, error: &io::Error) -> io::Error {
+        let what = format!("{} can't be written: {error}", self.shown.display());
+        io::Error::new(error.kind(), what)
     }
 }
 
@@ -188,18 +213,13 @@ mod tests {
 
     #[test]
     fn what_stands_there_is_not_replaced_and_of_a_failure_nothing_is_left() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let [folder, recording] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
         let to = folder.path().join("out");
-        let place = || {
-            Place::new(
-                &to,
-                folder.path(),
-                &Options {
-                    disk_floor_bytes: Some(0),
-                    ..Options::default()
-                },
-            )
+        let any = Options {
+            disk_floor_bytes: Some(0),
+            ..Options::default()
         };
+        let place = || Place::new(&to, recording.path(), &any, Arc::default());
         let names = || std::fs::read_dir(folder.path()).expect("a folder").count();
         let first = place().expect("a place");
         first.file("").expect("a file").finish().expect("written");
@@ -209,9 +229,9 @@ mod tests {
         let mut made = first.file("").expect("a file");
         made.put(b"first").expect("written");
         made.finish().expect("synced");
-        first.publish(false).expect("published");
+        first.publish().expect("published");
         second.file("a/b").expect("a file").finish().expect("synced");
-        let error = second.publish(true).expect_err("it is taken");
+        let error = second.publish().expect_err("it is taken");
         assert!(error.to_string().contains("there already"), "{error}");
         assert_eq!(
             (std::fs::read(&to).expect("it stands"), names()),
@@ -222,7 +242,21 @@ mod tests {
             disk_floor_bytes: Some(u64::MAX / 4),
             ..Options::default()
         };
-        let error = Place::new(&folder.path().join("other"), folder.path(), &full).expect_err("no room");
-        assert!(error.to_string().contains("for recording"), "{error}");
+        let refused = |to: PathBuf, options| {
+            let refused = Place::new(&to, recording.path(), options, Arc::default());
+            refused.expect_err("no place").to_string()
+        };
+        let other = folder.path().join("other");
+        assert!(refused(other.clone(), &full).contains("for recording"));
+        assert!(refused(recording.path().join("other"), &any).contains("within the recording"));
+        assert!(refused(folder.path().join("no/such"), &any).contains("can't be written to"));
+        let interrupted: Arc<AtomicBool> = Arc::default();
+        let place = Place::new(&other, recording.path(), &any, interrupted.clone()).expect("a place");
+        place.file("a/b").expect("a file").finish().expect("synced");
+        interrupted.store(true, Ordering::Relaxed);
+        assert!(place.goes_on().is_err());
+        let error = place.publish().expect_err("somebody ended it");
+        assert!(error.to_string().contains("interrupted"), "{error}");
+        assert_eq!(names(), 1);
     }
 }

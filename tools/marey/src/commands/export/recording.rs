@@ -50,6 +50,8 @@ pub struct Stream {
     /// The device, as the export calls it.
     pub device: String,
     pub declaration: Declaration,
+    /// What it said of itself that is not exported.
+    pub hidden: Vec<String>,
     /// Published in all, whatever the span.
     pub rows: u64,
 }
@@ -93,8 +95,9 @@ impl<'o> Recording<'o> {
             let what = "--from and --to leave nothing between them";
             return Err(Failure::Usage(what.to_owned()));
         }
-        let streams = streams(&source, &manifest, &session, choice, &disguise)?;
+        let mut streams = streams(&source, &manifest, &session, choice, &disguise)?;
         disguise.check(&known, &streams)?;
+        streams.iter_mut().for_each(|stream| disguise.hide(stream));
         let rows = streams.iter().map(|stream| stream.rows).sum();
         Ok(Self {
             source,
@@ -182,33 +185,40 @@ impl<'o> Recording<'o> {
 
     /// The rows of a stream, a batch at a time.
     pub fn rows<'r>(&'r self, stream: &'r Stream, disk: &'r dyn Disk) -> Result<Rows<'r>> {
-        let options = Options::default();
-        let reader = Reader::published(disk, &self.session, &stream.key, &stream.id, &options, self.span)?;
         Ok(Rows {
             recording: self,
             stream,
-            reader,
+            reader: self.reader(stream, disk)?,
             current: None,
         })
     }
 
     /// The first rows of a stream, apart from what is counted.
     pub fn peek(&self, stream: &Stream, disk: &dyn Disk) -> Result<Option<RecordBatch>> {
-        let options = Options::default();
-        let mut reader =
-            Reader::published(disk, &self.session, &stream.key, &stream.id, &options, self.span)?;
-        let first = reader.next().transpose()?;
+        let mut reader = self.reader(stream, disk)?;
+        let first = reader.as_mut().and_then(Iterator::next).transpose()?;
         first.map(|batch| self.disguise.rows(&batch)).transpose()
     }
 
-    /// The rows of a table beside the streams that are of what is exported, a batch at a time; the first is an empty one.
+    /// None for a stream that was never sampled: its columns are in the log alone, and the folder may have none any more.
+    fn reader<'r>(&self, stream: &Stream, disk: &'r dyn Disk) -> Result<Option<Reader<'r>>> {
+        if stream.rows == 0 {
+            return Ok(None);
+        }
+        let options = Options::default();
+        let reader = Reader::published(disk, &self.session, &stream.key, &stream.id, &options, self.span)?;
+        Ok(Some(reader))
+    }
+
+    /// The rows of a table beside the streams that are of what is exported, a batch at a time; the first is an empty one. `name`
+    /// is the table's without its ending.
     pub fn table(&self, name: &str, disk: &dyn Disk, mut take: impl FnMut(&RecordBatch) -> Result) -> Result {
-        let table = Table::published(disk, &self.session.id, name)?;
+        let table = Table::published(disk, &self.session.id, &format!("{name}.parquet"))?;
         take(&RecordBatch::new_empty(table.schema()))?;
         for batch in table {
             let batch = batch?;
             let batch = filter_record_batch(&batch, &self.wanted(&batch)).map_err(Failure::fault)?;
-            take(&self.disguise.table(&batch)?)?;
+            take(&self.disguise.table(name, &batch)?)?;
         }
         Ok(())
     }
@@ -284,18 +294,21 @@ impl<'o> Recording<'o> {
 }
 
 /// When a row of a table was: a gap of a stream of which nothing came has no time of its own, and lies at the session's start.
-pub fn moment_us(time_us: i64, start_us: i64) -> i64 {
-    match time_us {
-        0 => start_us,
-        time_us => time_us,
+pub fn moment_us(table: &str, time_us: i64, start_us: i64) -> i64 {
+    match (table, time_us) {
+        (GAPS, 0) => start_us,
+        _ => time_us,
     }
 }
+
+/// The table of what is missing.
+pub const GAPS: &str = "gaps";
 
 /// The rows of a stream in order of time, epoch and index.
 pub struct Rows<'r> {
     recording: &'r Recording<'r>,
     stream: &'r Stream,
-    reader: Reader<'r>,
+    reader: Option<Reader<'r>>,
     current: Option<RecordBatch>,
 }
 
@@ -303,7 +316,7 @@ impl Rows<'_> {
     /// The next batch, on loan: it is gone before the one after it is read.
     pub fn next(&mut self) -> Result<Option<&RecordBatch>> {
         self.current = None;
-        let Some(batch) = self.reader.next().transpose()? else {
+        let Some(batch) = self.reader.as_mut().and_then(Iterator::next).transpose()? else {
             return Ok(None);
         };
         self.recording.count(self.stream, &batch);
@@ -371,6 +384,7 @@ fn streams(
             declaration: declarations.remove(&at).ok_or_else(missing)?,
             device: disguise.device(&fact.device),
             id: fact.device.clone(),
+            hidden: Vec::new(),
             rows: fact.rows,
             name: key.to_string(),
             key,

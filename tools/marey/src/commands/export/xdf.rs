@@ -10,7 +10,7 @@ mod layout;
 use super::Written;
 use super::cells::{Style, put};
 use super::place::{Made, Place};
-use super::recording::{Own, Recording, Stream, moment_us};
+use super::recording::{GAPS, Own, Recording, Stream, moment_us};
 use crate::commands::import::XdfFormat;
 use crate::output::Result;
 use crate::rows::time_text;
@@ -59,21 +59,21 @@ pub fn write(recording: &Recording<'_>, place: &mut Place) -> Result<Vec<Written
             count += batch.num_rows() as u64;
             for (part, group) in &mut parts {
                 match group {
-                    Some(group) => file.samples(part, batch, |row, to| group.put(batch, row, to))?,
+                    Some(group) => file.samples(part, "", batch, |row, to| group.put(batch, row, to))?,
                     None => {
                         let own = Own::of(batch);
-                        file.samples(part, batch, |row, to| put_clock(&own, row, to))?;
+                        file.samples(part, "", batch, |row, to| put_clock(&own, row, to))?;
                     }
                 }
             }
-            place.room()?;
+            place.goes_on()?;
         }
         let ids: Vec<String> = parts.iter().map(|(part, _)| part.id.to_string()).collect();
         parts.into_iter().try_for_each(|(part, _)| file.end(part))?;
         written.push(Written::of(stream, count, ids.join(", ")));
     }
     file.table(recording, "events", "Markers")?;
-    file.table(recording, "gaps", "Gaps")?;
+    file.table(recording, GAPS, "Gaps")?;
     place.bytes += file.to.finish()?;
     Ok(written)
 }
@@ -131,20 +131,20 @@ impl File {
     fn header(&mut self, recording: &Recording<'_>) -> Result {
         let disk = recording.source.disk();
         let mut first_us: Option<i64> = None;
-        let mut take = |batch: &RecordBatch| {
+        let mut take = |table: &str, batch: &RecordBatch| {
             let times = times(batch)
                 .iter()
-                .map(|&time_us| moment_us(time_us, self.start_us));
+                .map(|&time_us| moment_us(table, time_us, self.start_us));
             first_us = first_us.into_iter().chain(times.min()).min();
         };
         for stream in &recording.streams {
             if let Some(batch) = recording.peek(stream, &*disk)? {
-                take(&batch);
+                take("", &batch);
             }
         }
-        for table in ["events.parquet", "gaps.parquet"] {
+        for table in ["events", GAPS] {
             recording.table(table, &*disk, |batch| {
-                take(batch);
+                take(table, batch);
                 Ok(())
             })?;
         }
@@ -223,14 +223,16 @@ impl File {
         })
     }
 
+    /// Puts rows of a stream, or of a table that is named.
     fn samples(
         &mut self,
         part: &mut Part,
+        table: &str,
         batch: &RecordBatch,
         mut values: impl FnMut(usize, &mut Vec<u8>) -> Result,
     ) -> Result {
         for (row, &time_us) in times(batch).iter().enumerate() {
-            let time_us = moment_us(time_us, self.start_us);
+            let time_us = moment_us(table, time_us, self.start_us);
             part.chunk.push(8);
             part.chunk.extend(self.seconds(time_us).to_le_bytes());
             values(row, &mut part.chunk)?;
@@ -290,7 +292,7 @@ impl File {
         let disk = recording.source.disk();
         let is_of_events = name == "events";
         let mut part = None;
-        recording.table(&format!("{name}.parquet"), &*disk, |batch| {
+        recording.table(name, &*disk, |batch| {
             let part = match &mut part {
                 Some(part) => part,
                 None => {
@@ -315,7 +317,9 @@ impl File {
                     part.insert(self.begin(head)?)
                 }
             };
-            self.samples(part, batch, |row, to| put_texts(batch, row, is_of_events, to))
+            self.samples(part, name, batch, |row, to| {
+                put_texts(batch, row, is_of_events, to)
+            })
         })?;
         part.map_or(Ok(()), |part| self.end(part))
     }

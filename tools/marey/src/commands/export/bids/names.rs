@@ -136,9 +136,13 @@ impl Names {
 
 /// The letters and digits of a text.
 fn label(text: &str) -> Option<String> {
-    let label: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+    let label = text.chars().filter(char::is_ascii_alphanumeric);
+    let label: String = label.take(LABEL_BYTES_MAX).collect();
     Some(label).filter(|label| !label.is_empty())
 }
+
+/// The longest: names of files have all of a dataset's, and no more than 255 bytes.
+const LABEL_BYTES_MAX: usize = 40;
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@ use super::names::{Names, component, motion_type};
 use crate::output::Result;
 use marey_format::Field;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// What the rows of a table came to.
 #[derive(Debug, Default)]
@@ -58,14 +59,23 @@ const OWN: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// A column for each number of a field.
-fn columns(field: &Field) -> impl Iterator<Item = String> {
-    let name = field.name.to_string();
-    let length = field.length;
-    (0..length.unwrap_or(1)).map(move |at| match length {
-        Some(_) => format!("{name}_{at}"),
-        None => name.clone(),
-    })
+/// A column for each number of each field. No two have one name: a field may be called `latency`, or `a_0` beside a list `a`.
+fn columns(stream: &Stream) -> Vec<(String, &Field)> {
+    let mut taken: BTreeSet<String> = OWN.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let mut columns = Vec::new();
+    for field in &stream.declaration.fields {
+        for at in 0..field.length.unwrap_or(1) {
+            let mut name = match field.length {
+                Some(_) => format!("{}_{at}", field.name),
+                None => field.name.to_string(),
+            };
+            while !taken.insert(name.clone()) {
+                name.push('_');
+            }
+            columns.push((name, field));
+        }
+    }
+    columns
 }
 
 fn facts(stream: &Stream, measured: &Measured) -> Map<String, Value> {
@@ -85,22 +95,21 @@ pub fn physio(stream: &Stream, measured: &Measured) -> Value {
     let mut facts = facts(stream, measured);
     facts.insert("StartTime".to_owned(), measured.start_s().into());
     let own = OWN.iter().map(|(name, ..)| (*name).to_owned());
+    let of_fields = columns(stream);
     let all: Vec<String> = own
-        .chain(stream.declaration.fields.iter().flat_map(columns))
+        .chain(of_fields.iter().map(|(name, _)| name.clone()))
         .collect();
     facts.insert("Columns".to_owned(), all.into());
     for (name, unit, what) in OWN {
         facts.insert(name.to_owned(), json!({"Description": what, "Units": unit}));
     }
-    for field in &stream.declaration.fields {
+    for (column, field) in of_fields {
         let mut said = Map::new();
         if let Some(what) = &field.description {
             said.insert("Description".to_owned(), what.as_str().into());
         }
         said.insert("Units".to_owned(), unit(field).into());
-        for column in columns(field) {
-            facts.insert(column, said.clone().into());
-        }
+        facts.insert(column, said.into());
     }
     facts.into()
 }
@@ -112,12 +121,9 @@ pub fn motion(stream: &Stream, measured: &Measured, names: &Names) -> Value {
     facts.insert("SamplingFrequencyEffective".to_owned(), measured.rate_hz().into());
     facts.insert("RecordingDuration".to_owned(), measured.lasted_s().into());
     facts.insert("TrackedPointsCount".to_owned(), 1.into());
+    let of_fields = columns(stream);
     let types = || {
-        let of_fields = stream
-            .declaration
-            .fields
-            .iter()
-            .flat_map(|field| columns(field).map(|_| motion_type(field)));
+        let of_fields = of_fields.iter().map(|(_, field)| motion_type(field));
         ["LATENCY", "MISC", "MISC"].into_iter().chain(of_fields)
     };
     for (kind, key) in [
@@ -153,18 +159,16 @@ pub fn channels_table(stream: &Stream) -> Result<String> {
         let kind = if name == "latency" { "LATENCY" } else { "MISC" };
         row([name, "n/a", kind, "n/a", unit, what])?;
     }
-    for field in &stream.declaration.fields {
+    for (column, field) in columns(stream) {
         let what = field.description.as_deref().unwrap_or_default();
-        for column in columns(field) {
-            row([
-                &column,
-                component(field),
-                motion_type(field),
-                &stream.device,
-                unit(field),
-                what,
-            ])?;
-        }
+        row([
+            &column,
+            component(field),
+            motion_type(field),
+            &stream.device,
+            unit(field),
+            what,
+        ])?;
     }
     Ok(table)
 }
