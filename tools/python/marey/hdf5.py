@@ -112,13 +112,16 @@ def _stream(stream: Stream, file: Any) -> int:
 def _batches(files: list[Path], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The rows of all parts, which do not overlap and follow each other."""
     for path in files:
-        file = pq.ParquetFile(path)
+        # In pieces: without a buffer's size whole columns of a row group are read at once.
+        file = pq.ParquetFile(path, buffer_size=CHUNK_BYTES)
         total, rows = 0, max(1, file.metadata.num_rows)
         for at in range(file.metadata.num_row_groups):
             total += file.metadata.row_group(at).total_byte_size
         width = max(total // rows, sum(_width(field.type) for field in schema))
         most = int(min(ROWS, max(1, 8 * CHUNK_BYTES // max(1, width))))
-        yield from file.iter_batches(batch_size=most)
+        # One row group after the other: over all of them a reader keeps what it has read.
+        for at in range(file.metadata.num_row_groups):
+            yield from file.iter_batches(batch_size=most, row_groups=[at])
 
 
 def _width(kind: pa.DataType) -> int:
