@@ -1,7 +1,8 @@
 //! What people say of a session's time: `annotations.jsonl` in its folder, one JSON object a line, only ever added to.
 //!
-//! Apart from the devices' logs: an annotation belongs to no device, may come long after the session was sealed, and changes
-//! no byte of a generation that the same logs gave. Layout: format-spec's `session-files.md`.
+//! Apart from the devices' logs: an annotation belongs to no device, and may come long after the session was sealed. It goes
+//! into the generation after it; what is corrected is said again as the next version of the same annotation. Layout:
+//! format-spec's `session-files.md`.
 //!
 //! Invariants: a line is durable when [`append`] returns; each names the SHA-256 of the one before, so that none can be
 //! changed or taken out unseen. The file is replaced as a whole each time: after a sync that failed nothing is known of what
@@ -14,6 +15,7 @@ use marey_format::types::hex;
 use marey_format::{DeviceId, SessionId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Name of the file.
@@ -23,7 +25,7 @@ pub const ANNOTATIONS: &str = "annotations.jsonl";
 pub const ANNOTATIONS_MAX: u64 = 10_000;
 
 /// Longest file, in bytes: that many lines of the longest text.
-const FILE_BYTES_MAX: u64 = 128 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 128 << 20;
 
 /// Something that somebody said of a moment or a range.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,8 +53,32 @@ pub struct Annotation {
     /// When it was said, nanoseconds UTC by the hub's wall clock, as text.
     #[serde(with = "marey_format::json::int")]
     pub said_utc_ns: i64,
+    /// The number of the annotation that this is a later version of; absent in the first version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrects: Option<u64>,
+    /// Counts the versions of one annotation from 1.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub version: u32,
+    /// It stands no more; the text says why.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
     /// SHA-256 of the line before, without its newline; zeros for the first.
     pub prev: String,
+}
+
+impl Annotation {
+    /// The number that all of its versions go by: that of the first.
+    pub fn number(&self) -> u64 {
+        self.corrects.unwrap_or(self.n)
+    }
+}
+
+fn first_version() -> u32 {
+    1
+}
+
+fn is_first_version(version: &u32) -> bool {
+    *version == first_version()
 }
 
 /// An annotation that is to be made.
@@ -66,16 +92,56 @@ pub struct NewAnnotation {
     pub stream: Option<String>,
     pub by: String,
     pub said_utc_ns: i64,
+    /// The annotation that it is the next version of.
+    pub corrects: Option<u64>,
+    pub withdrawn: bool,
 }
 
 /// What a file of annotations holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Annotations {
     pub annotations: Vec<Annotation>,
-    /// Its lines as they stand.
+    /// The first line that does not hold: from there on nothing is known.
+    pub fault: Option<LineFault>,
+    /// The lines that hold, as they stand.
     bytes: Vec<u8>,
-    /// SHA-256 of the last line.
+    /// SHA-256 of the last of them.
     head: Option<String>,
+}
+
+/// Where a file of annotations stops to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineFault {
+    pub offset: u64,
+    /// From there to the end.
+    pub bytes: u64,
+    pub why: String,
+}
+
+impl Annotations {
+    /// The lines that hold, as they stand in the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The newest version of each annotation, in the order of their numbers; also of those that were withdrawn.
+    pub fn newest(&self) -> impl Iterator<Item = &Annotation> {
+        let newest: BTreeMap<u64, &Annotation> = self
+            .annotations
+            .iter()
+            .map(|version| (version.number(), version))
+            .collect();
+        newest.into_values()
+    }
+
+    /// The version that a line is, or what is wrong with what it says of itself.
+    fn next_version(&self, corrects: Option<u64>) -> Result<u32, String> {
+        let Some(number) = corrects else { return Ok(1) };
+        match self.newest().find(|annotation| annotation.number() == number) {
+            Some(newest) => Ok(newest.version.saturating_add(1)),
+            None => Err(format!("there is no annotation {number}")),
+        }
+    }
 }
 
 /// Reads a session's annotations.
@@ -83,33 +149,84 @@ pub struct Annotations {
 /// # Errors
 /// If the file can't be read, or a line of it is not what the one before ties it to: then which.
 pub fn read(disk: &dyn Disk, session: &SessionId) -> Result<Annotations, StorageError> {
+    let found = read_what_holds(disk, session)?;
+    match found.fault {
+        Some(fault) => Err(StorageError::damaged(disk.describe(&path(session)), fault.why)),
+        None => Ok(found),
+    }
+}
+
+/// The same up to the first line that does not hold, which is named.
+///
+/// # Errors
+/// If the file can't be read.
+pub fn read_what_holds(disk: &dyn Disk, session: &SessionId) -> Result<Annotations, StorageError> {
     let path = path(session);
     let io = |error| StorageError::io("reading", disk.describe(&path), error);
     if disk.stat(&path).map_err(io)?.is_none() {
         return Ok(Annotations::default());
     }
     let bytes = disk::read_all(disk, &path, FILE_BYTES_MAX).map_err(io)?;
-    parse(&bytes).map_err(|what| StorageError::damaged(disk.describe(&path), what))
+    Ok(parse(&bytes))
 }
 
-fn parse(bytes: &[u8]) -> Result<Annotations, String> {
+fn parse(bytes: &[u8]) -> Annotations {
     let mut found = Annotations::default();
+    // The newest version of each annotation, by its number.
+    let mut versions = BTreeMap::new();
+    let mut offset = 0;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let n = found.annotations.len() as u64 + 1;
-        let annotation: Annotation =
-            serde_json::from_slice(line).map_err(|error| format!("line {n} is no annotation: {error}"))?;
-        let prev = found.head.as_deref().unwrap_or(NONE_BEFORE);
-        if annotation.n != n || annotation.prev != prev {
-            return Err(format!(
-                "line {n} does not follow the one before it: something was changed or taken out"
-            ));
+        match parse_line(line, &found, &mut versions) {
+            Ok(annotation) => {
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                found.head = Some(hex(&Sha256::digest(line)));
+                found.annotations.push(annotation);
+            }
+            Err(why) => {
+                found.fault = Some(LineFault {
+                    offset: offset as u64,
+                    bytes: (bytes.len() - offset) as u64,
+                    why,
+                });
+                break;
+            }
         }
-        found.head = Some(hex(&Sha256::digest(line)));
-        found.annotations.push(annotation);
+        offset += line.len();
     }
-    found.bytes = bytes.to_vec();
-    Ok(found)
+    found.bytes = bytes[..offset].to_vec();
+    found
+}
+
+/// The next line after those that were found.
+fn parse_line(
+    line: &[u8],
+    found: &Annotations,
+    versions: &mut BTreeMap<u64, u32>,
+) -> Result<Annotation, String> {
+    let n = found.annotations.len() as u64 + 1;
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let annotation: Annotation =
+        serde_json::from_slice(line).map_err(|error| format!("line {n} is no annotation: {error}"))?;
+    let prev = found.head.as_deref().unwrap_or(NONE_BEFORE);
+    if annotation.n != n || annotation.prev != prev {
+        return Err(format!(
+            "line {n} does not follow the one before it: something was changed or taken out"
+        ));
+    }
+    let known = annotation.corrects.map(|number| versions.get(&number).copied());
+    let is_next = match known {
+        None => annotation.version == first_version() && !annotation.withdrawn,
+        Some(known) => known.is_some_and(|known| annotation.version == known.saturating_add(1)),
+    };
+    if !is_next {
+        return Err(format!(
+            "line {n} is version {} of annotation {}, and that has no version before it",
+            annotation.version,
+            annotation.number()
+        ));
+    }
+    versions.insert(annotation.number(), annotation.version);
+    Ok(annotation)
 }
 
 /// Appends an annotation; it is durable when this returns. One at a time for each session: that is the caller's business.
@@ -121,9 +238,10 @@ pub fn append(disk: &dyn Disk, session: &SessionId, new: NewAnnotation) -> Resul
     let path = path(session);
     let io = |error| StorageError::io("writing", disk.describe(&path), error);
     let n = found.annotations.len() as u64 + 1;
+    let refused = |what| StorageError::damaged(disk.describe(&path), what);
     if n > ANNOTATIONS_MAX {
         let what = format!("it has {ANNOTATIONS_MAX} annotations, and takes no more");
-        return Err(StorageError::damaged(disk.describe(&path), what));
+        return Err(refused(what));
     }
     let annotation = Annotation {
         v: 1,
@@ -136,6 +254,9 @@ pub fn append(disk: &dyn Disk, session: &SessionId, new: NewAnnotation) -> Resul
         stream: new.stream,
         by: new.by,
         said_utc_ns: new.said_utc_ns,
+        corrects: new.corrects,
+        version: found.next_version(new.corrects).map_err(refused)?,
+        withdrawn: new.withdrawn,
         prev: found.head.unwrap_or_else(|| NONE_BEFORE.to_owned()),
     };
     let mut line =
@@ -180,6 +301,81 @@ mod tests {
             stream: Some("imu@1".into()),
             by: "ada".into(),
             said_utc_ns: 7,
+            corrects: None,
+            withdrawn: false,
+        }
+    }
+
+    fn correction(of: u64, text: &str) -> NewAnnotation {
+        NewAnnotation {
+            corrects: Some(of),
+            ..note(text)
+        }
+    }
+
+    #[test]
+    fn a_correction_is_the_next_version_and_all_versions_stay() {
+        let disk = disk();
+        let made = [
+            note("one"),
+            note("two"),
+            correction(1, "one, really"),
+            correction(1, "one, at last"),
+        ];
+        let versions = made.map(|new| append(&disk, &walk(), new).expect("taken").version);
+        assert_eq!(versions, [1, 1, 2, 3]);
+        let gone = NewAnnotation {
+            withdrawn: true,
+            ..correction(2, "it was another session")
+        };
+        append(&disk, &walk(), gone).expect("taken");
+        let found = read(&disk, &walk()).expect("read");
+        assert_eq!(found.annotations.len(), 5);
+        let newest: Vec<_> = found
+            .newest()
+            .map(|a| (a.number(), a.version, a.withdrawn, a.text.as_str()))
+            .collect();
+        assert_eq!(
+            newest,
+            [
+                (1, 3, false, "one, at last"),
+                (2, 2, true, "it was another session")
+            ]
+        );
+        // Of none that is there, and of a version: a correction has no number of its own.
+        for of in [0, 3, 9] {
+            assert!(append(&disk, &walk(), correction(of, "?")).is_err(), "{of}");
+        }
+        assert_eq!(read(&disk, &walk()).expect("read"), found);
+    }
+
+    #[test]
+    fn lines_that_were_made_by_hand_count_versions_one_by_one() {
+        let disk = disk();
+        append(&disk, &walk(), note("one")).expect("taken");
+        let first = disk::read_all(&disk, &path(&walk()), 1 << 20).expect("read");
+        let found = parse(&first);
+        for (corrects, version, withdrawn) in [
+            (Some(1), 3, false),
+            (Some(2), 2, false),
+            (None, 2, false),
+            (None, 1, true),
+        ] {
+            let line = Annotation {
+                n: 2,
+                prev: found.head.clone().expect("a line"),
+                corrects,
+                version,
+                withdrawn,
+                ..found.annotations[0].clone()
+            };
+            let mut bytes = first.clone();
+            bytes.extend(serde_json::to_vec(&line).expect("JSON"));
+            let parsed = parse(&bytes);
+            let fault = parsed.fault.expect("it does not hold");
+            assert_eq!(fault.offset, first.len() as u64);
+            assert_eq!(fault.bytes, (bytes.len() - first.len()) as u64);
+            assert_eq!((parsed.annotations.len(), parsed.bytes), (1, first.clone()));
         }
     }
 
@@ -210,10 +406,10 @@ mod tests {
         for at in 0..first {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
-            assert!(parse(&changed).is_err(), "byte {at}");
+            assert!(parse(&changed).fault.is_some(), "byte {at}");
         }
         assert!(
-            parse(&bytes[first + 1..]).is_err(),
+            parse(&bytes[first + 1..]).fault.is_some(),
             "the first line was taken out"
         );
     }

@@ -13,6 +13,7 @@ mod notes;
 mod open;
 mod retire;
 mod sessions;
+mod unpublished;
 
 use crate::audit::{Audit, AuditEvent, AuditHead};
 use crate::batch::LogHandle;
@@ -111,6 +112,8 @@ struct Slot {
     loaded: bool,
     /// Frames came since the newest generation, or since the one under way began.
     late: bool,
+    /// Since when somebody has said something that the newest generation, or the one under way, was not made of.
+    annotated: Option<HubInstant>,
     /// Held by whoever publishes or retires: logs do not go while a generation is made of them, and none is made of
     /// logs that are about to go.
     published: Arc<Mutex<()>>,

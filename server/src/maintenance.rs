@@ -1,5 +1,5 @@
-//! The plain threads of a running hub: one keeps the store tidy, one seals sessions whose time has come, rolls those that
-//! are being recorded, and removes what earlier generations left aside, one watches devices and recordings, one writes
+//! The plain threads of a running hub: one keeps the store tidy, one seals sessions whose time has come, makes the next
+//! generation of those that got late frames or annotations, rolls those that are being recorded, and removes what earlier generations left aside, one watches devices and recordings, one writes
 //! refusals into the audit log.
 //!
 //! Four, because sealing takes as long as it takes, the journal's blocks must go round meanwhile, somebody must say
@@ -190,21 +190,36 @@ impl Keeper {
                 }
                 _ => false,
             };
-            if !due || self.failed.contains_key(&session.id) {
-                continue;
+            if due {
+                self.seal(state, &session.id, now);
             }
-            self.late.remove(&session.id);
-            match state.seal(&session.id, &|_| ()) {
-                Ok(sealed) => {
-                    self.asides.left(&session.id, state.clock.now());
-                    if sealed.compacted.new {
-                        tracing::info!(session = %session.id, generation = sealed.session.generation, "session sealed");
-                    }
+        }
+        // Closed ones too: they take no frames any more, and people go on looking at them.
+        for (id, at) in state.store.to_be_annotated() {
+            if is_ending() {
+                return;
+            }
+            if since_ms(at, now) >= quiet_ms(state) {
+                self.seal(state, &id, now);
+            }
+        }
+    }
+
+    fn seal(&mut self, state: &Reception, id: &SessionId, now: HubInstant) {
+        if self.failed.contains_key(id) {
+            return;
+        }
+        self.late.remove(id);
+        match state.seal(id, &|_| ()) {
+            Ok(sealed) => {
+                self.asides.left(id, state.clock.now());
+                if sealed.compacted.new {
+                    tracing::info!(session = %id, generation = sealed.session.generation, "session sealed");
                 }
-                Err(error) => {
-                    tracing::error!(session = %session.id, %error, "the session could not be sealed; trying again");
-                    self.failed.insert(session.id.clone(), now);
-                }
+            }
+            Err(error) => {
+                tracing::error!(session = %id, %error, "the session could not be sealed; trying again");
+                self.failed.insert(id.clone(), now);
             }
         }
     }
@@ -312,7 +327,12 @@ fn late_frames_rest(
     if *seen != frames {
         (*seen, *at) = (frames, now);
     }
-    since_ms(*at, now) >= i64::try_from(state.config().session.late_quiet_ms).unwrap_or(i64::MAX)
+    since_ms(*at, now) >= quiet_ms(state)
+}
+
+/// For so long nothing more must have come before the next generation is made.
+fn quiet_ms(state: &Reception) -> i64 {
+    i64::try_from(state.config().session.late_quiet_ms).unwrap_or(i64::MAX)
 }
 
 fn since_ms(at: HubInstant, now: HubInstant) -> i64 {

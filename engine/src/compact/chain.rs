@@ -233,6 +233,7 @@ impl Check<'_> {
             files += 1;
             self.file(path, hashes.bytes, &hashes.blake3)?;
         }
+        files += self.annotations(&manifest)?;
         files += self.segments(&manifest, notes)?;
         self.strays(&manifest)?;
         Ok(files)

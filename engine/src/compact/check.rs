@@ -154,6 +154,7 @@ impl Check<'_> {
         for table in manifest.beside() {
             self.file(&table.path, table.hashes.bytes, &table.hashes.blake3)?;
         }
+        self.annotations(manifest)?;
         for segment in manifest.logs.iter().flat_map(|log| &log.segments) {
             if let Some(blake3) = &segment.blake3 {
                 self.file(&segment.path, segment.bytes, blake3)?;
@@ -196,6 +197,7 @@ impl Check<'_> {
         for table in manifest.beside() {
             self.file(&table.path, table.hashes.bytes, &table.hashes.blake3)?;
         }
+        self.annotations(manifest)?;
         self.strays(manifest)?;
         for stream in &manifest.streams {
             let (mut found, mut before) = (Ranges::default(), i64::MIN);

@@ -25,6 +25,17 @@ pub struct Hashes {
     pub sha256: String,
 }
 
+impl Hashes {
+    /// Of bytes that are at hand.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(bytes).to_hex().to_string(),
+            sha256: marey_format::types::hex(&Sha256::digest(bytes)),
+        }
+    }
+}
+
 /// Writes a new file and hashes it. Stops where it would take the room that intake needs.
 #[derive(Debug)]
 pub struct HashedFile<'d> {

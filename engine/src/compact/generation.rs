@@ -1,5 +1,6 @@
 //! One generation, written aside: streams, tables, manifest, receipt.
 
+use super::annotations::Said;
 use super::files::Hashes;
 use super::gaps::{Gap, gaps};
 use super::manifest::{HubEpochFact, LogFact, MANIFEST, Manifest, PartFact, StreamFact, TableFact};
@@ -8,7 +9,7 @@ use super::publish::{self, Aside, Plan};
 use super::receipt::{Receipt, StreamOutcome};
 use super::signature::{self, Witness};
 use super::survey::{DeviceSurvey, StreamPlan};
-use super::tables::{CLOCK_MAP, StreamGaps, earlier_map, write_tables};
+use super::tables::{CLOCK_MAP, EVENTS, StreamGaps, Tables, WrittenTable, earlier_map};
 use super::timeline::Timeline;
 use super::{ALIGNMENT_VERSION, CompactError, Phase, Progress, parallel};
 use crate::clock::TiedBy;
@@ -34,6 +35,8 @@ pub struct Job<'a> {
     pub witness: &'a Witness<'a>,
     pub anchor: &'a WallReading,
     pub surveys: &'a [DeviceSurvey],
+    /// What people said of it.
+    pub said: &'a Said,
     pub timeline: &'a Arc<Timeline>,
     pub options: &'a Options,
     pub generation: u32,
@@ -67,19 +70,8 @@ impl Job<'_> {
                 gaps,
             })
             .collect();
-        let tables = write_tables(
-            self.disk,
-            aside,
-            self.surveys,
-            self.timeline,
-            &of_streams,
-            self.options,
-        )?;
-        let table_facts = tables.iter().map(|table| TableFact {
-            path: table.name.to_owned(),
-            rows: table.rows,
-            hashes: (&table.hashes).into(),
-        });
+        let tables = self.tables().write(&|name| aside.file(name), &of_streams)?;
+        let table_facts = tables.iter().map(WrittenTable::fact);
         let (earlier_maps, kept) = self.keep_map(session_dir, aside);
         let manifest = Manifest {
             earlier_maps,
@@ -104,7 +96,7 @@ impl Job<'_> {
             .iter()
             .map(ToString::to_string)
             .collect();
-        let receipt = Receipt {
+        let mut receipt = Receipt {
             audit: self.witness.audited.clone(),
             previous: signature::previous(self.disk, session_dir, self.generation)?,
             ..Receipt::of(
@@ -117,6 +109,9 @@ impl Job<'_> {
                 &manifest_hashes,
             )
         };
+        if let Some(fault) = self.said.fault() {
+            receipt.add_damage(fault);
+        }
         let (receipt, receipt_files) = self.put_receipt(aside, receipt)?;
 
         let dir = aside.streams();
@@ -156,15 +151,22 @@ impl Job<'_> {
         Ok((signed.receipt, names))
     }
 
-    /// Writes the streams alone, and gives the manifest that tells of them.
-    pub fn write_live(
-        &self,
-        streams_dir: &Path,
-        progress: &dyn Fn(Progress),
-    ) -> Result<Manifest, CompactError> {
+    /// Writes streams and events alone, and gives the manifest that tells of them.
+    pub fn write_live(&self, dir: &Path, progress: &dyn Fn(Progress)) -> Result<Manifest, CompactError> {
         let streams = self.streams();
-        let written = self.write_streams(&streams, streams_dir, progress)?;
-        Ok(self.manifest(&streams, &written, Vec::new()))
+        let written = self.write_streams(&streams, &dir.join("streams"), progress)?;
+        let events = self.tables().write_events(&dir.join(EVENTS))?;
+        Ok(self.manifest(&streams, &written, vec![events.fact()]))
+    }
+
+    fn tables(&self) -> Tables<'_> {
+        Tables {
+            disk: self.disk,
+            surveys: self.surveys,
+            timeline: self.timeline,
+            said: self.said,
+            options: self.options,
+        }
     }
 
     fn streams(&self) -> Vec<(&DeviceSurvey, &Arc<StreamPlan>)> {
@@ -350,6 +352,7 @@ impl Job<'_> {
             streams,
             tables,
             earlier_maps: Vec::new(),
+            annotations: self.said.fact.clone(),
             logs: self.surveys.iter().map(LogFact::of).collect(),
         }
     }
@@ -372,16 +375,11 @@ impl Job<'_> {
 
     /// Writes a small file, durably but for its name.
     fn put(&self, path: &Path, bytes: &[u8]) -> Result<Hashes, CompactError> {
-        use sha2::{Digest, Sha256};
         let io = |error| StorageError::io("writing", self.disk.describe(path), error);
         let file = self.disk.open(path, OpenMode::CreateNew).map_err(io)?;
         file.write_at(0, bytes).map_err(io)?;
         file.sync().map_err(io)?;
-        Ok(Hashes {
-            bytes: bytes.len() as u64,
-            blake3: blake3::hash(bytes).to_hex().to_string(),
-            sha256: marey_format::types::hex(&Sha256::digest(bytes)),
-        })
+        Ok(Hashes::of(bytes))
     }
 }
 

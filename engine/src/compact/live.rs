@@ -1,9 +1,11 @@
-//! Rolling parts: Parquet of a session that is still being recorded, under `live/`, in the same layout.
+//! Rolling parts: Parquet of a session that is still being recorded, under `live/`, in the same layout: the streams, and
+//! the events so far.
 //!
 //! They are for looking at, and for readers that would otherwise read the whole log. They are written anew each time,
 //! with the clocks as they are known by then, and are gone once the session is sealed; nothing of the sealed Parquet
 //! comes from them.
 
+use super::annotations::Said;
 use super::manifest::{MANIFEST, Manifest};
 use super::timeline::Timeline;
 use super::{CompactError, Progress, Tolerant, Witness, generation, survey_readable};
@@ -36,8 +38,7 @@ pub fn roll(
     let (aside, live) = (dir.join(ASIDE), dir.join(LIVE));
     let io = |error| StorageError::io("rolling", disk.describe(&live), error);
     remove(disk, &aside).map_err(io)?;
-    let streams = aside.join("streams");
-    disk::create_dirs(disk, &streams).map_err(io)?;
+    disk::create_dirs(disk, &aside.join("streams")).map_err(io)?;
 
     let tolerant = Tolerant::new(disk);
     let surveys = survey_readable(&tolerant, &session.id, options, progress)?;
@@ -49,12 +50,13 @@ pub fn roll(
         witness: &Witness::default(),
         anchor: &anchor,
         surveys: &surveys,
+        said: &Said::read(disk, &session.id)?,
         timeline: &timeline,
         options,
         generation: 0,
         before: None,
     };
-    let manifest = job.write_live(&streams, progress)?;
+    let manifest = job.write_live(&aside, progress)?;
     disk::replace(disk, &aside.join(MANIFEST), &manifest.to_bytes()).map_err(io)?;
     if disk.stat(&live).map_err(io)?.is_some() {
         disk.exchange(&aside, &live).map_err(io)?;

@@ -41,6 +41,10 @@ pub struct Manifest {
     /// The clock maps of generations before, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_maps: Vec<TableFact>,
+    /// What people had said of the session by then; absent where nobody had said anything, and in manifests that were written
+    /// before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<AnnotationsFact>,
     pub logs: Vec<LogFact>,
 }
 
@@ -100,6 +104,15 @@ pub struct TableFact {
     pub path: String,
     #[serde(with = "text")]
     pub rows: u64,
+    #[serde(flatten)]
+    pub hashes: HashFact,
+}
+
+/// The lines of `annotations.jsonl` that went in. Later ones stand behind them, in the same file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnotationsFact {
+    #[serde(with = "text")]
+    pub lines: u64,
     #[serde(flatten)]
     pub hashes: HashFact,
 }

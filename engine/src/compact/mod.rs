@@ -6,6 +6,7 @@
 //! timeline  all clocks of the session on one time                                   -> evidence
 //! runs      the rows of one stream in order of (time, epoch, seq)                   -> source, columns
 //! parquet   one encoder for each file                                               -> encodings, metadata, files
+//! annotations   what people said by then
 //! tables    events, gaps, channels, clock evidence, clock maps                      -> gaps
 //! maps      reads the last two back
 //! manifest, receipt, signature, publish
@@ -17,6 +18,7 @@
 //! however often it was killed on the way. Nothing here reads a clock. What it writes it first writes aside; nothing
 //! that was published goes before its successor is durable under its name.
 
+mod annotations;
 mod chain;
 mod check;
 mod columns;
@@ -55,8 +57,8 @@ pub use frames::Place;
 pub use gaps::NO_ROOM;
 pub use live::roll;
 pub use manifest::{
-    ALIGNMENT_VERSION, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact, SegmentFact,
-    StreamFact, TableFact, TakenFact,
+    ALIGNMENT_VERSION, AnnotationsFact, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact,
+    SegmentFact, StreamFact, TableFact, TakenFact,
 };
 pub use maps::{PublishedMap, PublishedProbe, check_clock_tables, earlier_map, read_map, read_probes};
 pub use receipt::{
@@ -86,11 +88,13 @@ pub(crate) use survey::DeviceSurvey;
 pub(crate) use timeline::Timeline;
 pub(crate) use unreadable::Tolerant;
 
+use crate::annotation::ANNOTATIONS;
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::options::Options;
 use crate::session::Session;
 use ::parquet::errors::ParquetError;
+use annotations::Said;
 use marey_format::frame::FrameError;
 use marey_format::payload::WallReading;
 use marey_format::{DeviceId, SessionId};
@@ -101,7 +105,7 @@ use std::sync::Arc;
 /// Whether a generation is written where the logs hold nothing that the newest one lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
-    /// Only if device frames came since.
+    /// Only if device frames or annotations came since.
     IfNew,
     /// In any case: the clocks are aligned anew, and what was published is made again, also where its manifest can't be read
     /// any more.
@@ -204,6 +208,15 @@ pub enum CompactError {
         generation: u32,
     },
     #[error(
+        "{path} does not begin any more with the {lines} annotations that generation {generation} was made of; what was \
+         published stays; run `marey verify` to see what is damaged"
+    )]
+    AnnotationsChanged {
+        path: PathBuf,
+        lines: u64,
+        generation: u32,
+    },
+    #[error(
         "Parquet would take up to {needed_bytes} bytes and {floor_bytes} are kept for the intake, of {free_bytes} \
          that are free; make room and compact again"
     )]
@@ -281,6 +294,7 @@ pub fn compact_witnessed(
     let anchor = session
         .anchor
         .ok_or_else(|| CompactError::NotStarted(session.id.clone()))?;
+    let said = Said::read(disk, &session.id)?;
     let tolerant = Tolerant::new(disk);
     let mut tries = 1;
     loop {
@@ -292,6 +306,7 @@ pub fn compact_witnessed(
             witness,
             anchor: &anchor,
             surveys: &surveys,
+            said: &said,
             options,
             dir: &dir,
         };
@@ -313,6 +328,7 @@ struct Task<'a> {
     witness: &'a Witness<'a>,
     anchor: &'a WallReading,
     surveys: &'a [DeviceSurvey],
+    said: &'a Said,
     options: &'a Options,
     dir: &'a Path,
 }
@@ -325,6 +341,7 @@ impl Task<'_> {
             witness,
             anchor,
             surveys,
+            said,
             options,
             dir,
         } = *self;
@@ -334,8 +351,9 @@ impl Task<'_> {
         };
         if let Some(manifest) = &before {
             held_by(disk, manifest, session, surveys)?;
+            self.still_said(manifest)?;
             if how == Generation::IfNew
-                && covers(manifest, surveys)
+                && covers(manifest, surveys, said)
                 && let Some(receipt) = read_receipt(disk, dir, manifest.generation)?
             {
                 let generation = manifest.generation;
@@ -365,6 +383,7 @@ impl Task<'_> {
             witness,
             anchor,
             surveys,
+            said,
             timeline: &timeline,
             options,
             generation: number,
@@ -393,6 +412,18 @@ impl Task<'_> {
             manifest,
             receipt,
         })
+    }
+
+    /// Annotations are only ever added: what was published with some is not replaced by less.
+    fn still_said(&self, manifest: &Manifest) -> Result<(), CompactError> {
+        match &manifest.annotations {
+            Some(fact) if !self.said.begins_with(fact) => Err(CompactError::AnnotationsChanged {
+                path: self.disk.describe(&self.dir.join(ANNOTATIONS)),
+                lines: fact.lines,
+                generation: manifest.generation,
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -469,16 +500,17 @@ fn each_log(
     parallel::map(options.compaction_threads, &devices, survey, done)
 }
 
-/// Whether a generation was made of all device frames that there are, and of all that can be read.
-fn covers(manifest: &Manifest, surveys: &[DeviceSurvey]) -> bool {
-    surveys.iter().all(|survey| match manifest.log(&survey.device) {
+/// Whether a generation was made of all device frames that there are, of all that can be read, and of all that was said.
+fn covers(manifest: &Manifest, surveys: &[DeviceSurvey], said: &Said) -> bool {
+    let frames = surveys.iter().all(|survey| match manifest.log(&survey.device) {
         Some(log) => {
             let left_out = LogFact::of(survey).left_out;
             [log.data_frames, log.live_frames] == survey.frames
                 && log.left_out.iter().all(|place| left_out.contains(place))
         }
         None => survey.frames == [0, 0],
-    })
+    });
+    frames && manifest.annotations == said.fact
 }
 
 /// Logs only grow. One that shrank is damaged, or can't be read, and nothing that was published may be replaced by less.

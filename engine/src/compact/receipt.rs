@@ -135,7 +135,7 @@ pub struct KeptOutFact {
     pub why: String,
 }
 
-/// A range of a log's bytes that could not be read.
+/// A range of bytes, of a log or of the annotations, that is not what was written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DamageFact {
     pub file: String,
@@ -303,6 +303,13 @@ impl Receipt {
             signer: None,
             unsigned: None,
         }
+    }
+
+    /// Names a damaged place that is in no log.
+    pub fn add_damage(&mut self, damage: DamageFact) {
+        self.complete = false;
+        self.reasons.push(format!("{} is damaged", damage.file));
+        self.damage.push(damage);
     }
 
     /// The name of a generation's receipt.

@@ -12,6 +12,7 @@
 //! count as before; one behind it leaves rubbish, which the next opening removes. Where `logs/` stands beside
 //! `retired.json`, the logs are there and are checked like any: somebody may have put them back.
 
+use super::annotations::Said;
 use super::check::check_session;
 use super::manifest::{Manifest, SegmentFact, json, segment_path, text};
 use super::survey::hash_file;
@@ -214,8 +215,9 @@ fn only_in_logs(
             )));
         }
     }
-    let all = covers(manifest, &surveys);
-    Ok((!all).then(|| "frames came since the newest generation; `marey compact` first".to_owned()))
+    let all = covers(manifest, &surveys, &Said::read(disk, &session.id)?);
+    let lacks = "frames or annotations came since the newest generation; `marey compact` first";
+    Ok((!all).then(|| lacks.to_owned()))
 }
 
 /// Checks a closed session's Parquet against its logs, and removes the logs. Long: it reads all of both. Returns what was

@@ -4,12 +4,13 @@
 //! moments have `time` as their index, as the streams do.
 
 use super::CompactError;
+use super::annotations::Said;
 use super::evidence::key_text;
 use super::files::Hashes;
 use super::gaps::Gap;
+use super::manifest::TableFact;
 use super::metadata::{table_schema, time_type};
 use super::parquet::write_table;
-use super::publish::Aside;
 use super::survey::DeviceSurvey;
 use super::timeline::Timeline;
 use crate::clock::Row;
@@ -20,8 +21,9 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field};
-use marey_format::HubEpoch;
 use marey_format::payload::StreamKey;
+use marey_format::{DeviceId, HubEpoch};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Rows of one batch of a long table.
@@ -35,6 +37,17 @@ pub struct WrittenTable {
     pub hashes: Hashes,
 }
 
+impl WrittenTable {
+    /// What the manifest says of it.
+    pub fn fact(&self) -> TableFact {
+        TableFact {
+            path: self.name.to_owned(),
+            rows: self.rows,
+            hashes: (&self.hashes).into(),
+        }
+    }
+}
+
 /// The gaps of one stream of one device.
 #[derive(Debug)]
 pub struct StreamGaps<'a> {
@@ -42,6 +55,9 @@ pub struct StreamGaps<'a> {
     pub key: &'a StreamKey,
     pub gaps: &'a [Gap],
 }
+
+/// What happened, and what people said.
+pub const EVENTS: &str = "events.parquet";
 
 /// The clock maps of all devices.
 pub const CLOCK_MAP: &str = "clock_map.parquet";
@@ -56,31 +72,49 @@ pub fn earlier_map(generation: u32) -> String {
 
 /// Names of the tables, in the order in which they are written.
 pub const TABLES: [&str; 5] = [
-    "events.parquet",
+    EVENTS,
     "gaps.parquet",
     "channels.parquet",
     CLOCK_PROBES,
     CLOCK_MAP,
 ];
 
-/// Writes all tables aside, durably but for their names.
-pub fn write_tables(
-    disk: &dyn Disk,
-    aside: &Aside,
-    surveys: &[DeviceSurvey],
-    timeline: &Timeline,
-    gaps: &[StreamGaps<'_>],
-    options: &Options,
-) -> Result<Vec<WrittenTable>, CompactError> {
-    let tables = [
-        events(surveys, timeline),
-        gap_rows(gaps, timeline),
-        channels(surveys),
-        clock_probes(surveys),
-        clock_map(timeline),
-    ];
-    let mut written = Vec::with_capacity(tables.len());
-    for (name, table) in TABLES.into_iter().zip(tables) {
+/// What tables are made of.
+#[derive(Debug)]
+pub struct Tables<'a> {
+    pub disk: &'a dyn Disk,
+    pub surveys: &'a [DeviceSurvey],
+    pub timeline: &'a Timeline,
+    pub said: &'a Said,
+    pub options: &'a Options,
+}
+
+impl Tables<'_> {
+    /// Writes all of them, each where `place` says, durably but for their names.
+    pub fn write(
+        &self,
+        place: &dyn Fn(&str) -> PathBuf,
+        gaps: &[StreamGaps<'_>],
+    ) -> Result<Vec<WrittenTable>, CompactError> {
+        let tables = [
+            events(self.surveys, self.timeline, self.said),
+            gap_rows(gaps, self.timeline),
+            channels(self.surveys),
+            clock_probes(self.surveys),
+            clock_map(self.timeline),
+        ];
+        let written = TABLES.into_iter().zip(tables);
+        written
+            .map(|(name, table)| self.write_one(name, &place(name), table))
+            .collect()
+    }
+
+    /// Writes the events alone.
+    pub fn write_events(&self, path: &Path) -> Result<WrittenTable, CompactError> {
+        self.write_one(EVENTS, path, events(self.surveys, self.timeline, self.said))
+    }
+
+    fn write_one(&self, name: &'static str, path: &Path, table: Table) -> Result<WrittenTable, CompactError> {
         let batch = table
             .batch()
             .map_err(|error| CompactError::encoding(name.to_owned(), &error))?;
@@ -89,14 +123,13 @@ pub fn write_tables(
             .step_by(BATCH_ROWS)
             .map(|from| batch.slice(from, BATCH_ROWS.min(rows - from)))
             .collect();
-        let hashes = write_table(disk, &aside.file(name), &batch.schema(), &pieces, options)?;
-        written.push(WrittenTable {
+        let hashes = write_table(self.disk, path, &batch.schema(), &pieces, self.options)?;
+        Ok(WrittenTable {
             name,
             rows: rows as u64,
             hashes,
-        });
+        })
     }
-    Ok(written)
 }
 
 /// Columns under construction.
@@ -174,17 +207,24 @@ impl Table {
     }
 }
 
-/// Columns: `source` says whose event it is, the device's or the hub's. `stamp_ns` is the device's own stamp, of a note
-/// the hub's; `epoch` is -1 for notes, `stream` empty for events of no stream, `duration_s` NaN for moments.
-fn events(surveys: &[DeviceSurvey], timeline: &Timeline) -> Table {
+/// Columns: `source` says whose event it is: the device's, the hub's, or that of a person who annotated. `stamp_ns` is the
+/// device's own stamp, of a note the hub's, of an annotation the session time that was said; `epoch` is -1 for all but the
+/// devices', `stream` empty for events of no stream, `duration_s` NaN for moments. `author` and `version` are an annotation's,
+/// and `seq` is its number; else they are empty and 0. Of what a person said nobody knows a bound: NaN.
+fn events(surveys: &[DeviceSurvey], timeline: &Timeline, said: &Said) -> Table {
     struct Event<'a> {
         key: (i64, &'a str, i32, u64),
         err_us: f32,
         source: &'static str,
         stamp_ns: i64,
         stream: String,
-        event: &'a marey_format::payload::Event,
+        kind: &'a str,
+        text: Option<&'a str>,
+        duration_s: f64,
+        author: &'a str,
+        version: i32,
     }
+    let seconds = |ns: Option<i64>| ns.map_or(f64::NAN, |ns| ns as f64 / 1e9);
     let mut rows = Vec::new();
     for survey in surveys {
         let device = survey.device.as_str();
@@ -192,13 +232,9 @@ fn events(surveys: &[DeviceSurvey], timeline: &Timeline) -> Table {
             let published = timeline
                 .placing(&survey.device, entry.epoch)
                 .published(entry.device_ns);
+            let epoch = entry.epoch.cast_signed();
             rows.push(Event {
-                key: (
-                    published.time_us,
-                    device,
-                    entry.epoch.cast_signed(),
-                    entry.sequence,
-                ),
+                key: (published.time_us, device, epoch, entry.sequence),
                 err_us: published.err_us,
                 source: "device",
                 stamp_ns: entry.device_ns,
@@ -207,7 +243,11 @@ fn events(surveys: &[DeviceSurvey], timeline: &Timeline) -> Table {
                     .as_ref()
                     .map(StreamKey::to_string)
                     .unwrap_or_default(),
-                event: &entry.event,
+                kind: &entry.event.kind,
+                text: entry.event.text.as_deref(),
+                duration_s: seconds(entry.event.duration_ns),
+                author: "",
+                version: 0,
             });
         }
         for entry in &survey.notes {
@@ -218,13 +258,33 @@ fn events(surveys: &[DeviceSurvey], timeline: &Timeline) -> Table {
                 source: "hub",
                 stamp_ns: entry.hub_ns,
                 stream: String::new(),
-                event: &entry.note,
+                kind: &entry.note.kind,
+                text: entry.note.text.as_deref(),
+                duration_s: seconds(entry.note.duration_ns),
+                author: "",
+                version: 0,
             });
         }
     }
+    for annotation in said.standing() {
+        let device = annotation.device.as_ref().map_or("", DeviceId::as_str);
+        let time_us = annotation.time_ns.div_euclid(1_000);
+        rows.push(Event {
+            key: (time_us, device, -1, annotation.number()),
+            err_us: f32::NAN,
+            source: "person",
+            stamp_ns: annotation.time_ns,
+            stream: annotation.stream.clone().unwrap_or_default(),
+            kind: &annotation.kind,
+            text: Some(&annotation.text),
+            duration_s: annotation.duration_s.unwrap_or(f64::NAN),
+            author: &annotation.by,
+            version: annotation.version.cast_signed(),
+        });
+    }
     rows.sort_by(|a, b| a.key.cmp(&b.key));
-    let seconds = |ns: Option<i64>| ns.map_or(f64::NAN, |ns| ns as f64 / 1e9);
-    let mut table = Table::new(true)
+    let texts: StringArray = rows.iter().map(|row| row.text).collect();
+    Table::new(true)
         .time("time", rows.iter().map(|row| row.key.0))
         .f32("time_err_us", rows.iter().map(|row| row.err_us))
         .text("device", rows.iter().map(|row| row.key.1))
@@ -233,13 +293,11 @@ fn events(surveys: &[DeviceSurvey], timeline: &Timeline) -> Table {
         .i64("seq", rows.iter().map(|row| clamp(row.key.3)))
         .i64("stamp_ns", rows.iter().map(|row| row.stamp_ns))
         .text("stream", rows.iter().map(|row| &row.stream))
-        .text("kind", rows.iter().map(|row| &row.event.kind));
-    let texts: StringArray = rows.iter().map(|row| row.event.text.as_deref()).collect();
-    table = table.add("text", DataType::Utf8, true, Arc::new(texts));
-    table.f64(
-        "duration_s",
-        rows.iter().map(|row| seconds(row.event.duration_ns)),
-    )
+        .text("kind", rows.iter().map(|row| row.kind))
+        .add("text", DataType::Utf8, true, Arc::new(texts))
+        .f64("duration_s", rows.iter().map(|row| row.duration_s))
+        .text("author", rows.iter().map(|row| row.author))
+        .i32("version", rows.iter().map(|row| row.version))
 }
 
 /// Columns: `time` is that of the last sample before the gap (of the first after it, if there is none before), `until`

@@ -2,6 +2,7 @@
 
 pub(crate) mod maker;
 
+mod annotated;
 mod crash;
 mod retired;
 mod unreadable;

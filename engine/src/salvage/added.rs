@@ -196,6 +196,8 @@ mod tests {
                 stream: None,
                 by: "ada".into(),
                 said_utc_ns: 6,
+                corrects: None,
+                withdrawn: false,
             };
             annotation::append(&*disk, &walk(), new).expect("written");
         }

@@ -6,6 +6,7 @@
 use super::report::{Fault, FaultKind};
 use super::source::Source;
 use super::view::View;
+use crate::annotation::{self, ANNOTATIONS};
 use crate::compact::{
     ALIGNMENT_VERSION, CompactError, Compacted, FileChunks, Generation, HashFact, Manifest, StreamFact,
     compact_session,
@@ -45,6 +46,15 @@ pub(super) fn rebuild(
     let view = View::new(source.base.clone(), logs, real)
         .with_scratch(scratch.clone())
         .counted_by(&source.progress());
+    if let Some(fact) = &manifest.annotations {
+        // What was said by then. Lines that are not there any more show as other events.
+        let found = annotation::read_what_holds(&*source.view, &session.id)?;
+        let length = usize::try_from(fact.hashes.bytes).unwrap_or(usize::MAX);
+        let said = &found.bytes()[..found.bytes().len().min(length)];
+        let path = dir.join(ANNOTATIONS);
+        let io = |error| StorageError::io("writing", scratch.describe(&path), error);
+        disk::replace(&**scratch, &path, said).map_err(io)?;
+    }
     // Its parts get the names that they have there.
     let mut again = session.clone();
     again.generation = manifest.generation.saturating_sub(1);

@@ -5,19 +5,17 @@ use super::{Inner, OpenedLog, Slot, Store};
 use crate::audit::Audit;
 use crate::batch::LogHandle;
 use crate::catalog::{Catalog, Identity};
-use crate::compact::{Manifest, Place};
+use crate::compact::Manifest;
 use crate::disk::{self, Disk};
 use crate::error::{LogOpenError, OpenError, SessionError, StorageError};
 use crate::hub_file::{self, HUB_FILE};
 use crate::journal::{Journal, Replayed};
-use crate::log::{Fault, FaultKind, JournalFound, JournalFrames, SegmentSummary, devices, recover, segments};
+use crate::log::{Fault, FaultKind, JournalFound, JournalFrames, devices, recover, segments};
 use crate::options::Options;
 use crate::session::{Session, SessionState};
 use crate::state::StreamVersions;
 use crate::time::HubClock;
-use marey_format::frame::Lane;
 use marey_format::journal::RecordBuilder;
-use marey_format::log::IndexEntry;
 use marey_format::payload::{EpochMark, Event};
 use marey_format::wire::{Acked, Holes, Open};
 use marey_format::{DeviceId, Refusal, RefusalCode, Seed, SessionId, limits};
@@ -114,6 +112,7 @@ impl Store {
                 versions: StreamVersions::default(),
                 loaded: false,
                 late: false,
+                annotated: None,
                 published: Arc::default(),
             };
             (slot.session.id.clone(), slot)
@@ -216,6 +215,9 @@ impl Store {
             {
                 slot.late = true;
             }
+            if is_readable && self.has_unpublished_annotations(&id, manifest.as_ref())? {
+                self.annotated(&id);
+            }
         }
         for ((session, device), frames) in replayed.logs {
             let dir = Session::dir(&session);
@@ -272,42 +274,6 @@ impl Store {
                     Ok(summary) if summary.index.is_some() => {}
                     Ok(_) | Err(StorageError::Damaged { .. }) => return Ok(true),
                     Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether the logs of a sealed session hold frames of devices that its newest generation was not made of: they came
-    /// late, and the hub ended before it made the next one.
-    fn has_unpublished(&self, id: &SessionId, manifest: Option<&Manifest>) -> Result<bool, StorageError> {
-        for device in devices(&*self.disk, id)? {
-            let log = manifest.and_then(|manifest| manifest.log(&device));
-            let from = log.map_or(0, |log| log.compacted.segment);
-            for (number, path, bytes) in segments(&*self.disk, &Session::log_dir(id, &device))? {
-                if number < from {
-                    continue;
-                }
-                let summary = match SegmentSummary::read(&*self.disk, number, &path, bytes, (&device, id)) {
-                    Ok(summary) => summary,
-                    Err(StorageError::Damaged { .. }) => continue,
-                    Err(error) => return Err(error),
-                };
-                let is_late = |entry: &IndexEntry| {
-                    let place = Place {
-                        segment: number,
-                        offset: u64::from(entry.offset),
-                    };
-                    log.is_none_or(|log| log.lacks(place, entry.epoch, entry.lane, entry.sequence))
-                };
-                // Where there is no index only compaction can tell; it makes nothing of what is not new.
-                let late = summary.index.is_none_or(|entries| {
-                    entries
-                        .iter()
-                        .any(|entry| entry.lane != Lane::Hub && is_late(entry))
-                });
-                if late {
-                    return Ok(true);
                 }
             }
         }

@@ -8,6 +8,7 @@ use crate::compact::{
 use crate::error::{SessionError, StorageError};
 use crate::session::{NewSession, Session, SessionState};
 use crate::state::StreamVersions;
+use crate::time::HubInstant;
 use marey_format::types::hex;
 use marey_format::{DeviceId, SessionId};
 use std::collections::BTreeSet;
@@ -57,6 +58,7 @@ impl Store {
             versions: StreamVersions::default(),
             loaded: true,
             late: false,
+            annotated: None,
             published: Arc::default(),
         };
         inner.sessions.insert(session.id.clone(), slot);
@@ -131,7 +133,7 @@ impl Store {
     ) -> Result<Sealed, SealError> {
         let published = self.published(id)?;
         let _alone = published.lock().unwrap_or_else(PoisonError::into_inner);
-        let session = {
+        let (session, annotated) = {
             let mut inner = self.inner();
             let slot = inner
                 .sessions
@@ -139,22 +141,23 @@ impl Store {
                 .ok_or_else(|| SessionError::Unknown(id.clone()))?;
             let may = match slot.session.state {
                 SessionState::Stopping | SessionState::Sealed => true,
-                // Nothing more is taken, but what was can be aligned anew.
-                SessionState::Closed => how == Generation::Always,
+                // No more samples are taken, but what was can be aligned anew, and annotated.
+                SessionState::Closed => how == Generation::Always || slot.annotated.is_some(),
                 _ => false,
             };
             if !may {
                 return Err(slot.session.state_error("seal", "stopping or sealed").into());
             }
-            // Frames from here on are late again.
+            // Frames from here on are late again, and what is said from here on is for the generation after.
             slot.late = false;
-            slot.session.clone()
+            (slot.session.clone(), slot.annotated.take())
         };
         let result = self.publish(&session, how, progress);
         if result.is_err()
             && let Some(slot) = self.inner().sessions.get_mut(id)
         {
             slot.late = slot.session.state.takes_late_frames();
+            slot.annotated = slot.annotated.or(annotated);
         }
         result
     }
@@ -252,6 +255,27 @@ impl Store {
         let inner = self.inner();
         let slot = inner.sessions.get(id);
         slot.is_some_and(|slot| slot.late && slot.session.state == SessionState::Sealed)
+    }
+
+    /// Somebody said something of a session: the generation that is made next has it, and of a sealed or closed session there
+    /// is one to be made.
+    pub fn annotated(&self, id: &SessionId) {
+        let now = self.clock.now();
+        if let Some(slot) = self.inner().sessions.get_mut(id) {
+            slot.annotated = Some(now);
+        }
+    }
+
+    /// The sessions that are published without what was said of them last, and when that was.
+    pub fn to_be_annotated(&self) -> Vec<(SessionId, HubInstant)> {
+        let inner = self.inner();
+        let slots = inner
+            .sessions
+            .values()
+            .filter(|slot| matches!(slot.session.state, SessionState::Sealed | SessionState::Closed));
+        slots
+            .filter_map(|slot| Some((slot.session.id.clone(), slot.annotated?)))
+            .collect()
     }
 
     /// The devices that are not known to have handed in everything: of the roster those without a log, and those with a

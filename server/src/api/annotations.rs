@@ -35,6 +35,13 @@ pub(crate) struct AnnotationView {
     by: String,
     /// When it was said, RFC 3339, UTC.
     said: String,
+    /// The number of the annotation that this is a later version of; null in the first version.
+    #[schema(required)]
+    corrects: Option<u64>,
+    /// Counts the versions of one annotation from 1; the newest one stands.
+    version: u32,
+    /// It stands no more; the text says why.
+    withdrawn: bool,
 }
 
 /// An annotation to be made.
@@ -56,6 +63,12 @@ pub(crate) struct NewAnnotationBody {
     device: Option<String>,
     /// `NAME@N`
     stream: Option<String>,
+    /// The number of the annotation that this corrects; what is null in it stays as it was.
+    #[schema(minimum = 1)]
+    corrects: Option<u64>,
+    /// Of a correction: the annotation stands no more, and the text says why.
+    #[serde(default)]
+    withdraw: bool,
 }
 
 impl From<Annotation> for AnnotationView {
@@ -71,6 +84,9 @@ impl From<Annotation> for AnnotationView {
             stream: annotation.stream,
             by: annotation.by,
             said: rfc3339(annotation.said_utc_ns.div_euclid(1_000)),
+            corrects: annotation.corrects,
+            version: annotation.version,
+            withdrawn: annotation.withdrawn,
         }
     }
 }
@@ -78,7 +94,7 @@ impl From<Annotation> for AnnotationView {
 #[utoipa::path(get, path = "/api/v1/sessions/{session}/annotations", tag = "sessions",
     operation_id = "listAnnotations",
     params(("session" = String, Path, description = "Its name"), Paging),
-    responses((status = 200, description = "In the order in which they were said", body = Page<AnnotationView>)))]
+    responses((status = 200, description = "Every version, in the order in which they were said", body = Page<AnnotationView>)))]
 pub(crate) async fn list(
     hub: Hub,
     caller: Caller,
@@ -123,6 +139,8 @@ pub(crate) async fn make(
             device: device.map_err(Problem::invalid)?,
             stream: body.stream,
             by: asked.who.name.clone(),
+            corrects: body.corrects,
+            withdraw: body.withdraw,
         };
         spec.check().map_err(Problem::invalid)?;
         match asked.order(Request::SessionAnnotate(spec))? {

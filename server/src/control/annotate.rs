@@ -1,11 +1,14 @@
 //! `session annotate`: what somebody says of a session's time, whoever asks and in whatever way.
+//!
+//! It is durable at once, and stands in the next generation: of a session that is published already the hub makes that when
+//! nobody has said more for a while; without a hub it is made here.
 
 use std::sync::PoisonError;
 
-use marey_engine::annotation::{self, Annotation, NewAnnotation};
-use marey_engine::compact::Manifest;
+use marey_engine::annotation::{self, Annotation, Annotations, NewAnnotation};
+use marey_engine::compact::{Generation, Manifest};
 use marey_engine::time::HubInstant;
-use marey_engine::{Session, Store};
+use marey_engine::{Session, SessionState, Store};
 use marey_format::payload::StreamKey;
 use marey_format::{DeviceId, SessionId};
 use serde::{Deserialize, Serialize};
@@ -18,7 +21,8 @@ use crate::text;
 pub struct AnnotationSpec {
     /// The session.
     pub session: SessionId,
-    /// Session time, nanoseconds UTC; none for now.
+    /// Session time, nanoseconds UTC; none for now. Of a correction none for what was said before, and so with all that
+    /// follows but the text.
     #[serde(default)]
     pub time_ns: Option<i64>,
     /// Seconds that it lasted; none for a moment.
@@ -37,6 +41,12 @@ pub struct AnnotationSpec {
     pub stream: Option<String>,
     /// Who says it.
     pub by: String,
+    /// The number of the annotation that it corrects.
+    #[serde(default)]
+    pub corrects: Option<u64>,
+    /// That annotation stands no more; the text says why.
+    #[serde(default)]
+    pub withdraw: bool,
 }
 
 impl AnnotationSpec {
@@ -64,6 +74,11 @@ impl AnnotationSpec {
         if self.duration_s.is_some_and(bad) {
             return Err("a duration is a number of seconds from 0 to 1e9".into());
         }
+        if self.withdraw && self.corrects.is_none() {
+            return Err(
+                "to withdraw an annotation say which: the number of the one that is corrected".into(),
+            );
+        }
         match &self.stream {
             Some(stream) if stream.parse::<StreamKey>().is_err() => {
                 Err("a stream is named NAME@N, such as imu@1".into())
@@ -73,28 +88,81 @@ impl AnnotationSpec {
     }
 }
 
-pub(super) fn annotate(desk: &Desk<'_>, spec: AnnotationSpec) -> Result<Annotation, String> {
+pub(super) fn annotate(
+    desk: &Desk<'_>,
+    spec: AnnotationSpec,
+    progress: &mut dyn FnMut(String),
+) -> Result<Annotation, String> {
     spec.check()?;
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let session = desk.store.session(&spec.session).map_err(|e| text(&e))?;
-    let time_ns = match spec.time_ns {
+    if session.state == SessionState::Closed
+        && desk.store.retired(&session.id).map_err(|e| text(&e))?.is_some()
+    {
+        return Err(format!(
+            "the logs of session {} were retired, so that no generation can be made that would have the annotation; keep it \
+             elsewhere, or annotate a copy from a backup of before (`marey restore`)",
+            session.id
+        ));
+    }
+    let made = {
+        let _one_at_a_time = desk
+            .live
+            .map(|state| state.api.beside.lock().unwrap_or_else(PoisonError::into_inner));
+        let disk = &**desk.store.disk();
+        let known = annotation::read(disk, &session.id).map_err(|e| text(&e))?;
+        let new = new_annotation(desk.store, &session, &known, spec)?;
+        annotation::append(disk, &session.id, new).map_err(|e| text(&e))?
+    };
+    desk.store.annotated(&session.id);
+    let is_published = matches!(session.state, SessionState::Sealed | SessionState::Closed);
+    if desk.live.is_none() && is_published {
+        progress("publishing the generation that has it".to_owned());
+        desk.seal(&session.id, Generation::IfNew, &|_| ())
+            .map_err(|error| {
+                format!(
+                    "annotation {} is on the disk and not published yet: {error}; `marey compact {}` when that is mended",
+                    made.n, session.id
+                )
+            })?;
+    }
+    Ok(made)
+}
+
+/// What is to be written down. A correction takes on what it does not say.
+fn new_annotation(
+    store: &Store,
+    session: &Session,
+    known: &Annotations,
+    spec: AnnotationSpec,
+) -> Result<NewAnnotation, String> {
+    let before = spec.corrects.map(|number| {
+        let newest = known.newest().find(|annotation| annotation.number() == number);
+        newest.ok_or_else(|| {
+            format!(
+                "session {} has no annotation {number} to correct; a correction names the number of the first version",
+                session.id
+            )
+        })
+    });
+    let before = before.transpose()?;
+    let time_ns = match spec.time_ns.or(before.map(|before| before.time_ns)) {
         Some(time_ns) => time_ns,
-        None => session_time(desk.store, &session, desk.store.clock().now())?,
+        None => session_time(store, session, store.clock().now())?,
     };
-    let new = NewAnnotation {
+    let kind = spec.kind.or_else(|| before.map(|before| before.kind.clone()));
+    Ok(NewAnnotation {
         time_ns,
-        duration_s: spec.duration_s,
-        kind: spec.kind.unwrap_or_else(|| "note".to_owned()),
+        duration_s: spec.duration_s.or(before.and_then(|before| before.duration_s)),
+        kind: kind.unwrap_or_else(|| "note".to_owned()),
         text: spec.text,
-        device: spec.device,
-        stream: spec.stream,
+        device: spec.device.or_else(|| before?.device.clone()),
+        stream: spec.stream.or_else(|| before?.stream.clone()),
         by: spec.by,
-        said_utc_ns: desk.store.clock().wall().utc_ns,
-    };
-    let _one_at_a_time = desk
-        .live
-        .map(|state| state.api.beside.lock().unwrap_or_else(PoisonError::into_inner));
-    annotation::append(&**desk.store.disk(), &session.id, new).map_err(|e| text(&e))
+        said_utc_ns: store.clock().wall().utc_ns,
+        corrects: spec.corrects,
+        withdrawn: spec.withdraw,
+    })
 }
 
 /// A moment of hub time on the session's own time.

@@ -111,6 +111,10 @@ fn detailed(request: &Request, event: AuditEvent) -> AuditEvent {
                 None => event,
             }
         }
+        Request::SessionAnnotate(spec) => match spec.corrects {
+            Some(number) => event.with("corrects", number).with("withdraw", spec.withdraw),
+            None => event,
+        },
         Request::Compact { again, .. } => event.with("again", *again),
         Request::Keep(request) => request.detailed(event),
         Request::People(request) => request.detailed(event),

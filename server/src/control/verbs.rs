@@ -87,7 +87,7 @@ impl Desk<'_> {
                 state.judge.check(state, &session).map(Response::Checked)
             }
             Request::SessionMark { session, label } => marks::mark(self.running()?, session, label),
-            Request::SessionAnnotate(spec) => annotate(self, spec).map(Response::Annotated),
+            Request::SessionAnnotate(spec) => annotate(self, spec, progress).map(Response::Annotated),
             Request::Jobs => Ok(Response::Jobs(self.running()?.jobs.list())),
             Request::Compact { session, again } => compact(self, &session, again, progress),
             Request::Keep(request) => keep::carry_out(self, request, progress).map(Response::Kept),
@@ -115,7 +115,7 @@ impl Desk<'_> {
         }
     }
 
-    fn seal(
+    pub(super) fn seal(
         &self,
         id: &SessionId,
         how: Generation,

@@ -87,6 +87,12 @@ class Receipt:
             found = _hash(root / entry["path"])
             if found != entry["sha256"]:
                 problems.append(f"{root / entry['path']}: {_what(found, entry['sha256'])}")
+        if said := manifest.get("annotations"):
+            files += 1
+            path = root / "annotations.jsonl"
+            found = _hash(path, int(said["bytes"]))  # what was said later stands behind
+            if found != said["sha256"]:
+                problems.append(f"{path}: {_what(found, said['sha256'])}")
         retired = (root / "retired.json").is_file() and not (root / "logs").is_dir()
         if retired:
             skipped.append("log segments: they were retired, once every sample of them stood in Parquet")
@@ -111,9 +117,12 @@ class Receipt:
         return "\n".join(lines)
 
 
-def _hash(path: Path) -> str | None:
+def _hash(path: Path, first: int | None = None) -> str | None:
+    """SHA-256 of a file, or of its first bytes."""
     try:
         with path.open("rb") as file:
+            if first is not None:
+                return hashlib.sha256(file.read(first)).hexdigest()
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
     except FileNotFoundError:
         return None

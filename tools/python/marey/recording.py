@@ -129,7 +129,11 @@ class Session:
         return self._beside("gaps")
 
     def events(self) -> pd.DataFrame:
-        """Events of devices, annotations and notes of the hub by time: `events.parquet`."""
+        """Events of devices, notes of the hub and annotations by time: `events.parquet`, also while it is recorded.
+
+        An annotation has the source `person`, its author, and which version of it this is; `seq` is its number. All versions
+        stand in `annotations.jsonl`.
+        """
         return self._beside("events")
 
     def channels(self) -> pd.DataFrame:
@@ -167,11 +171,15 @@ class Session:
         chosen = [(s, self.stream(s)) if isinstance(s, str) else (named(s), s) for s in streams]
         return align(chosen, hz=hz, max_gap=max_gap, method=method, start=start, end=end)
 
+    def beside(self, table: str) -> Path:
+        """Where a table beside the streams stands, such as `events`; while it is recorded that is the only one."""
+        return (self.path / "live" if self.is_live else self.path) / f"{table}.parquet"
+
     def _receipts(self) -> list[Path]:
         return sorted(self.path.glob("receipt-[0-9]*.json"), key=_number)
 
     def _beside(self, table: str) -> pd.DataFrame:
-        path = self.path / f"{table}.parquet"
+        path = self.beside(table)
         if not path.is_file():
             raise NotFound(f"{path} does not exist: a session has it once it is sealed")
         return pq.read_table(path, partitioning=None).to_pandas()

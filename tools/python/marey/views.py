@@ -13,7 +13,7 @@ def views(path: str | os.PathLike[str]) -> str:
     """The SQL that makes the views of a hub's or a session's folder. Paths in it are absolute.
 
     Session `walk-01` is the schema `"walk-01"`, stream `imu@1` the view `imu_1`. While a session is recorded its rolling parts are
-    read, and the tables beside the streams are not there yet.
+    read, and of the tables beside the streams there are the events alone.
     """
     hub = open(Path(path).resolve())
     return "\n".join(line for name in hub.sessions() for line in _of(hub.session(name))) + "\n"
@@ -29,8 +29,9 @@ def _of(session: Session) -> list[str]:
         read = f"read_parquet({files}, hive_partitioning = true, hive_types = {{'stream': VARCHAR, 'device': VARCHAR}})"
         lines.append(f"CREATE OR REPLACE VIEW {schema}.{_name(label.replace('@', '_'))} AS SELECT * FROM {read};")
     for table in BESIDE:
-        if (session.path / f"{table}.parquet").is_file():
-            read = f"read_parquet({_text(session.path / f'{table}.parquet')}, hive_partitioning = false)"
+        path = session.beside(table)
+        if path.is_file():
+            read = f"read_parquet({_text(path)}, hive_partitioning = false)"
             lines.append(f"CREATE OR REPLACE VIEW {schema}.{table} AS SELECT * FROM {read};")
     return lines
 

@@ -59,7 +59,7 @@ enum Verb {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Says something of a session's time; it stands in the session's folder.
+    /// Says something of a session's time, during a recording or later; it stands in events.parquet with author and version.
     Annotate {
         session: SessionId,
         text: String,
@@ -78,6 +78,12 @@ enum Verb {
         /// The stream that it is about, such as imu@1.
         #[arg(long)]
         stream: Option<String>,
+        /// The number of the annotation that this is the next version of; what is not said stays as it was.
+        #[arg(long, value_name = "NUMBER")]
+        corrects: Option<u64>,
+        /// That annotation stands no more; the text says why. All versions stay in annotations.jsonl.
+        #[arg(long, requires = "corrects")]
+        withdraw: bool,
     },
 }
 
@@ -157,6 +163,8 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
             kind,
             device,
             stream,
+            corrects,
+            withdraw,
         } => {
             let spec = AnnotationSpec {
                 session,
@@ -167,6 +175,8 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
                 device,
                 stream,
                 by: format!("uid:{}", rustix::process::geteuid().as_raw()),
+                corrects,
+                withdraw,
             };
             spec.check().map_err(Failure::Usage)?;
             let Response::Annotated(annotation) = ask(&dir, &Request::SessionAnnotate(spec), output)? else {
@@ -174,7 +184,12 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
             };
             output.result(&annotation, |annotation| {
                 let time = rfc3339(annotation.time_ns.div_euclid(1_000));
-                format!("annotation {} at {time}", annotation.n)
+                let number = annotation.number();
+                match (annotation.version, annotation.withdrawn) {
+                    (1, _) => format!("annotation {number} at {time}"),
+                    (version, false) => format!("annotation {number} at {time}, version {version}"),
+                    (version, true) => format!("annotation {number} withdrawn, by version {version}"),
+                }
             })
         }
         Verb::Show { session, .. } => {
