@@ -4,6 +4,7 @@ use super::annotations::Said;
 use super::files::Hashes;
 use super::gaps::{Gap, gaps};
 use super::manifest::{HubEpochFact, LogFact, MANIFEST, Manifest, PartFact, StreamFact, TableFact};
+use super::overview::{OVERVIEW, OverviewTable};
 use super::parquet::{StreamJob, Unsynced, WrittenStream, stream_dir, write_stream};
 use super::publish::{self, Aside, Plan};
 use super::receipt::{Receipt, StreamOutcome};
@@ -53,7 +54,8 @@ impl Job<'_> {
         progress: &dyn Fn(Progress),
     ) -> Result<(Manifest, Receipt, Plan), CompactError> {
         let streams = self.streams();
-        let mut written = self.write_streams(&streams, &aside.streams(), progress)?;
+        let (mut written, overview) =
+            self.write_streams(&streams, &aside.streams(), aside.file(OVERVIEW), progress)?;
         for ((survey, plan), written) in streams.iter().zip(&mut written) {
             self.take_on(session_dir, &aside.streams(), survey, plan, written)?;
         }
@@ -70,7 +72,8 @@ impl Job<'_> {
                 gaps,
             })
             .collect();
-        let tables = self.tables().write(&|name| aside.file(name), &of_streams)?;
+        let mut tables = self.tables().write(&|name| aside.file(name), &of_streams)?;
+        tables.push(overview);
         let table_facts = tables.iter().map(WrittenTable::fact);
         let (earlier_maps, kept) = self.keep_map(session_dir, aside);
         let manifest = Manifest {
@@ -151,12 +154,13 @@ impl Job<'_> {
         Ok((signed.receipt, names))
     }
 
-    /// Writes streams and events alone, and gives the manifest that tells of them.
+    /// Writes streams, what they come to from afar, and events alone, and gives the manifest that tells of them.
     pub fn write_live(&self, dir: &Path, progress: &dyn Fn(Progress)) -> Result<Manifest, CompactError> {
         let streams = self.streams();
-        let written = self.write_streams(&streams, &dir.join("streams"), progress)?;
+        let (written, overview) =
+            self.write_streams(&streams, &dir.join("streams"), dir.join(OVERVIEW), progress)?;
         let events = self.tables().write_events(&dir.join(EVENTS))?;
-        Ok(self.manifest(&streams, &written, vec![events.fact()]))
+        Ok(self.manifest(&streams, &written, vec![events.fact(), overview.fact()]))
     }
 
     fn tables(&self) -> Tables<'_> {
@@ -183,8 +187,9 @@ impl Job<'_> {
         &self,
         streams: &[(&DeviceSurvey, &Arc<StreamPlan>)],
         streams_dir: &Path,
+        overview: PathBuf,
         progress: &dyn Fn(Progress),
-    ) -> Result<Vec<WrittenStream>, CompactError> {
+    ) -> Result<(Vec<WrittenStream>, WrittenTable), CompactError> {
         let stop_us = self
             .session
             .stopped
@@ -201,8 +206,10 @@ impl Job<'_> {
                 stop_us,
                 streams_dir,
                 generation: self.generation,
+                beside: streams.len().min(STREAMS_AT_ONCE),
             })
             .collect();
+        let mut overview = OverviewTable::new(self.disk, overview, self.options);
         let (mut written, mut dirs) = (Vec::with_capacity(jobs.len()), BTreeSet::new());
         for some in jobs.chunks(STREAMS_AT_ONCE) {
             let (before, of) = (written.len(), jobs.len());
@@ -214,7 +221,11 @@ impl Job<'_> {
                 })
             };
             let of_some = parallel::map(self.options.compaction_threads, some, write_stream, done)?;
-            let (of_some, unsynced): (Vec<_>, Vec<_>) = of_some.into_iter().unzip();
+            let (mut of_some, unsynced): (Vec<_>, Vec<_>) = of_some.into_iter().unzip();
+            for (job, stream) in some.iter().zip(&mut of_some) {
+                let seen = std::mem::take(&mut stream.overview);
+                overview.put(job.survey.device.as_str(), &job.plan.key.to_string(), seen)?;
+            }
             written.extend(of_some);
             // Together: a file system gathers syncs that wait at the same time.
             let unsynced: Vec<Unsynced> = unsynced.into_iter().flatten().collect();
@@ -230,7 +241,7 @@ impl Job<'_> {
             self.disk.sync_dir(dir).map_err(io)
         };
         parallel::map(self.options.syncs_at_once, &dirs, sync, |_| {})?;
-        Ok(written)
+        Ok((written, overview.finish()?))
     }
 
     /// Parts that came out as they were before become other names of the old files.

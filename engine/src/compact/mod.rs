@@ -6,6 +6,7 @@
 //! timeline  all clocks of the session on one time                                   -> evidence
 //! runs      the rows of one stream in order of (time, epoch, seq)                   -> source, columns
 //! parquet   one encoder for each file                                               -> encodings, metadata, files
+//! overview  what streams come to in buckets of time
 //! annotations   what people said by then
 //! tables    events, gaps, channels, clock evidence, clock maps                      -> gaps
 //! maps      reads the last two back
@@ -34,6 +35,7 @@ mod live;
 mod manifest;
 mod maps;
 mod metadata;
+mod overview;
 mod parallel;
 mod parquet;
 mod publish;

@@ -9,6 +9,7 @@ use super::encode::{FileWriter, Scratch};
 use super::encodings::{self, Encodings};
 use super::files::{HashedFile, Hashes};
 use super::metadata::stream_schema;
+use super::overview::Overview;
 use super::runs::RowMerge;
 use super::source::{FrameSource, Piece};
 use super::survey::{DeviceSurvey, StreamPlan};
@@ -49,6 +50,8 @@ pub struct StreamJob<'a> {
     /// The folder that stands for `streams/`.
     pub streams_dir: &'a Path,
     pub generation: u32,
+    /// Streams that are written meanwhile, this one included.
+    pub beside: usize,
 }
 
 /// What a stream came to.
@@ -60,6 +63,7 @@ pub struct WrittenStream {
     pub after_stop: u64,
     /// The widest bound; infinite if one is.
     pub err_us_max: f32,
+    pub overview: Overview,
 }
 
 /// One file of it.
@@ -126,7 +130,10 @@ pub fn write_stream(job: &StreamJob<'_>) -> Result<(WrittenStream, Option<Unsync
         job.timeline.clone(),
     )?;
     let mut builder = BatchBuilder::new(schema.clone(), &plan.declaration);
-    let mut written = WrittenStream::default();
+    let mut written = WrittenStream {
+        overview: Overview::new(&schema, job.beside),
+        ..WrittenStream::default()
+    };
     let mut part: Option<Part<'_>> = None;
     let mut unsynced = None;
     loop {
@@ -163,6 +170,7 @@ pub fn write_stream(job: &StreamJob<'_>) -> Result<(WrittenStream, Option<Unsync
                 .finish()
                 .map_err(|error| CompactError::encoding(plan.key.to_string(), &error))?;
             count(&batch, job.stop_us, &mut written);
+            written.overview.add(&batch);
             current.write(&batch, bytes, job.options)?;
             drop(batch);
             builder.reclaim();
@@ -184,6 +192,7 @@ pub fn write_stream(job: &StreamJob<'_>) -> Result<(WrittenStream, Option<Unsync
             break;
         }
     }
+    written.overview.finish();
     Ok((written, unsynced))
 }
 
@@ -331,7 +340,60 @@ fn sample(
         .map_err(|error| CompactError::encoding(job.plan.key.to_string(), &error))
 }
 
-/// Writes a table beside the streams, durably; its name is the caller's to sync.
+/// A table beside the streams, under way.
+pub struct TableWriter<'a> {
+    disk: &'a dyn Disk,
+    path: PathBuf,
+    writer: FileWriter<HashedFile<'a>>,
+    group_rows: usize,
+    group_rows_max: usize,
+}
+
+impl<'a> TableWriter<'a> {
+    /// `head` gives so many of the first rows, or what there is: what encodings are chosen on.
+    pub fn create(
+        disk: &'a dyn Disk,
+        path: &Path,
+        schema: &SchemaRef,
+        head: impl Fn(usize) -> RecordBatch,
+        options: &Options,
+    ) -> Result<Self, CompactError> {
+        let io = |error| CompactError::from(StorageError::io("making", disk.describe(path), error));
+        let parquet = |error| CompactError::parquet(disk, path, error);
+        let encodings = Encodings::choose(schema, |rows| Ok(head(rows)), parquet)?;
+        let file = HashedFile::create(disk, path, options).map_err(io)?;
+        let writer = encodings
+            .writer(file, schema, encodings::scratch().map_err(parquet)?)
+            .map_err(parquet)?;
+        Ok(Self {
+            disk,
+            path: path.to_owned(),
+            writer,
+            group_rows: 0,
+            group_rows_max: options.row_group_rows,
+        })
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), CompactError> {
+        let parquet = |error| CompactError::parquet(self.disk, &self.path, error);
+        self.writer.write(batch).map_err(parquet)?;
+        self.group_rows += batch.num_rows();
+        if self.group_rows >= self.group_rows_max {
+            self.writer.end_group().map_err(parquet)?;
+            self.group_rows = 0;
+        }
+        Ok(())
+    }
+
+    /// Makes it durable; its name is the caller's to sync.
+    pub fn finish(self) -> Result<Hashes, CompactError> {
+        let (hashes, file, _) = finish(self.disk, &self.path, self.writer)?;
+        file.sync(self.disk)?;
+        Ok(hashes)
+    }
+}
+
+/// Writes a table beside the streams that is at hand as a whole.
 pub fn write_table(
     disk: &dyn Disk,
     path: &Path,
@@ -339,27 +401,13 @@ pub fn write_table(
     batches: &[RecordBatch],
     options: &Options,
 ) -> Result<Hashes, CompactError> {
-    let io = |error| CompactError::from(StorageError::io("making", disk.describe(path), error));
-    let parquet = |error| CompactError::parquet(disk, path, error);
     let head = |rows: usize| match batches.first() {
-        Some(batch) => Ok(batch.slice(0, rows.min(batch.num_rows()))),
-        None => Ok(RecordBatch::new_empty(schema.clone())),
+        Some(batch) => batch.slice(0, rows.min(batch.num_rows())),
+        None => RecordBatch::new_empty(schema.clone()),
     };
-    let encodings = Encodings::choose(schema, head, parquet)?;
-    let file = HashedFile::create(disk, path, options).map_err(io)?;
-    let mut writer = encodings
-        .writer(file, schema, encodings::scratch().map_err(parquet)?)
-        .map_err(parquet)?;
-    let mut group_rows = 0;
+    let mut writer = TableWriter::create(disk, path, schema, head, options)?;
     for batch in batches {
-        writer.write(batch).map_err(parquet)?;
-        group_rows += batch.num_rows();
-        if group_rows >= options.row_group_rows {
-            writer.end_group().map_err(parquet)?;
-            group_rows = 0;
-        }
+        writer.write(batch)?;
     }
-    let (hashes, file, _) = finish(disk, path, writer)?;
-    file.sync(disk)?;
-    Ok(hashes)
+    writer.finish()
 }

@@ -171,9 +171,9 @@ class Session:
         chosen = [(s, self.stream(s)) if isinstance(s, str) else (named(s), s) for s in streams]
         return align(chosen, hz=hz, max_gap=max_gap, method=method, start=start, end=end)
 
-    def beside(self, table: str) -> Path:
-        """Where a table beside the streams stands, such as `events`; while it is recorded that is the only one."""
-        return (self.path / "live" if self.is_live else self.path) / f"{table}.parquet"
+    def beside(self, table: str, suffix: str = "parquet") -> Path:
+        """Where a table beside the streams stands, such as `events`; while it is recorded there are `events` and `overview`."""
+        return (self.path / "live" if self.is_live else self.path) / f"{table}.{suffix}"
 
     def _receipts(self) -> list[Path]:
         return sorted(self.path.glob("receipt-[0-9]*.json"), key=_number)
@@ -257,6 +257,44 @@ class Stream:
                 if scale or offset:
                     frame[name] = _scaled(frame[name], float(scale or 1), float(offset or 0))
         return frame
+
+    def overview(self, points: int = 2000, *, start: Moment | None = None, end: Moment | None = None) -> pd.DataFrame:
+        """At most so many buckets of time with `min`, `max`, `mean` and `count` of each channel of numbers, as stored.
+
+        The index is where a bucket begins, columns are (channel, what), `attrs["width_us"]` is how wide it is; buckets without a
+        sample are not there. Made from `overview.parquet`, however long the stream; from the samples of a span that is too short for
+        it. Buckets at both ends of a span may reach beyond it.
+        """
+        from .overview import overview
+
+        return overview(self, points, start, end)
+
+    def statistics(self) -> pd.DataFrame:
+        """A row for each channel of numbers: `count`, `min`, `max`, `mean` of the values as stored, from `overview.parquet`.
+
+        `attrs` has `rows`, `rate_hz` between the first sample and the last, `first`, `last`, and `missing`, which is None where
+        nobody knows how many were captured.
+        """
+        from .overview import statistics
+
+        frame = statistics(self)
+        frame.attrs = self._facts()
+        return frame
+
+    def _facts(self) -> dict[str, Any]:
+        import pandas as pd
+
+        of = (self.device, self.label)
+        said = _said(self.session.beside("manifest", "json"))["streams"]
+        parts = [part for stream in said if (stream["device"], stream["stream"]) == of for part in stream["parts"]]
+        rows = sum(int(part["rows"]) for part in parts)
+        first = pd.Timestamp(parts[0]["first_time"]) if parts else None
+        last = pd.Timestamp(parts[-1]["last_time"]) if parts else None
+        lasted = (last - first).total_seconds() if first and last else 0
+        counted = [] if self.session.is_live else self.session.receipt().streams()
+        missing = [row["missing"] for row in counted if (row["device"], row["stream"]) == of]
+        return {"rows": rows, "rate_hz": (rows - 1) / lasted if lasted else None, "first": first, "last": last,
+                "missing": missing[0] if missing else None}
 
     def quantities(self, **how: Any) -> dict[str, Any]:
         """Scaled channels that have a unit as arrays of `pint`, which must be installed. Takes what :meth:`df` takes.

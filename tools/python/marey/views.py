@@ -6,14 +6,14 @@ from pathlib import Path
 
 from .recording import Session, open
 
-BESIDE = ("events", "gaps", "channels", "clock_probes", "clock_map")
+BESIDE = ("events", "gaps", "overview", "channels", "clock_probes", "clock_map")
 
 
 def views(path: str | os.PathLike[str]) -> str:
     """The SQL that makes the views of a hub's or a session's folder. Paths in it are absolute.
 
     Session `walk-01` is the schema `"walk-01"`, stream `imu@1` the view `imu_1`. While a session is recorded its rolling parts are
-    read, and of the tables beside the streams there are the events alone.
+    read, and of the tables beside the streams there are events and overview.
     """
     hub = open(Path(path).resolve())
     return "\n".join(line for name in hub.sessions() for line in _of(hub.session(name))) + "\n"

@@ -17,7 +17,9 @@ import marey
 from marey.__main__ import main
 
 
-class Folder(unittest.TestCase):
+class Session(unittest.TestCase):
+    """A session's folder, which tests fill."""
+
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -67,6 +69,8 @@ class Folder(unittest.TestCase):
         with mock.patch("sys.argv", ["marey", "check", str(self.path)]), contextlib.redirect_stdout(io.StringIO()) as out:
             return main(), out.getvalue()
 
+
+class Folder(Session):
     def test_lists_are_scaled_like_numbers(self):
         self.stream()
         stream = self.session().stream("imu")
