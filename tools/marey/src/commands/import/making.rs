@@ -150,6 +150,9 @@ impl Target {
     }
 }
 
+/// 140 years, beyond which stamps are taken for damage.
+pub const TIME_MAX_NS: i64 = 4_400_000_000 * 1_000_000_000;
+
 /// A recording was stopped so long after its last sample: the times of samples are better than what is known of that moment.
 const STOPPED_AFTER_NS: i64 = 1_000_000_000;
 

@@ -8,7 +8,7 @@ mod file;
 
 use super::bad::Bad;
 use super::header::device_name;
-use super::making::{Origin, Target, beginning, hash, session_name};
+use super::making::{Origin, TIME_MAX_NS, Target, beginning, hash, session_name};
 use super::sender::{Sender, Sink, steady};
 use crate::commands::export::{DECLARATION, FACTS};
 use crate::hubdir;
@@ -186,7 +186,7 @@ fn survey(arguments: &Mcap, messages: &mut Messages, output: &Output) -> Result<
                 return Ok(());
             };
             number += 1;
-            let judged = Message::parse(data).and_then(|message| taken.fields.take(&message));
+            let judged = parsed(time_ns, data).and_then(|message| taken.fields.take(&message));
             match judged {
                 Ok(()) => {
                     taken.samples += 1;
@@ -204,6 +204,14 @@ fn survey(arguments: &Mcap, messages: &mut Messages, output: &Output) -> Result<
     )?;
     survey.settle();
     Ok(survey)
+}
+
+/// A message of a time that can be.
+fn parsed(time_ns: i64, data: &[u8]) -> std::result::Result<Message, String> {
+    match time_ns <= TIME_MAX_NS {
+        true => Message::parse(data),
+        false => Err("its time is none that can be".to_owned()),
+    }
 }
 
 fn say(output: &Output, what: &str, percent: u64) {
@@ -379,7 +387,7 @@ fn send(
         &mut |percent| say(output, "reading", percent),
         &mut |channel, time_ns, data| {
             if survey.events == Some(channel) {
-                if let Some((device, event)) = device_event(data)
+                if let Some((device, event)) = device_event(data).filter(|_| time_ns <= TIME_MAX_NS)
                     && let Some(&at) = by_name.get(&device)
                 {
                     events += 1;
@@ -390,7 +398,7 @@ fn send(
             let Some(taken) = survey.taken.get(&channel) else {
                 return Ok(());
             };
-            let Ok(message) = Message::parse(data) else {
+            let Ok(message) = parsed(time_ns, data) else {
                 return Ok(());
             };
             let Ok(values) = taken.fields.values(&message) else {

@@ -3,7 +3,7 @@
 //! A column is of numbers, truths or texts as its first value is; what does not fit it is bad. Numbers are whole as long as all are.
 
 use super::super::bad::Bad;
-use super::super::making::{open_file, unreadable, utc_ns};
+use super::super::making::{TIME_MAX_NS, open_file, unreadable, utc_ns};
 use super::super::sender::{Sender, Sink};
 use crate::output::{Failure, Result};
 use marey_device::replay::TimeUnit;
@@ -372,9 +372,6 @@ impl Survey {
         self.last_ns = time_ns;
     }
 }
-
-/// 140 years, beyond which stamps are taken for damage.
-const TIME_MAX_NS: i64 = 4_400_000_000 * 1_000_000_000;
 
 /// A time of day; without a zone it is UTC.
 fn iso_ns(cell: &str) -> Option<i64> {

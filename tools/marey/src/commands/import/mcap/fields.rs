@@ -120,16 +120,21 @@ impl Fields {
         self.err_us_max.filter(|_| self.declared.is_some())
     }
 
-    /// A sample's index, where Marey exported it.
+    /// A sample's index, where Marey exported it: whole, and none that Parquet has no number for.
     pub fn index(&self, message: &Message) -> Option<u64> {
         self.declared.as_ref()?;
-        message.get("seq")?.as_u64()
+        u64::try_from(message.get("seq")?.as_i64()?).ok()
     }
 
     /// Looks at a message.
     pub fn take(&mut self, message: &Message) -> Result<(), String> {
         if let Some(declared) = &self.declared {
             values(declared, message)?;
+            if let Some(seq) = message.get("seq")
+                && self.index(message).is_none()
+            {
+                return Err(format!("seq: {} is no index of a sample", shown(seq)));
+            }
             let err_us = message.get("time_err_us").and_then(Value::as_f64);
             self.err_us_max = self
                 .err_us_max

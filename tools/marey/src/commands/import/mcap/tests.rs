@@ -201,13 +201,15 @@ fn bad_messages_are_named_and_keep_all_of_it_out_unless_they_are_left_out() {
             (2, "{\"v\":"),
             (3, deep.as_str()),
             (4, "{\"v\":2}"),
+            // In the year 2122.
+            (3_000_000_000_000, "{\"v\":3}"),
         ],
     )]);
     let refused = run(&dir, &mcap(&dir, &bytes))
         .expect_err("there are bad ones")
         .to_string();
     assert!(
-        refused.contains("2 of 4 messages are bad") && refused.contains("--skip-bad-messages"),
+        refused.contains("3 of 5 messages are bad") && refused.contains("--skip-bad-messages"),
         "{refused}"
     );
     assert!(!dir.path().join("sessions/session=run_7").exists());
@@ -225,9 +227,31 @@ fn bad_messages_are_named_and_keep_all_of_it_out_unless_they_are_left_out() {
             imported.bad[0].message,
             imported.bad[0].topic.as_str()
         ),
-        (2, 2, "/a/b")
+        (3, 2, "/a/b")
     );
+    assert_eq!(imported.bad[2].why, "its time is none that can be");
     assert_eq!(all(&dir, &imported)["a/b@1"].1, ["1 [I64(1)]", "4 [I64(2)]"]);
+}
+
+/// Beyond 2^63 an index would leave the range of the column, and of what counts on.
+#[test]
+fn an_index_that_can_not_be_is_bad() {
+    let declared = Declaration::from_json(br#"{"name":"imu","fields":[{"name":"x","type":"i64"}]}"#);
+    let mut fields = Fields::new(Some(declared.expect("it is one")));
+    for (seq, is_good) in [
+        ("0", true),
+        ("9223372036854775807", true),
+        ("9223372036854775808", false),
+        ("-1", false),
+        ("1.5", false),
+        ("\"7\"", false),
+    ] {
+        let json = format!("{{\"x\":1,\"seq\":{seq}}}");
+        let message = Message::parse(json.as_bytes()).expect("it is JSON");
+        let taken = fields.take(&message);
+        assert_eq!(taken.is_ok(), is_good, "{seq}: {taken:?}");
+        assert_eq!(fields.index(&message).is_some(), is_good, "{seq}");
+    }
 }
 
 #[test]
