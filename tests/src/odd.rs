@@ -1,11 +1,13 @@
 //! A published session with what formats stumble over: several devices and clocks, an epoch that begins anew, gaps, a stream of
-//! which nothing came, every type of value, numbers at the ends of their ranges, texts with quotes and line ends, units and labels of any kind, events.
+//! which nothing came, every type of value, numbers at the ends of their ranges, texts with quotes and line ends, units and labels
+//! of any kind, events, annotations.
 //!
 //! Owns: the recording. What becomes of it elsewhere is held against its Parquet.
 
 #![allow(clippy::disallowed_methods, reason = "a test stands outside of the hub")]
 
 use bytes::Bytes;
+use marey_engine::annotation::{self, NewAnnotation};
 use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{Batch, LogHandle, NewSession, Options, Outcome, Stamp, Store};
@@ -35,7 +37,7 @@ const SILENT: &str = r#"{"name":"silent","fields":[{"name":"word","type":"utf8"}
 const SILENT_CAPTURED: u64 = 5;
 
 /// Texts of its notes, in turn.
-pub const TEXTS: [&str; 8] = [
+pub const TEXTS: [&str; 9] = [
     "plain",
     "comma, \"quoted\"",
     "two\nlines\r\nand\ttab",
@@ -44,6 +46,7 @@ pub const TEXTS: [&str; 8] = [
     "µ ☃ 𝄞",
     "=1+1",
     "  spaces  ",
+    "nul\0, bell\u{7}, next\u{85}line",
 ];
 
 /// Makes a hub with the session in a folder: `seconds` of it, sealed.
@@ -94,12 +97,40 @@ pub fn record(dir: &Path, seconds: u64) {
     let mut watch = Device::open(&store, "Watch-2", 3, 77_000_000_000, 0);
     watch.probes(seconds);
     watch.gsr(4 * seconds);
-    watch.notes(8.max(seconds / 4));
+    watch.notes(9.max(seconds / 4));
     watch.silent();
     watch.commit();
+    annotate(&OsDisk::new(dir), &id);
     store.stop_session(&id).expect("stopped");
     store.seal_session(&id, &|_| {}).expect("sealed");
     store.close().expect("closed");
+}
+
+/// What people said: of all of the session, and of a stream.
+fn annotate(disk: &dyn Disk, session: &SessionId) {
+    let said = NewAnnotation {
+        time_ns: (START_S + 7) * 1_000_000_000,
+        duration_s: None,
+        kind: "note".to_owned(),
+        text: "she stands, \"well\"".to_owned(),
+        device: None,
+        stream: None,
+        by: "Dr. Weiss".to_owned(),
+        said_utc_ns: (START_S + 9) * 1_000_000_000,
+        corrects: None,
+        withdrawn: false,
+    };
+    let of_stream = NewAnnotation {
+        time_ns: (START_S + 2) * 1_000_000_000,
+        duration_s: Some(0.5),
+        kind: "artefact".to_owned(),
+        device: Some(DeviceId::new("phone_1").expect("a name")),
+        stream: Some("imu@1".to_owned()),
+        ..said.clone()
+    };
+    for said in [said, of_stream] {
+        annotation::append(disk, session, said).expect("said");
+    }
 }
 
 /// A device in one epoch.

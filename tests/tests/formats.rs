@@ -287,6 +287,10 @@ fn pseudonyms_hide_what_they_are_for() {
         "a device's name would tell",
     );
     refused(
+        &PSEUDONYMS.replace("dev-b", "of_Odd1"),
+        "would tell of session \"odd-1\"",
+    );
+    refused(
         &PSEUDONYMS.replace("s-7", "of_THUMB"),
         "the session's pseudonym would tell",
     );

@@ -139,9 +139,10 @@ impl Panel {
         }
         for line in &self.lines {
             let points = path(line.iter().map(|&(at, value)| (x(at), y(value))));
+            // Round ends: a sample between two that are missing is a dot, else nothing.
             writeln!(
                 to,
-                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{UP}\"/>"
+                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{UP}\" stroke-linecap=\"round\"/>"
             )?;
         }
         for dots in &self.dots {

@@ -159,9 +159,9 @@ def _values(column: pa.Array) -> tuple[Any, Any]:
         flat = column.flatten().to_numpy(zero_copy_only=False)
         return flat.reshape(len(column), kind.list_size), flat.dtype
     if pa.types.is_string(kind):
-        # HDF5 has no null: what was not said is empty.
+        # HDF5 has no null: what was not said is empty. A text of it ends at a NUL, so that its picture stands there.
         texts = np.empty(len(column), dtype=object)
-        texts[:] = [text or "" for text in column.to_pylist()]
+        texts[:] = [(text or "").replace("\0", "\u2400") for text in column.to_pylist()]
         return texts, h5py.string_dtype()
     if pa.types.is_binary(kind):
         blobs = np.empty(len(column), dtype=object)

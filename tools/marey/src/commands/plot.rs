@@ -360,8 +360,8 @@ fn marks(recording: &Recording<'_>, axis: &Axis) -> Result<Vec<f64>> {
             .column_by_name("source")
             .and_then(|column| column.as_string_opt::<i32>());
         for (row, &time_us) in times(batch, "time").iter().enumerate() {
-            let is_of_device = sources.is_none_or(|sources| sources.value(row) == "device");
-            if is_of_device && (axis.from_us..=axis.until_us).contains(&time_us) && marks.len() < EVENTS_MAX {
+            let is_of_hub = sources.is_some_and(|sources| sources.value(row) == "hub");
+            if !is_of_hub && (axis.from_us..=axis.until_us).contains(&time_us) && marks.len() < EVENTS_MAX {
                 marks.push(axis.second(time_us));
             }
         }

@@ -17,7 +17,7 @@ use std::fmt::Write;
 pub enum Style {
     /// RFC 4180: quotes where they are needed. Bytes in hexadecimal, lists as JSON, `NaN`, `inf`, `-inf`.
     Csv,
-    /// Tab-separated as BIDS has it: no quotes, so that tabs and line ends become spaces; `n/a` for what is no number.
+    /// Tab-separated as BIDS has it: no quotes, so that tabs, line ends and their like become spaces; `n/a` for what is no number.
     Tsv,
     /// Bytes in base 64; what JSON has no number for as protobuf's JSON has it: "NaN", "Infinity", "-Infinity".
     Json,
@@ -137,10 +137,7 @@ pub fn text(text: &str, style: Style, to: &mut String) -> Result {
         },
         Style::Tsv => match text.is_empty() {
             true => to.push_str("n/a"),
-            false => to.extend(
-                text.chars()
-                    .map(|c| if matches!(c, '\t' | '\n' | '\r') { ' ' } else { c }),
-            ),
+            false => to.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c })),
         },
     }
     Ok(())

@@ -90,7 +90,7 @@ pub struct Changes {
     metadata_kept: Vec<String>,
     metadata_left_out: Vec<String>,
     event_texts_left_out: bool,
-    /// What streams say of themselves that names a participant.
+    /// What streams say of themselves that names a participant or a session.
     labels_left_out: Vec<String>,
     /// Streams with texts, which are exported as they are.
     texts: Vec<String>,
@@ -176,22 +176,28 @@ impl Disguise {
         }
         let exported = self.metadata(&session.metadata).into_iter();
         said.extend(exported.map(|(key, value)| (format!("the metadata's {key}"), value)));
-        for (what, text) in said {
-            if let Some(name) = known.told_in(&text) {
-                return Err(Failure::fault(format!(
-                    "{what} would tell of participant {name:?}: {text:?}; give it another name, or leave it out"
-                )));
-            }
+        let of_session = streams.iter().find_map(|stream| {
+            let name = known.session_told_in(&stream.device)?;
+            Some(("a device's name", "session", name, stream.device.clone()))
+        });
+        let of_participant = said.iter().find_map(|(what, text)| {
+            let name = known.told_in(text)?;
+            Some((what.as_str(), "participant", name, text.clone()))
+        });
+        match of_participant.or(of_session) {
+            None => Ok(()),
+            Some((what, of, name, text)) => Err(Failure::fault(format!(
+                "{what} would tell of {of} {name:?}: {text:?}; give it another name, or leave it out"
+            ))),
         }
-        Ok(())
     }
 
-    /// Takes from a stream what it says of itself where that names a participant.
+    /// Takes from a stream what it says of itself where that names a participant or a session.
     pub fn hide(&self, stream: &mut Stream) {
         let Some(known) = &self.pseudonyms else { return };
         let (hidden, name) = (&mut stream.hidden, &stream.name);
         let mut hide = |what: &str, text: &mut Option<String>| {
-            if text.as_deref().is_some_and(|text| known.told_in(text).is_some()) {
+            if text.as_deref().is_some_and(|text| !known.is_harmless(text)) {
                 *text = None;
                 hidden.push(format!("{what} of {name} of {}", stream.device));
             }
@@ -298,18 +304,21 @@ impl Disguise {
             "text" => known.keep.event_texts,
             name => HARMLESS_COLUMNS.contains(&name),
         };
+        let is_kept = |text: &str| {
+            is_kept
+                && match name {
+                    // A word of how a session is made may be its name.
+                    "channel" | "kind" | "stream" => known.told_in(text).is_none(),
+                    _ => known.is_harmless(text),
+                }
+        };
         let renamed: StringArray = match name {
             "device" => texts.map(|text| Some(self.device_named(text?))).collect(),
             // Where a column has no null, what is left out is empty.
-            _ if column.null_count() == 0 && name != "text" => {
-                let is_kept = |text: &str| is_kept && known.told_in(text).is_none();
-                texts
-                    .map(|text| Some(text.filter(|text| is_kept(text)).unwrap_or_default()))
-                    .collect()
-            }
-            _ => texts
-                .map(|text| text.filter(|text| is_kept && known.told_in(text).is_none()))
+            _ if column.null_count() == 0 && name != "text" => texts
+                .map(|text| Some(text.filter(|text| is_kept(text)).unwrap_or_default()))
                 .collect(),
+            _ => texts.map(|text| text.filter(|text| is_kept(text))).collect(),
         };
         Some(Arc::new(renamed))
     }
@@ -366,14 +375,17 @@ impl Pseudonyms {
 
     /// The participant whose own name stands in a text, however it is written there: `P-07` in `p07_phone`.
     fn told_in(&self, text: &str) -> Option<&str> {
-        let text = letters(text);
-        let mut names = self.participants.keys();
-        names
-            .find(|name| {
-                let name = letters(name);
-                name.chars().count() >= NAME_CHARS_LEAST && text.contains(&name)
-            })
-            .map(String::as_str)
+        told(self.participants.keys(), text)
+    }
+
+    /// The session that a text names: what is imported is often called after its file, device and sensor too.
+    fn session_told_in(&self, text: &str) -> Option<&str> {
+        told(self.sessions.keys(), text)
+    }
+
+    /// Whether a label may be exported.
+    fn is_harmless(&self, label: &str) -> bool {
+        self.told_in(label).or(self.session_told_in(label)).is_none()
     }
 }
 
@@ -430,6 +442,16 @@ fn is_of_participant(key: &str) -> bool {
     PARTICIPANT.contains(&key)
 }
 
+/// The name that stands in a text, however it is written there.
+fn told<'n>(mut names: impl Iterator<Item = &'n String>, text: &str) -> Option<&'n str> {
+    let text = letters(text);
+    let is_told = |name: &&String| {
+        let name = letters(name);
+        name.chars().count() >= NAME_CHARS_LEAST && text.contains(&name)
+    };
+    names.find(is_told).map(String::as_str)
+}
+
 /// Its letters and digits, all small.
 fn letters(text: &str) -> String {
     let letters = text.chars().filter(|c| c.is_alphanumeric());
@@ -461,4 +483,88 @@ fn once<'n>(table: &str, names: impl Iterator<Item = &'n str>) -> std::result::R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::{Field, Schema};
+
+    fn disguise(toml: &str) -> Disguise {
+        Disguise {
+            pseudonyms: Some(toml::from_str(toml).expect("it is one")),
+        }
+    }
+
+    fn times(times_us: [i64; 2]) -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from_iter_values(times_us).with_timezone("UTC"))
+    }
+
+    fn texts(texts: [Option<&str>; 2]) -> ArrayRef {
+        Arc::new(StringArray::from_iter(texts))
+    }
+
+    fn batch(columns: Vec<(&str, bool, ArrayRef)>) -> RecordBatch {
+        let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = columns
+            .into_iter()
+            .map(|(name, nullable, column)| (Field::new(name, column.data_type().clone(), nullable), column))
+            .unzip();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch")
+    }
+
+    #[test]
+    fn every_time_is_shifted_but_that_of_a_gap_that_has_none() {
+        const DAY_US: i64 = 86_400_000_000;
+        let disguise = disguise("shift_days = 2\n[sessions]\n");
+        let of = |batch: &RecordBatch| {
+            let times = batch.column(0).as_primitive::<TimestampMicrosecondType>();
+            times.values().to_vec()
+        };
+        let stamps: ArrayRef = Arc::new(Int64Array::from(vec![0, 5]));
+        let rows = batch(vec![
+            ("time", false, times([0, 7])),
+            ("device_time_ns", false, stamps),
+        ]);
+        let shifted = disguise.rows(&rows).expect("shifted");
+        assert_eq!(of(&shifted), [2 * DAY_US, 2 * DAY_US + 7]);
+        let stamps = shifted.column(1).as_primitive::<Int64Type>().values();
+        assert_eq!(stamps.as_ref(), [2_000 * DAY_US, 2_000 * DAY_US + 5]);
+        let table = |name: &str| of(&disguise.table(name, &rows).expect("shifted"));
+        assert_eq!(table("events"), [2 * DAY_US, 2 * DAY_US + 7]);
+        assert_eq!(table(GAPS), [0, 2 * DAY_US + 7]);
+    }
+
+    #[test]
+    fn texts_of_tables_are_left_out_unless_somebody_vouches_for_them() {
+        let rows = batch(vec![
+            ("device", false, texts([Some("phone_1"), Some("other")])),
+            ("kind", false, texts([Some("label"), Some("p07 stands")])),
+            ("text", true, texts([Some("she stands"), Some("P 07 stands")])),
+            ("author", false, texts([Some("Dr. No"), Some("x")])),
+            ("unit", true, texts([None, Some("m/s2")])),
+            ("stream", false, texts([Some("walk@1"), Some("")])),
+            ("description", true, texts([Some("made of Walk.csv"), Some("x")])),
+        ]);
+        let known =
+            "[sessions]\nwalk = \"s-1\"\n[participants]\nP-07 = \"A1\"\n[devices]\nphone_1 = \"dev-a\"\n";
+        let said = |toml: &str| {
+            let batch = disguise(toml).table("events", &rows).expect("it fits");
+            let column = |column: &ArrayRef| {
+                let texts = column.as_string::<i32>().iter();
+                texts.map(|text| text.map(str::to_owned)).collect::<Vec<_>>()
+            };
+            batch.columns().iter().map(column).collect::<Vec<_>>()
+        };
+        let is = |text: &str| Some(text.to_owned());
+        let left = said(known);
+        assert_eq!(left[0], [is("dev-a"), is("other")]);
+        assert_eq!(left[1], [is("label"), is("")]);
+        assert_eq!(left[2], [None, None]);
+        assert_eq!(left[3], [is(""), is("")]);
+        assert_eq!(left[4], [None, is("m/s2")]);
+        assert_eq!(left[5], [is("walk@1"), is("")]);
+        assert_eq!(left[6], [is(""), is("x")]);
+        let kept = said(&format!("{known}[keep]\nevent_texts = true\n"));
+        assert_eq!(kept[2], [is("she stands"), None], "none that names somebody");
+    }
 }

@@ -239,7 +239,8 @@ impl<'o> Recording<'o> {
         let wanted = |row: usize| {
             let (device, stream) = (devices.map(|it| it.value(row)), streams.map(|it| it.value(row)));
             let is_of = |it: &Stream| {
-                device.is_none_or(|device| device == it.id.as_str())
+                // What people say of all of a session is of no device.
+                device.is_none_or(|device| device.is_empty() || device == it.id.as_str())
                     && stream.is_none_or(|stream| stream.is_empty() || stream == it.name)
             };
             let begins = times.is_none_or(|times| times.value(row) < self.span.until_us);
