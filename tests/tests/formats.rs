@@ -383,6 +383,25 @@ fn what_can_not_be_is_said_in_a_sentence_and_leaves_nothing() {
             .contains("can't be written to")
     );
     assert_eq!(names(rig.folder.path()), before);
+    // One byte that is another, of samples and of a table: Parquet would give another value without a word.
+    let part = "streams/stream=imu@1/device=phone_1/part-g0001-000000.parquet";
+    for file in [part, "gaps.parquet"] {
+        let path = rig.session().join(file);
+        let bytes = std::fs::read(&path).expect("it is there");
+        let mut other = bytes.clone();
+        other[bytes.len() / 4] ^= 1;
+        std::fs::write(&path, other).expect("written");
+        for format in FORMATS {
+            let ran = rig.export(format, &out, &[]);
+            let said = ran.sentence(1);
+            assert!(
+                said.contains(file) && said.contains("not as it was published"),
+                "{said}"
+            );
+        }
+        std::fs::write(&path, bytes).expect("written");
+    }
+    assert_eq!(names(rig.folder.path()), before);
     // A session that nothing is published of, and a folder that is none.
     let manifest = rig.session().join("manifest.json");
     std::fs::rename(&manifest, rig.out("manifest.json")).expect("moved");

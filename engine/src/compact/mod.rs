@@ -86,7 +86,7 @@ pub(crate) use manifest::segment_path;
 pub(crate) use metadata::stream_schema;
 pub(crate) use runs::RowMerge;
 pub(crate) use source::FrameSource;
-pub(crate) use survey::DeviceSurvey;
+pub(crate) use survey::{DeviceSurvey, hash_file};
 pub(crate) use timeline::Timeline;
 pub(crate) use unreadable::Tolerant;
 

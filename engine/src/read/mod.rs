@@ -21,7 +21,7 @@ mod strip;
 mod tests;
 
 pub use gaps::{GapRow, gaps};
-pub use published::{Span, Table, published_manifest};
+pub use published::{Span, Table, check_published, published_manifest};
 pub use statistics::{ChannelStatistics, StreamParts, StreamStatistics, parts, statistics};
 pub use strip::{Stretch, span, strip};
 
@@ -75,6 +75,10 @@ pub enum ReadError {
     NotPublished { session: SessionId },
     #[error("{path}: {what}")]
     Parquet { path: PathBuf, what: String },
+    #[error(
+        "{path} is not as it was published; `marey verify` says what else is wrong, `marey compact {session} --again` makes it anew from the log"
+    )]
+    Changed { session: SessionId, path: PathBuf },
     #[error("rows can't be put together: {what}")]
     Rows { what: String },
 }

@@ -3,7 +3,7 @@
 use super::parquet_scan::ParquetScan;
 use super::snapshot::Snapshot;
 use super::{ReadError, Reader, no_stream};
-use crate::compact::Manifest;
+use crate::compact::{Manifest, StreamFact, hash_file};
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::options::Options;
@@ -43,6 +43,37 @@ pub fn published_manifest(disk: &dyn Disk, session: &SessionId) -> Result<(PathB
     }
 }
 
+/// Fails where a file of what is published is not as it was written: those of the streams that are wanted, and of the tables that are
+/// named. Parquet has no checksum of its values, and would give others without a word.
+///
+/// # Errors
+/// [`ReadError::Changed`] names the first.
+pub fn check_published(
+    disk: &dyn Disk,
+    session: &SessionId,
+    is_wanted: impl Fn(&StreamFact) -> bool,
+    tables: &[&str],
+) -> Result<(), ReadError> {
+    let (dir, manifest) = published_manifest(disk, session)?;
+    let streams = manifest.streams.iter().filter(|stream| is_wanted(stream));
+    let parts = streams
+        .flat_map(|stream| &stream.parts)
+        .map(|part| (&part.path, &part.hashes));
+    let tables = manifest
+        .tables
+        .iter()
+        .filter(|table| tables.contains(&table.path.as_str()))
+        .map(|table| (&table.path, &table.hashes));
+    for (path, hashes) in tables.chain(parts) {
+        let path = dir.join(path);
+        if hash_file(disk, &path)? != hashes.blake3 {
+            let (session, path) = (session.clone(), disk.describe(&path));
+            return Err(ReadError::Changed { session, path });
+        }
+    }
+    Ok(())
+}
+
 impl<'d> Reader<'d> {
     /// Opens what is published of a stream of a device, within a span. Frames that came later are not in it.
     pub fn published(
@@ -54,9 +85,7 @@ impl<'d> Reader<'d> {
         span: Span,
     ) -> Result<Self, ReadError> {
         let (dir, manifest) = published_manifest(disk, &session.id)?;
-        let is_it = |fact: &&crate::compact::StreamFact| {
-            fact.device == *device && fact.key().as_ref() == Some(stream)
-        };
+        let is_it = |fact: &&StreamFact| fact.device == *device && fact.key().as_ref() == Some(stream);
         if !manifest.streams.iter().any(|fact| is_it(&fact)) {
             return Err(no_stream(session, stream, device));
         }

@@ -16,7 +16,7 @@ use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use marey_engine::compact::{Manifest, StreamFact};
 use marey_engine::disk::Disk;
-use marey_engine::read::{Reader, Span, Table, published_manifest};
+use marey_engine::read::{Reader, Span, Table, check_published, published_manifest};
 use marey_engine::salvage::{Source, What};
 use marey_engine::{Options, Session};
 use marey_format::payload::StreamKey;
@@ -24,6 +24,14 @@ use marey_format::{Declaration, DeviceId, Field, FieldType, SessionId, StreamNam
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+
+/// Tables beside the streams that are read.
+const TABLES: [&str; 4] = [
+    "channels.parquet",
+    "clock_map.parquet",
+    "events.parquet",
+    "gaps.parquet",
+];
 
 /// Columns before the channels.
 pub const OWN_COLUMNS: usize = 5;
@@ -97,6 +105,12 @@ impl<'o> Recording<'o> {
         }
         let mut streams = streams(&source, &manifest, &session, choice, &disguise)?;
         disguise.check(&known, &streams)?;
+        // A changed byte would be another value, and nobody would know.
+        let is_wanted = |fact: &StreamFact| {
+            let is_it = |stream: &Stream| stream.id == fact.device && stream.name == fact.stream;
+            streams.iter().any(is_it)
+        };
+        check_published(&*source.disk(), &session, is_wanted, &TABLES)?;
         streams.iter_mut().for_each(|stream| disguise.hide(stream));
         let rows = streams.iter().map(|stream| stream.rows).sum();
         Ok(Self {
