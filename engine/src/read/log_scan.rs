@@ -2,11 +2,15 @@
 
 use super::plan::Later;
 use super::{BATCH_BYTES, BATCH_ROWS, ReadError};
-use crate::compact::{BatchBuilder, FrameSource, RowMerge, stream_schema};
+use crate::compact::{
+    BatchBuilder, DeviceSurvey, FrameEntry, FrameSource, RowMerge, Timeline, stream_schema,
+};
 use crate::disk::Disk;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use marey_format::SessionId;
+use marey_format::payload::StreamKey;
+use std::sync::Arc;
 
 /// The rows of frames that no part holds.
 #[derive(Debug)]
@@ -18,18 +22,25 @@ pub struct LogScan<'d> {
 
 impl<'d> LogScan<'d> {
     pub fn new(disk: &'d dyn Disk, session: &SessionId, later: Later) -> Result<Self, ReadError> {
-        let plan = later.survey.streams[&later.key].clone();
+        let (of, timeline) = ((&later.survey, &later.key), later.timeline.clone());
+        Self::of(disk, session, of, &|frame| later.lacks(frame), timeline)
+    }
+
+    /// The rows of those frames of a stream that are wanted.
+    pub fn of(
+        disk: &'d dyn Disk,
+        session: &SessionId,
+        (survey, key): (&DeviceSurvey, &StreamKey),
+        is_wanted: &dyn Fn(&FrameEntry) -> bool,
+        timeline: Arc<Timeline>,
+    ) -> Result<Self, ReadError> {
+        let plan = survey.streams[key].clone();
         let schema = stream_schema(&plan.declaration);
         let builder = BatchBuilder::new(schema.clone(), &plan.declaration);
-        let source = FrameSource::new(disk, session, &later.survey.device, &later.survey.epochs);
-        let frames = plan
-            .frames
-            .iter()
-            .filter(|frame| later.lacks(frame))
-            .copied()
-            .collect();
-        let Later { survey, timeline, .. } = later;
-        let merge = RowMerge::of_frames(source, plan, frames, survey.device, timeline)?;
+        let source = FrameSource::new(disk, session, &survey.device, &survey.epochs);
+        let frames = plan.frames.iter().filter(|frame| is_wanted(frame)).copied();
+        let frames = frames.collect();
+        let merge = RowMerge::of_frames(source, plan, frames, survey.device.clone(), timeline)?;
         Ok(Self {
             merge,
             builder,

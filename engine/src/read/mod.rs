@@ -1,12 +1,13 @@
 //! Reading: one ordered Arrow stream of a stream of a device, over what is in Parquet and what is still in the log.
 //!
 //! `snapshot` finds the newest Parquet there is, `plan` says what it lacks, `parquet_scan` and `log_scan` give rows in
-//! order, `merge` makes one stream of them. The schema is that of the Parquet files. `published`, `statistics` and `gaps` look
-//! at what is published alone.
+//! order, `merge` makes one stream of them; `follow` gives what comes while it is recorded. The schema is that of the Parquet
+//! files. `published`, `statistics` and `gaps` look at what is published alone.
 //!
 //! Rows of the log are placed in time by the clocks as they are known now; those in Parquet by the clocks as they were
 //! known then. Nothing is written.
 
+mod follow;
 mod gaps;
 mod log_scan;
 mod merge;
@@ -20,6 +21,7 @@ mod strip;
 #[cfg(test)]
 mod tests;
 
+pub use follow::{Came, Follow};
 pub use gaps::{GapRow, gaps};
 pub use published::{Span, Table, check_published, published_manifest};
 pub use statistics::{ChannelStatistics, StreamParts, StreamStatistics, parts, statistics};

@@ -4,6 +4,7 @@
 //! those of the clocks as they are known now.
 
 use super::source::Source;
+use crate::annotation;
 use crate::clock::ClockMap;
 use crate::compact::{
     CompactError, DeviceSurvey, FrameSource, Manifest, Receipt, Retired, Timeline, read_receipt, survey_all,
@@ -125,10 +126,16 @@ pub struct EventContents {
     pub time_us: i64,
     /// None where it is infinite.
     pub time_err_us: Option<f32>,
-    pub device: DeviceId,
-    /// `device` or `hub`.
+    /// None where a person said it of the whole session.
+    pub device: Option<DeviceId>,
+    /// `device`, `hub` or `person`.
     pub source: &'static str,
     pub stream: Option<String>,
+    /// Who annotated, and which version that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
     #[serde(flatten)]
     pub event: Event,
 }
@@ -232,7 +239,7 @@ pub fn contents(
     })
 }
 
-/// Events of devices and notes of the hub, in order of time.
+/// Events of devices, notes of the hub and annotations that stand, in order of time.
 pub fn events(
     source: &Source,
     session: &Session,
@@ -253,9 +260,11 @@ pub fn events(
                 time: time_text(published.time_us),
                 time_us: published.time_us,
                 time_err_us: published.err_us.is_finite().then_some(published.err_us),
-                device: survey.device.clone(),
+                device: Some(survey.device.clone()),
                 source: "device",
                 stream: entry.stream.as_ref().map(ToString::to_string),
+                author: None,
+                version: None,
                 event: entry.event.clone(),
             });
         }
@@ -265,12 +274,35 @@ pub fn events(
                 time: time_text(time_us),
                 time_us,
                 time_err_us: err_us.is_finite().then_some(err_us),
-                device: survey.device.clone(),
+                device: Some(survey.device.clone()),
                 source: "hub",
                 stream: None,
+                author: None,
+                version: None,
                 event: entry.note.clone(),
             });
         }
+    }
+    for annotation in annotation::read_what_holds(&*source.view, &session.id)?.newest() {
+        if annotation.withdrawn {
+            continue;
+        }
+        let time_us = annotation.time_ns.div_euclid(1_000);
+        events.push(EventContents {
+            time: time_text(time_us),
+            time_us,
+            time_err_us: None,
+            device: annotation.device.clone(),
+            source: "person",
+            stream: annotation.stream.clone(),
+            author: Some(annotation.by.clone()),
+            version: Some(annotation.version),
+            event: Event {
+                kind: annotation.kind.clone(),
+                text: Some(annotation.text.clone()),
+                duration_ns: annotation.duration_s.map(|s| (s * 1e9) as i64),
+            },
+        });
     }
     events.sort_by_key(|event| event.time_us);
     Ok(events)

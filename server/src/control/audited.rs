@@ -87,6 +87,7 @@ fn told(request: &Request) -> Option<(&'static str, String)> {
         | Request::CaShow
         | Request::SessionList
         | Request::SessionShow { .. }
+        | Request::SessionFlush { .. }
         | Request::SessionCheck { .. }
         | Request::Jobs
         | Request::Status => None,

@@ -124,6 +124,11 @@ pub enum Request {
         /// The session.
         session: SessionId,
     },
+    /// Writes what waits for a session's logs, so that whoever reads them sees it.
+    SessionFlush {
+        /// The session.
+        session: SessionId,
+    },
     /// Holds a session against its protocol.
     SessionCheck {
         /// The session.
@@ -211,6 +216,8 @@ pub enum Response {
     Session(Session),
     /// Of `SessionList`.
     Sessions(Vec<Session>),
+    /// Of `SessionFlush`.
+    Flushed,
     /// Of `SessionShow`.
     SessionShown(SessionView),
     /// Of `SessionCheck`.

@@ -82,6 +82,10 @@ impl Desk<'_> {
             }
             Request::SessionList => Ok(Response::Sessions(self.store.sessions())),
             Request::SessionShow { session } => show(self, &session),
+            Request::SessionFlush { session } => {
+                let flushed = self.store.flush_session_logs(&session);
+                flushed.map(|()| Response::Flushed).map_err(text)
+            }
             Request::SessionCheck { session } => {
                 let state = self.running()?;
                 state.judge.check(state, &session).map(Response::Checked)

@@ -30,6 +30,13 @@ pub fn find(given: Option<PathBuf>) -> Result<PathBuf> {
     found.ok_or_else(|| no_hub(&here))
 }
 
+/// The hub whose session is meant: the one that the path stands in, else as [`find`].
+pub fn above(path: &Path, given: Option<PathBuf>) -> Option<PathBuf> {
+    let path = path.canonicalize().ok();
+    let around = path.and_then(|path| path.ancestors().find(|dir| is_hub(dir)).map(Path::to_owned));
+    around.or_else(|| find(given).ok())
+}
+
 fn is_hub(dir: &Path) -> bool {
     dir.join("hub.json").is_file()
 }

@@ -1,5 +1,6 @@
 //! `marey cat`: samples, events or raw frames as lines of JSON or CSV. Works on folders, without a running hub.
 
+mod follow;
 mod raw;
 
 use crate::hubdir;
@@ -35,6 +36,9 @@ pub struct Arguments {
     /// The samples of the logs as the devices stamped them, floats in hexadecimal.
     #[arg(long)]
     samples: bool,
+    /// Samples that come from now on, as the hub writes them, until the session is sealed.
+    #[arg(long, short = 'f', conflicts_with_all = ["events", "frames", "samples"])]
+    follow: bool,
     /// Stop after so many lines.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -62,7 +66,7 @@ impl Lines<'_> {
 }
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
-    let source = hubdir::source(Some(&arguments.path), dir)?;
+    let source = hubdir::source(Some(&arguments.path), dir.clone())?;
     let mut lines = Lines {
         output,
         left: arguments.limit.unwrap_or(u64::MAX),
@@ -81,13 +85,17 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         .find(|found| found.id == session)
         .and_then(|found| found.session);
     let known = known.ok_or_else(|| Failure::fault(format!("session {session} can't be read")))??;
-    match arguments.events {
-        true => cat_events(&source, &known, &arguments, &mut lines),
-        false => cat_samples(&source, &known, &arguments, &mut lines),
+    match (arguments.events, arguments.follow) {
+        (true, _) => cat_events(&source, &known, &arguments, &mut lines),
+        (_, true) => {
+            let mut samples = Samples::new(&arguments, &mut lines);
+            follow::cat(&source, known, (&arguments, dir), &mut samples)
+        }
+        _ => cat_samples(&source, &known, &arguments, &mut lines),
     }
 }
 
-const EVENT_COLUMNS: [&str; 8] = [
+const EVENT_COLUMNS: [&str; 10] = [
     "time",
     "time_err_us",
     "device",
@@ -96,6 +104,8 @@ const EVENT_COLUMNS: [&str; 8] = [
     "kind",
     "text",
     "duration_ns",
+    "author",
+    "version",
 ];
 
 fn cat_events(source: &Source, session: &Session, arguments: &Arguments, lines: &mut Lines<'_>) -> Result {
@@ -104,7 +114,7 @@ fn cat_events(source: &Source, session: &Session, arguments: &Arguments, lines: 
         if arguments
             .device
             .as_ref()
-            .is_some_and(|device| *device != event.device)
+            .is_some_and(|device| event.device.as_ref() != Some(device))
         {
             continue;
         }
@@ -136,47 +146,86 @@ fn cat_samples(source: &Source, session: &Session, arguments: &Arguments, lines:
     let options = Options::default();
     let wanted: Vec<_> = streams(&*disk, session, &options)?
         .into_iter()
-        .filter(|(stream, _)| {
-            let is_named = |wanted: &String| *wanted == stream.to_string() || wanted == stream.name.as_str();
-            arguments.stream.as_ref().is_none_or(is_named)
-        })
-        .filter(|(_, device)| arguments.device.as_ref().is_none_or(|wanted| wanted == device))
+        .filter(|(stream, device)| arguments.wants(stream, device))
         .collect();
     if wanted.is_empty() {
         let what = "no such stream or device in this session; `marey info` lists them";
         return Err(Failure::fault(what));
     }
-    let csv = arguments.format == "csv";
-    if csv && wanted.iter().any(|(stream, _)| *stream != wanted[0].0) {
-        return Err(Failure::Usage(
-            "--format csv takes one stream; name it with --stream".to_owned(),
-        ));
+    let mut samples = Samples::new(arguments, lines);
+    for (stream, _) in &wanted {
+        samples.takes(stream)?;
     }
-    let mut has_head = false;
     for (stream, device) in &wanted {
         for batch in Reader::open(&*disk, session, stream, device, &options)? {
-            let batch = batch?;
-            for row in 0..batch.num_rows() {
-                let cells = cells(&batch, row, stream, device)?;
-                if csv && !std::mem::replace(&mut has_head, true) {
-                    let names: Vec<&str> = cells.iter().map(|(name, _)| name.as_str()).collect();
-                    lines.output.line(&names.join(","))?;
-                }
-                let line = match csv {
-                    true => cells
-                        .iter()
-                        .map(|(_, value)| csv_cell(value))
-                        .collect::<Vec<_>>()
-                        .join(","),
-                    false => serde_json::to_string(&Row(&cells))?,
-                };
-                if !lines.print(&line)? {
-                    return Ok(());
-                }
+            if !samples.print(&batch?, stream, device)? {
+                return Ok(());
             }
         }
     }
     Ok(())
+}
+
+impl Arguments {
+    fn wants(&self, stream: &StreamKey, device: &DeviceId) -> bool {
+        let is_named = |wanted: &String| *wanted == stream.to_string() || wanted == stream.name.as_str();
+        self.stream.as_ref().is_none_or(is_named)
+            && self.device.as_ref().is_none_or(|wanted| wanted == device)
+    }
+}
+
+/// Prints rows.
+struct Samples<'a, 'o> {
+    lines: &'a mut Lines<'o>,
+    csv: bool,
+    has_head: bool,
+    /// The one that CSV is of.
+    stream: Option<StreamKey>,
+}
+
+impl<'a, 'o> Samples<'a, 'o> {
+    fn new(arguments: &Arguments, lines: &'a mut Lines<'o>) -> Self {
+        Self {
+            lines,
+            csv: arguments.format == "csv",
+            has_head: false,
+            stream: None,
+        }
+    }
+
+    /// Rows of this stream come as well.
+    fn takes(&mut self, stream: &StreamKey) -> Result {
+        let known = self.stream.get_or_insert_with(|| stream.clone());
+        match self.csv && *known != *stream {
+            true => Err(Failure::Usage(
+                "--format csv takes one stream; name it with --stream".to_owned(),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// False if no more lines are wanted.
+    fn print(&mut self, batch: &RecordBatch, stream: &StreamKey, device: &DeviceId) -> Result<bool> {
+        for row in 0..batch.num_rows() {
+            let cells = cells(batch, row, stream, device)?;
+            if self.csv && !std::mem::replace(&mut self.has_head, true) {
+                let names: Vec<&str> = cells.iter().map(|(name, _)| name.as_str()).collect();
+                self.lines.output.line(&names.join(","))?;
+            }
+            let line = match self.csv {
+                true => cells
+                    .iter()
+                    .map(|(_, value)| csv_cell(value))
+                    .collect::<Vec<_>>()
+                    .join(","),
+                false => serde_json::to_string(&Row(&cells))?,
+            };
+            if !self.lines.print(&line)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// A row as a JSON object, its keys in the order of the columns.
