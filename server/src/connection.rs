@@ -3,7 +3,7 @@
 //! It carries out what the protocol asks for, hands frames to the committing thread, and sends acks for what came back.
 //! It never waits: `live` does, on a TLS socket, and a simulated hub steps it over a pipe. Back-pressure: while frames
 //! wait for room, or results for too many runs are outstanding, or the peer does not take what it is sent, the wire is
-//! not read.
+//! not read; nor is it while a device has sent more control messages than it may.
 
 mod intake;
 mod live;
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use marey_engine::time::HubInstant;
 use marey_engine::{Actor, LogHandle};
+use marey_format::limits::CONTROL_MESSAGES_PER_S;
 use marey_format::types::CommandId;
 use marey_format::types::hex;
 use marey_format::wire::{self, MessageType, TimeService};
@@ -90,6 +91,8 @@ pub(crate) struct Connection<W> {
     draining: bool,
     unsent_since_ns: Option<i64>,
     ended_ns: Option<i64>,
+    /// It was said that its control messages come too fast.
+    is_paced: bool,
 }
 
 struct Log {
@@ -159,6 +162,7 @@ impl<W: Wire> Connection<W> {
             draining: false,
             unsent_since_ns: None,
             ended_ns: None,
+            is_paced: false,
         }
     }
 
@@ -200,7 +204,17 @@ impl<W: Wire> Connection<W> {
             && self.waiting.is_empty()
             && self.outstanding < OUTSTANDING_MAX
             && self.wire.unsent_bytes() < UNSENT_BYTES_MAX
-            && self.protocol.may_read()
+            && self.protocol.may_read(self.now().ns)
+    }
+
+    /// Whether the wire is left alone for the sake of control messages; the timer has to be set for its end.
+    pub(crate) fn is_waiting_for_pace(&mut self) -> bool {
+        let waits = self.protocol.readable_ns() > self.now().ns;
+        if waits && !std::mem::replace(&mut self.is_paced, true) {
+            let (device, peer) = (self.protocol.device(), self.peer);
+            tracing::warn!(%device, %peer, "control messages come faster than {CONTROL_MESSAGES_PER_S} a second; they are read no faster");
+        }
+        waits
     }
 
     pub(crate) fn read(&mut self) -> Result<(), TlsError> {
@@ -345,6 +359,10 @@ impl<W: Wire> Connection<W> {
 
     pub(crate) fn until_deadline(&self) -> Duration {
         let mut deadline_ns = self.protocol.deadline_ns();
+        let readable_ns = self.protocol.readable_ns();
+        if readable_ns > self.now().ns {
+            deadline_ns = deadline_ns.min(readable_ns);
+        }
         if let Some(since) = self.unsent_since_ns {
             deadline_ns = deadline_ns.min(since.saturating_add(self.send_timeout_ns()));
         }

@@ -218,9 +218,14 @@ struct Checking<'a> {
 
 impl Checking<'_> {
     fn fault(&mut self, kind: AuditFaultKind, path: &Path, at: Option<At>, cause: String) {
+        self.fault_of(kind, self.disk.describe(path), at, cause);
+    }
+
+    /// The same of a file that is named as people see it.
+    fn fault_of(&mut self, kind: AuditFaultKind, file: PathBuf, at: Option<At>, cause: String) {
         self.checked.faults.push(AuditFault {
             kind,
-            file: self.disk.describe(path),
+            file,
             line: at.map(|at| at.line),
             offset: at.map(|at| at.offset),
             bytes: at.map(|at| at.bytes),
@@ -263,7 +268,7 @@ impl Checking<'_> {
                         named.head.seq,
                         hex(&named.head.hash)
                     );
-                    self.fault(AuditFaultKind::Head, &named.by, None, cause);
+                    self.fault_of(AuditFaultKind::Head, named.by.clone(), None, cause);
                 }
             }
         }
@@ -345,7 +350,7 @@ impl Checking<'_> {
                     }
                     false => format!("it names record {seq}, which the audit log does not have any more"),
                 };
-                self.fault(AuditFaultKind::Head, &named.by, None, cause);
+                self.fault_of(AuditFaultKind::Head, named.by.clone(), None, cause);
             }
         }
     }

@@ -157,6 +157,9 @@ impl Connection<TlsStream> {
                     let ready = ready?;
                     if ready.readable {
                         self.read()?;
+                        if self.is_waiting_for_pace() {
+                            timer.set(tokio::time::sleep(self.until_deadline()));
+                        }
                     }
                 }
                 () = self.mailbox.posted() => self.collect()?,

@@ -221,7 +221,12 @@ impl Line {
             return Ok(Step::Idle);
         }
         match ready[choose(ready.len()) % ready.len()] {
-            Ready::Bytes => self.connection.read()?,
+            Ready::Bytes => {
+                self.connection.read()?;
+                if self.connection.is_waiting_for_pace() {
+                    self.set_timer();
+                }
+            }
             Ready::Mail => {
                 self.has_mail = false;
                 self.connection.collect()?;

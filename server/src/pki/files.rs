@@ -101,7 +101,18 @@ pub(super) fn read_key(path: &Path) -> Result<String, PkiError> {
 /// # Errors
 /// [`PkiError`].
 pub fn read_secret(path: &Path) -> Result<String, PkiError> {
-    read_key(path)
+    // Somebody named it: that it is not there says nothing of the hub's identity.
+    let refused = |detail: String| PkiError::File {
+        path: path.to_owned(),
+        detail,
+    };
+    let found = fs::metadata(path).map_err(|error| refused(error.to_string()))?;
+    match found.is_file() {
+        true => read_key(path),
+        false => Err(refused(
+            "it is no file; name one whose first line is the secret".to_owned(),
+        )),
+    }
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

@@ -9,6 +9,7 @@
 
 mod assembly;
 mod channel;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use marey_format::{DeviceId, HubEpoch, Refusal, RefusalCode, Seed, SessionId, St
 use self::assembly::{Assembly, Step};
 use self::channel::{Channel, Verdict};
 pub use self::channel::{FrameHead, Run};
+use self::pace::Pace;
 
 /// What a connection is told about its hub and its limits.
 #[derive(Clone, Debug)]
@@ -103,6 +105,9 @@ pub struct Protocol {
     /// Bytes of the last run: the next one will have about as many.
     run_bytes: usize,
     sent: Option<(u16, Sent)>,
+    /// No frame has come since that.
+    sent_alone: bool,
+    pace: Pace,
     /// Bytes of frame bodies whose messages have begun.
     received_bytes: u64,
     /// Bytes of frame bodies that were committed, dropped or refused.
@@ -129,6 +134,8 @@ impl Protocol {
             run: None,
             run_bytes: 0,
             sent: None,
+            sent_alone: false,
+            pace: Pace::new(now_ns),
             received_bytes: 0,
             resolved_bytes: 0,
             began_ns: now_ns,
@@ -149,7 +156,7 @@ impl Protocol {
                 Step::More => {}
                 Step::Begun(header) => self.begin(header, recv_ns, actions),
                 Step::FramePiece(bytes) => self.frame_piece(bytes, recv_ns),
-                Step::FrameDone(header) => self.frame_done(header, actions),
+                Step::FrameDone(header) => self.frame_done(header, recv_ns, actions),
                 Step::Body(header, body) => self.message(header, &body, recv_ns, actions),
             }
         }
@@ -167,9 +174,17 @@ impl Protocol {
         }
     }
 
-    /// Whether more may be read: a device that has passed its credit is not read until it is within it again.
-    pub fn may_read(&self) -> bool {
-        self.phase != Phase::Over && self.received_bytes - self.resolved_bytes <= self.settings.credit_bytes
+    /// Whether more may be read: a device that has passed its credit is not read until it is within it again, one that
+    /// sends control messages without end no faster than it may.
+    pub fn may_read(&self, now_ns: i64) -> bool {
+        self.phase != Phase::Over
+            && self.received_bytes - self.resolved_bytes <= self.settings.credit_bytes
+            && self.readable_ns() <= now_ns
+    }
+
+    /// Hub time before which no more is read for the sake of control messages that came; in the past, if they are few.
+    pub fn readable_ns(&self) -> i64 {
+        self.pace.readable_ns()
     }
 
     /// Bytes of frames that may have been sent on this connection in all, for welcome and acks.
@@ -358,6 +373,7 @@ impl Protocol {
         if header.kind != MessageType::Frame {
             return;
         }
+        self.sent_alone = false;
         self.received_bytes += u64::from(header.length);
         let open = self.channels.get(&header.channel).is_some_and(Channel::is_open);
         let fits = self.run.as_ref().is_none_or(|run| run.channel == header.channel);
@@ -382,7 +398,7 @@ impl Protocol {
         }
     }
 
-    fn frame_done(&mut self, header: MessageHeader, actions: &mut Vec<Action>) {
+    fn frame_done(&mut self, header: MessageHeader, recv_ns: i64, actions: &mut Vec<Action>) {
         let Some(run) = self.run.as_mut().filter(|run| run.in_frame()) else {
             self.resolved(u64::from(header.length));
             let closed = self.channels.get(&header.channel).is_some_and(Channel::is_closed);
@@ -391,6 +407,7 @@ impl Protocol {
                 let mut refusal = Refusal::new(RefusalCode::Unexpected, message);
                 refusal.channel = Some(header.channel);
                 actions.push(Action::Refuse(refusal));
+                self.pace.count(recv_ns);
             }
             return;
         };
@@ -407,6 +424,7 @@ impl Protocol {
             }
             Verdict::Refuse(mut refusal) => {
                 run.drop_frame();
+                self.pace.count(recv_ns);
                 self.resolved(u64::from(header.length));
                 refusal.channel = Some(header.channel);
                 if ends_connection(refusal.code) {
@@ -419,6 +437,11 @@ impl Protocol {
     }
 
     fn message(&mut self, header: MessageHeader, body: &[u8], recv_ns: i64, actions: &mut Vec<Action>) {
+        // Every frame may bring its time of sending along: that is part of the frame.
+        let with_frame = header.kind == MessageType::Sent && !std::mem::replace(&mut self.sent_alone, true);
+        if !with_frame {
+            self.pace.count(recv_ns);
+        }
         let result = match header.kind {
             MessageType::Hello => self.hello(body, actions),
             MessageType::Open => self.open(header.channel, body, actions),

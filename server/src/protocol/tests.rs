@@ -8,6 +8,8 @@ use marey_format::{BootId, Declaration, EpochId, FieldType, Kind, Lane};
 
 use super::*;
 
+mod pace;
+
 const EPOCH: EpochId = EpochId([7; 16]);
 const SECOND_NS: i64 = 1_000_000_000;
 
@@ -383,7 +385,10 @@ fn frames_need_an_open_channel() {
         [RefusalCode::Unexpected],
         "opened was not said yet"
     );
-    assert!(peer.protocol.may_read(), "refused bytes are given back");
+    assert!(
+        peer.protocol.may_read(peer.now_ns),
+        "refused bytes are given back"
+    );
     assert_eq!(peer.protocol.credit(), 10_000 + 2 * data(0).len() as u64);
 }
 
@@ -411,14 +416,14 @@ fn a_device_past_its_credit_is_not_read() {
     let mut peer = Peer::open();
     let bytes = data(0).len() as u64;
     let mut sequence = 0;
-    while peer.protocol.may_read() {
+    while peer.protocol.may_read(peer.now_ns) {
         assert_eq!(sequences(peer.read(&frame(&data(sequence)))), [sequence]);
         sequence += 1;
     }
     assert_eq!(sequence, 10_000 / bytes + 1);
     assert_eq!(peer.protocol.credit(), 10_000);
     peer.protocol.resolved(bytes);
-    assert!(peer.protocol.may_read());
+    assert!(peer.protocol.may_read(peer.now_ns));
     assert_eq!(peer.protocol.credit(), 10_000 + bytes);
     peer.protocol.resolved(u64::MAX / 2);
     assert_eq!(

@@ -86,22 +86,31 @@ pub fn audit(dir: &Path, action: &str, object: &str) -> Result {
     Ok(())
 }
 
+fn session_dir(dir: Option<PathBuf>, session: &SessionId) -> Result<PathBuf> {
+    let folder = find(dir)?.join(Session::dir(session));
+    match folder.is_dir() {
+        true => Ok(folder),
+        false => Err(Failure::fault(SessionError::Unknown(session.clone()))),
+    }
+}
+
 /// What a verb is to look at: a path as it is, the name of a session of the hub, or the hub itself.
 pub fn source(given: Option<&Path>, dir: Option<PathBuf>) -> Result<Source> {
     let Some(given) = given else {
         return Ok(Source::at(&find(dir)?)?);
     };
+    let named = given.to_str().map(SessionId::new);
     if given.exists() {
-        return Ok(Source::at(given)?);
-    }
-    match given.to_str().map(SessionId::new) {
-        Some(Ok(session)) => {
-            let folder = find(dir)?.join(Session::dir(&session));
-            match folder.is_dir() {
-                true => Ok(Source::at(&folder)?),
-                false => Err(Failure::fault(SessionError::Unknown(session))),
+        return match (Source::at(given), named) {
+            // What is called so here has nothing to do with Marey: the session is meant.
+            (Err(_), Some(Ok(session))) if session_dir(dir.clone(), &session).is_ok() => {
+                Ok(Source::at(&session_dir(dir, &session)?)?)
             }
-        }
+            (source, _) => Ok(source?),
+        };
+    }
+    match named {
+        Some(Ok(session)) => Ok(Source::at(&session_dir(dir, &session)?)?),
         _ => Err(Failure::fault(format!(
             "{} is not there, and is no name of a session",
             given.display()

@@ -3,6 +3,7 @@
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use crate::when;
+use clap::builder::NonEmptyStringValueParser;
 use marey_engine::audit::{self, AuditChecked};
 use marey_engine::disk::OsDisk;
 use marey_engine::salvage::verify_audit;
@@ -25,10 +26,10 @@ enum Verb {
         #[arg(long, value_name = "TIME", value_parser = when::since)]
         since: Option<String>,
         /// Of whom: `user:ada`, with her API keys; `device:phone`, whatever its certificate; `uid:1000`.
-        #[arg(long)]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         actor: Option<String>,
         /// What: `device.revoke`, or `device` for all that was done to devices.
-        #[arg(long)]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         action: Option<String>,
     },
     /// Reads the whole log, and holds it against itself and against every receipt; exit 1 if a byte is not as it was written.

@@ -28,6 +28,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
+    if let Some(there) = arguments.html.as_ref().filter(|file| file.exists()) {
+        return Err(Failure::Usage(format!(
+            "{} is there already; name a new one",
+            there.display()
+        )));
+    }
     let place = Place::find(&arguments.session, arguments.number, dir)?;
     let view = View::read(&place)?;
     if let Some(file) = &arguments.html {

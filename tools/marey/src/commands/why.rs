@@ -153,6 +153,11 @@ fn sample(view: &View, sample: &SampleFact) -> Vec<String> {
             view.stream, view.device, sample.seq, sample.epoch
         ),
         format!("time      {} {error}", view.time),
+        format!(
+            "asked for {}: this sample is {:.6} s from it, and none is nearer",
+            rfc3339(view.asked_us),
+            view.asked_us.abs_diff(sample.time_us) as f64 / 1e6
+        ),
         format!("device    {} ns by its own clock", sample.device_time_ns),
     ]
 }

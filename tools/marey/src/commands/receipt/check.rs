@@ -110,7 +110,8 @@ fn trust(place: &Place, ca: Option<&Path>) -> Result<(ReceiptTrust, Option<&'sta
         if bytes > PEM_BYTES_MAX {
             return Err(failed(&format!("{bytes} bytes are no certificate")));
         }
-        let pem = std::fs::read_to_string(ca).map_err(|error| failed(&error))?;
+        let bytes = std::fs::read(ca).map_err(|error| failed(&error))?;
+        let pem = String::from_utf8_lossy(&bytes);
         let trust = ReceiptTrust::of_pem(&pem).map_err(|why| failed(&why))?;
         return Ok((trust, Some("ca")));
     }
