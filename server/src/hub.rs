@@ -3,6 +3,7 @@
 //! Start: store (with recovery), identity, sockets, threads; whatever fails undoes what came before and is one sentence.
 //! End: nothing new is accepted; what was read is committed and acknowledged; segments are sealed.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use marey_engine::disk::{self, Disk, OsDisk};
 use marey_engine::time::HubClock;
-use marey_engine::{Options, RecoveryReport, StorageError, Store};
+use marey_engine::{Actor, AuditEvent, AuditOutcome, Options, RecoveryReport, StorageError, Store};
 use tokio::net::UdpSocket;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -50,11 +51,7 @@ pub fn init_with(
     clock: &dyn HubClock,
     authority: Option<&NewAuthority>,
 ) -> Result<Option<String>, StartError> {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the hub's folder is the root of its disk, and may not be there yet"
-    )]
-    std::fs::create_dir_all(dir).map_err(|e| file_error(dir, &e))?;
+    make_private(dir).map_err(|e| file_error(dir, &e))?;
     init_with_on(Arc::new(OsDisk::new(dir)), dir, clock, authority)
 }
 
@@ -65,6 +62,12 @@ pub fn init_with(
 pub fn init_on(disk: Arc<dyn Disk>, dir: &Path, clock: &dyn HubClock) -> Result<String, StartError> {
     let name = init_with_on(disk, dir, clock, Some(&NewAuthority::default()))?;
     Ok(name.unwrap_or_default())
+}
+
+/// A folder that only its owner looks into; one that is there stays as it is.
+fn make_private(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 fn init_with_on(
@@ -271,6 +274,8 @@ impl Hub {
         // Who asked counts what is refused, beside configurations that could not even be read.
         let reloaded = self.state.reload(new)?;
         self.state.metrics.reloads.add(1);
+        let event = AuditEvent::new(Actor::Hub, "hub.reload").with("changed", reloaded.changed.clone());
+        self.audited(&event);
         tracing::info!(changed = ?reloaded.changed, "the configuration was taken over");
         if !reloaded.needs_restart.is_empty() {
             let keys = reloaded.needs_restart.join(", ");
@@ -280,8 +285,18 @@ impl Hub {
     }
 
     /// Counts a configuration, or certificates, that could not be taken over.
-    pub fn reload_refused(&self) {
+    pub fn reload_refused(&self, why: &dyn std::fmt::Display) {
         self.state.metrics.reload_failures.add(1);
+        let event = AuditEvent::new(Actor::Hub, "hub.reload").outcome(AuditOutcome::Failed);
+        self.audited(&event.with("why", why.to_string()));
+    }
+
+    /// What the hub does of itself, or by a signal of whoever may send it one, stands in the audit. It is done all the same
+    /// where that can't be written: a full disk must not keep a hub from starting or ending.
+    pub fn audited(&self, event: &AuditEvent) {
+        if let Err(error) = self.state.store.audit(event) {
+            tracing::error!(%error, action = event.action, "what the hub does could not be audited");
+        }
     }
 
     /// Whether the threads that serve connections go round: within this time one of them does something new. A slow disk

@@ -43,8 +43,8 @@ impl Tally {
         })
     }
 
-    /// Something was refused. Never waits for a disk.
-    pub(crate) fn note(&self, refused: Refused) {
+    /// Something was refused. Never waits for a disk. True for the first of a kind in its minute: the others are only counted.
+    pub(crate) fn note(&self, refused: Refused) -> bool {
         let mut kept = self.kept();
         let known = kept.len() < KINDS_MAX || kept.contains_key(&refused);
         let key = match known {
@@ -56,7 +56,10 @@ impl Tally {
                 ..refused
             },
         };
-        kept.entry(key).or_default().new += 1;
+        let count = kept.entry(key).or_default();
+        let is_first = count.new == 0 && count.written_ns.is_none();
+        count.new += 1;
+        is_first
     }
 
     /// Writes what is due; with `all` whatever was not written.
@@ -154,9 +157,13 @@ mod tests {
     #[test]
     fn the_same_again_is_one_record_a_minute_with_its_count() {
         let (kernel, disk, tally) = made();
-        (0..3).for_each(|_| tally.note(refused(1)));
+        let first: Vec<bool> = (0..3).map(|_| tally.note(refused(1))).collect();
+        assert_eq!(first, [true, false, false]);
         tally.write(false);
-        (0..1000).for_each(|_| tally.note(refused(1)));
+        assert!(
+            (0..1000).all(|_| !tally.note(refused(1))),
+            "it was told of already"
+        );
         tally.write(false);
         let counts = |records: &[AuditRecord]| {
             let counts = records.iter().map(|record| record.details["count"].as_u64());
@@ -180,7 +187,7 @@ mod tests {
     #[test]
     fn a_flood_is_bounded_and_none_of_it_uncounted() {
         let (_, disk, tally) = made();
-        (0..10_000).for_each(|from| tally.note(refused(from)));
+        assert!((0..10_000).any(|from| tally.note(refused(from))));
         tally.write(false);
         assert_eq!(written(&disk).len(), AT_ONCE_MAX);
         tally.write(true);

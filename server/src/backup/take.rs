@@ -147,12 +147,14 @@ fn prepare(store: &Store, hub_dir: &Path, to: &Path) -> Result<OsDisk, BackupErr
             "{shown} is no absolute path; the hub may stand elsewhere than you do"
         )));
     }
-    let disk = made_folder(to)?;
     let real = |path: &Path| {
         path.canonicalize()
             .map_err(|error| BackupError::file("looking at", path, &error))
     };
-    let (at, hub) = (real(to)?, real(hub_dir)?);
+    // Before it is made: a folder that should not be there would be a fault of the hub from then on.
+    let there = to.ancestors().find(|path| path.exists()).unwrap_or(to);
+    let made = to.strip_prefix(there).unwrap_or(Path::new(""));
+    let (at, hub) = (real(there)?.join(made), real(hub_dir)?);
     if at.starts_with(&hub) || hub.starts_with(&at) {
         let (at, hub) = (at.display(), store.disk().describe(Path::new("")));
         let hub = hub.display();
@@ -160,6 +162,7 @@ fn prepare(store: &Store, hub_dir: &Path, to: &Path) -> Result<OsDisk, BackupErr
             "{at} and the hub's folder {hub} lie inside of each other; name another"
         )));
     }
+    let disk = made_folder(to)?;
     if hub_of(&disk)?.is_none() {
         check_empty(&disk, to)?;
     }

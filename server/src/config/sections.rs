@@ -254,6 +254,7 @@ impl Limits {
             ),
             ("limits.handshake_timeout_ms", self.handshake_timeout_ms),
             ("limits.hello_timeout_ms", self.hello_timeout_ms),
+            ("limits.heartbeat_ms", self.heartbeat_ms),
             ("limits.idle_timeout_ms", self.idle_timeout_ms),
             ("limits.send_timeout_ms", self.send_timeout_ms),
         ];

@@ -57,13 +57,17 @@ pub(crate) async fn serve(
             state.metrics.handshakes_failed.add(1);
             match error {
                 TlsError::Certificate(_) => {
-                    tracing::warn!(target: "audit", %peer, %error, "connection refused");
-                    state.tally.note(Refused {
+                    let first = state.tally.note(Refused {
                         actor: Actor::Peer(peer.ip().to_string()),
                         action: "device.connect",
                         object: None,
                         why: error.to_string(),
                     });
+                    // Who is refused comes again and again.
+                    match first {
+                        true => tracing::warn!(target: "audit", %peer, %error, "connection refused"),
+                        false => tracing::debug!(%peer, %error, "connection refused again"),
+                    }
                 }
                 _ => tracing::debug!(%peer, %error, "no handshake"),
             }

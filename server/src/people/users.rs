@@ -138,6 +138,15 @@ impl People<'_> {
     /// Removes a user with tokens, keys and grants.
     pub(crate) fn remove_user(&self, user: &UserId) -> Result<UserView, PeopleError> {
         let gone = self.show_user(user)?;
+        let is_last = |users: Vec<UserView>| {
+            let mut admins = users.iter().filter(|known| known.role == Role::Admin);
+            gone.role == Role::Admin && admins.all(|known| known.user == gone.user)
+        };
+        if is_last(self.users()?) {
+            return Err(PeopleError::Refused(format!(
+                "{user} is the last admin; add another first: `marey user add NAME --role admin`"
+            )));
+        }
         self.store.identity().transact(|entries| {
             if !entries.remove(USER, user.as_str())? {
                 return Err(unknown_user(user));

@@ -38,6 +38,7 @@ pub use receipts::{ReceiptTrust, Signatory};
 pub use registry::{CertificateRecord, DeviceRecord, Registry, RegistryError};
 pub use request::{RequestError, RequestedKey};
 pub use stamp::read_stamp_key;
+pub(crate) use verifier::revoked;
 pub use verifier::{CertificateClock, DeviceVerifier, Shown, device_of_certificate, fingerprint_hex};
 
 use std::path::PathBuf;

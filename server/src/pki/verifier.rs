@@ -4,6 +4,7 @@
 //! Why both: a certificate that is mathematically good may belong to a device that was revoked or enrolled anew. Why at
 //! the handshake: nothing of a stranger's bytes reaches the protocol.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -70,6 +71,10 @@ impl DeviceVerifier {
             return Err(refuse(Refusal::Unknown(name)));
         };
         if record.revoked {
+            let serial = Shown::of(certificate)
+                .map(|shown| shown.serial_hex)
+                .unwrap_or_default();
+            REVOKED.set(Some(format!("{name} (serial {serial})")));
             return Err(Error::InvalidCertificate(CertificateError::Revoked));
         }
         if !record.admits(&fingerprint_hex(certificate)) {
@@ -130,6 +135,17 @@ pub fn device_of_certificate(certificate: &CertificateDer<'_>) -> Option<String>
         (Some(name), None) => Some(name.to_owned()),
         _ => None,
     }
+}
+
+thread_local! {
+    /// rustls's error for a revoked certificate, whose alert devices understand, has no room for whose it was.
+    static REVOKED: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Whose certificate the verifier has just refused as revoked: to be asked on the thread that had it verified, before
+/// anything else is verified there. It was shown, and nobody has proven yet to have its key.
+pub(crate) fn revoked() -> Option<String> {
+    REVOKED.take()
 }
 
 /// What a device showed at its handshake.

@@ -6,6 +6,8 @@ use std::io::ErrorKind;
 
 use rustls::CertificateError;
 
+use crate::pki;
+
 /// Why a TLS connection ended, by what can be done about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
@@ -48,7 +50,8 @@ pub(super) fn tls_error(error: rustls::Error) -> TlsError {
             TlsError::Certificate("it was not issued by this hub".into())
         }
         rustls::Error::InvalidCertificate(CertificateError::Revoked) => {
-            TlsError::Certificate("it is revoked".into())
+            let whose = pki::revoked().unwrap_or_else(|| "whoever shows it".to_owned());
+            TlsError::Certificate(format!("that of {whose} is revoked"))
         }
         rustls::Error::InvalidCertificate(why) => TlsError::Certificate(format!("{why:?}")),
         other => TlsError::Protocol(other.to_string()),

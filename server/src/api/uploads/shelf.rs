@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use marey_engine::SessionState;
 use marey_engine::media::{self, MediaError, Upload, UploadFacts};
+use marey_engine::{AuditEvent, AuditOutcome, SessionState};
 
 use super::kind_of;
 use crate::api::access::{Principal, SESSION_MANAGE};
@@ -224,6 +224,21 @@ impl Taken {
         Ok(discarded?)
     }
 
+    /// Throws away what can't ever be stored. That it was begun stands in the audit: so does that nothing came of it.
+    fn fail(&mut self, why: impl Display) -> Result<(), Problem> {
+        let why = why.to_string();
+        let facts = self.held()?.0.facts();
+        let object = format!("session/{}/media/{}", facts.session, facts.name);
+        let event = AuditEvent::new(self.who.actor.clone(), "media.upload")
+            .on(object)
+            .outcome(AuditOutcome::Failed)
+            .with("why", why.as_str());
+        if let Err(error) = self.state.store.audit(&event) {
+            tracing::error!(%error, why, "that an upload failed could not be audited");
+        }
+        self.discard(why)
+    }
+
     fn settle(&mut self) -> Result<(), Problem> {
         let now_utc_ns = self.state.clock.wall().utc_ns;
         let (upload, _) = self.held()?;
@@ -246,7 +261,7 @@ impl Taken {
         let kind = match kind_of(&upload.head()?) {
             Ok(kind) => kind,
             Err(problem) => {
-                self.discard(problem.detail())?;
+                self.fail(problem.detail())?;
                 return Err(problem);
             }
         };
@@ -264,7 +279,7 @@ impl Taken {
                 Ok(())
             }
             Err(error @ (MediaError::Hash { .. } | MediaError::Exists { .. })) => {
-                self.discard(&error)?;
+                self.fail(&error)?;
                 Err(error.into())
             }
             // It may pass: what has come waits for the next who asks.

@@ -4,10 +4,11 @@ use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use crate::when;
 use clap::builder::NonEmptyStringValueParser;
-use marey_engine::audit::{self, AuditChecked};
+use marey_engine::audit::{self, AuditChecked, AuditFault, AuditFaultKind};
 use marey_engine::disk::OsDisk;
 use marey_engine::salvage::verify_audit;
 use marey_engine::{AuditFilter, AuditRecord, Store};
+use marey_server::config::CONFIG_FILE;
 use marey_server::control::ControlClient;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -87,7 +88,18 @@ fn line(record: &AuditRecord, output: &Output) -> Result<String> {
 fn verify(dir: &Path, output: &Output) -> Result {
     let disk = OsDisk::new(dir);
     let live = ControlClient::connect(dir).is_ok();
-    let checked = verify_audit(&disk, Some(Store::read_hub_id(&disk)?), live)?;
+    let mut checked = verify_audit(&disk, Some(Store::read_hub_id(&disk)?), live)?;
+    // A hub that was made for people has a first user, and with her the log's first record.
+    if checked.records == 0 && checked.faults.is_empty() && dir.join(CONFIG_FILE).is_file() {
+        checked.faults.push(AuditFault {
+            kind: AuditFaultKind::Head,
+            file: dir.join("audit"),
+            line: None,
+            offset: None,
+            bytes: None,
+            cause: "no record is here, and a hub's log begins when the hub is made".to_owned(),
+        });
+    }
     output.result(&checked, checked_text)?;
     match checked.faults.len() {
         0 => Ok(()),

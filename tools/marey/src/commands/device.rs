@@ -237,8 +237,8 @@ fn shown(device: &DeviceView) -> String {
     let record = &device.record;
     let state = match (record.revoked, device.attached) {
         (true, _) => "revoked",
-        (false, true) => "connected",
-        (false, false) => "away",
+        (false, true) => "online",
+        (false, false) => "offline",
     };
     let mut rows = vec![
         ("device", record.name.clone()),

@@ -10,8 +10,8 @@ use crate::commands::device::other_answer;
 use crate::hubdir;
 use crate::log::{HubLog, filter_of};
 use crate::output::{Failure, Output, Result, plain};
-use marey_engine::OpenError;
 use marey_engine::time::OsClocks;
+use marey_engine::{Actor, AuditEvent, OpenError};
 use marey_server::control::{ControlClient, Request, Response, StatusView};
 use marey_server::{Hub, HubConfig, Overrides, StartError};
 use serde::Serialize;
@@ -116,6 +116,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, verbose: u8, output: &Out
             up.devices, up.time, up.health
         ))?,
     }
+    hub.audited(&AuditEvent::new(Actor::Hub, "hub.start").with("version", env!("CARGO_PKG_VERSION")));
     let mut service = Service::of_this_process();
     service.ready(&format!("devices {}, {}", up.devices, up.hub_name));
     while !asked.load(Ordering::Relaxed) && !hub.wait_for_shutdown(Duration::from_millis(100)) {
@@ -127,6 +128,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, verbose: u8, output: &Out
         }
     }
     service.stopping();
+    hub.audited(&AuditEvent::new(Actor::Hub, "hub.end"));
     let ended = hub.shutdown();
     log.end();
     Ok(ended?)
@@ -187,12 +189,12 @@ fn reload(hub: &Hub, dir: &Path, overrides: &Overrides, log: &HubLog) {
             log.set_level(&config.log.level)
         });
     if let Err(error) = reloaded {
-        hub.reload_refused();
+        hub.reload_refused(&error);
         tracing::error!(%error, "nothing was reloaded, and the hub goes on as before; `marey config check` shows the fault");
     }
     // Apart from it: a mistake in the one is no reason to go on with the old of the other.
     if let Err(error) = hub.reload_certificates() {
-        hub.reload_refused();
+        hub.reload_refused(&error);
         tracing::error!(%error, "the certificates were not loaded anew, and the hub goes on with those that it has");
     }
 }

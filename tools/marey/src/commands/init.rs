@@ -35,6 +35,8 @@ struct Made {
     admin: UserId,
     /// None where it came from a file.
     password: Option<Secret>,
+    /// The authority's key is under a passphrase.
+    is_locked: bool,
 }
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
@@ -64,6 +66,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         hub_name,
         admin: arguments.admin,
         password: is_drawn.then_some(password),
+        is_locked: authority.is_some_and(|authority| authority.passphrase.is_some()),
     };
     output.result(&made, |made| {
         let dir = made.dir.display();
@@ -80,8 +83,12 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
                 "A hub stands in {dir}, without an authority. Next:\n\n  marey ca init --dir {dir}{user}"
             );
         }
+        let first = match made.is_locked {
+            true => "Name the authority's passphrase to it: certificates.ca_passphrase_file in hub.toml. ",
+            false => "",
+        };
         format!(
-            "A hub stands in {dir}. Next:\n\n  marey hub --dir {dir}\n  marey device invite phone --dir \
+            "A hub stands in {dir}. {first}Next:\n\n  marey hub --dir {dir}\n  marey device invite phone --dir \
              {dir}\n  marey session start walk-01 --dir {dir}{user}"
         )
     })

@@ -80,6 +80,11 @@ fn told(restored: &Restored) -> String {
         ));
     }
     lines.push(
+        "Who was revoked or removed after that snapshot may come in again: look at `marey device list`, `marey user list` and \
+         `marey apikey list`, and revoke again before you start it."
+            .to_owned(),
+    );
+    lines.push(
         "Never let it run beside the hub that it was taken from: both would be the same hub.".to_owned(),
     );
     lines.join("\n")

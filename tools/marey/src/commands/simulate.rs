@@ -9,6 +9,7 @@ use marey_device::simulate::{
 use marey_device::{BufferOptions, Bundle, Options};
 use marey_format::types::hex;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -97,8 +98,16 @@ pub fn run(arguments: Arguments, output: &Output) -> Result {
     let begin = Instant::now();
     let at_most = Duration::from_secs_f64(arguments.at_most.clamp(0.0, 1e9));
     let mut accounts = Vec::new();
+    let mut said = BTreeMap::new();
     for (name, device) in &devices {
         accounts.push(loop {
+            for (name, device) in &devices {
+                let why = device.status().and_then(|status| status.last_error);
+                if let Some(why) = why.filter(|why| said.get(name) != Some(why)) {
+                    output.warn(format!("{name}: {why}"));
+                    said.insert(name.clone(), why);
+                }
+            }
             if let Some(report) = device.wait(Duration::from_millis(200)) {
                 break account(&report);
             }

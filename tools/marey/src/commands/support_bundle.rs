@@ -184,6 +184,12 @@ fn versions() -> serde_json::Value {
 /// Writes the archive, which nobody else may read, and never over a file that is there.
 fn pack(out: &Path, pages: &Pages, now: Duration) -> Result {
     let at = |error: std::io::Error| Failure::fault(format!("{}: {error}", out.display()));
+    if out.exists() {
+        let there = out.display();
+        return Err(Failure::Usage(format!(
+            "{there} is there already; name a new one"
+        )));
+    }
     let file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)

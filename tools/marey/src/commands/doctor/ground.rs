@@ -57,7 +57,7 @@ fn room(config: &HubConfig, around: &Surroundings) -> Check {
         total >> 20,
         floor >> 20
     );
-    const REMEDY: &str = "make room: archive or delete closed sessions, or move to a larger disk";
+    const REMEDY: &str = "make room: see `marey retention run --dry-run`, or move to a larger disk";
     if free < floor {
         Check::fail(AREA, format!("{what}: nothing is taken in"), REMEDY)
     } else if free < floor.saturating_mul(2) {

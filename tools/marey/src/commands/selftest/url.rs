@@ -41,9 +41,9 @@ pub struct UrlArguments {
     /// A device that was revoked; else one is made, where the hub's folder is.
     #[arg(long, value_name = "BUNDLE", requires = "url")]
     revoked: Option<PathBuf>,
-    /// The port of the time service (UDP).
-    #[arg(long, value_name = "PORT", default_value_t = 8765, requires = "url")]
-    time_port: u16,
+    /// The port of the time service (UDP); else what the hub says where its folder is, and 8765 elsewhere.
+    #[arg(long, value_name = "PORT", requires = "url")]
+    time_port: Option<u16>,
 }
 
 /// How the list came out.
@@ -208,6 +208,12 @@ impl Trial<'_> {
         let password = text.lines().next().unwrap_or_default();
         let body = serde_json::json!({ "user": user, "password": password }).to_string();
         let answer = Https::post(self.target, "/api/v1/login", None, &body)?;
+        if answer.code == 429 {
+            let seconds = answer.header("retry-after").unwrap_or("some");
+            return untried(format!(
+                "429: too many requests of late, a selftest among them; try again in {seconds} s"
+            ));
+        }
         if answer.code != 200 {
             return wrong(format!("{} instead of 200", answer.code));
         }
@@ -294,9 +300,10 @@ impl Trial<'_> {
     }
 
     fn probe(&mut self) -> Checked {
-        let port = match self.ask(&Request::Status) {
-            Ok(Response::Status(status)) => status.bound.time.port(),
-            _ => self.arguments.time_port,
+        let port = match (self.arguments.time_port, self.ask(&Request::Status)) {
+            (Some(port), _) => port,
+            (None, Ok(Response::Status(status))) => status.bound.time.port(),
+            (None, _) => TIME_PORT,
         };
         strangers::probe(self.target, port)
     }
@@ -346,5 +353,7 @@ fn show(report: &Report) -> String {
 
 /// A path that needs a token.
 const SOME_PATH: &str = "/api/v1/sessions";
+/// Where hubs answer for the time, unless told otherwise.
+const TIME_PORT: u16 = 8765;
 /// Requests after which a limit must have been met.
 const REQUESTS_MAX: u32 = 3_000;
