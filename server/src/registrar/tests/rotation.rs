@@ -123,7 +123,7 @@ fn a_key_under_a_passphrase_issues_only_with_it() {
     config.certificates.ca_passphrase_file = file.display().to_string();
     assert!(matches!(
         open(&config, true),
-        Err(StartError::Pki(PkiError::Missing { .. }))
+        Err(StartError::Pki(PkiError::File { .. }))
     ));
     use std::os::unix::fs::PermissionsExt;
     std::fs::write(&file, format!("{passphrase}\n")).expect("written");
