@@ -30,9 +30,9 @@ pub const EPOCHS_PER_LOG_MAX: u32 = 1 << 17;
 /// Channels (open logs) of one connection.
 pub const CHANNELS_PER_CONNECTION_MAX: usize = 16;
 /// Control messages that a connection may send at once; more of them are read later, see [`CONTROL_MESSAGES_PER_S`].
-pub const CONTROL_MESSAGES_AT_ONCE: i64 = 512;
+pub const CONTROL_MESSAGES_AT_ONCE: i64 = 1000;
 /// Control messages a second that are read of a connection which has sent [`CONTROL_MESSAGES_AT_ONCE`].
-pub const CONTROL_MESSAGES_PER_S: i64 = 128;
+pub const CONTROL_MESSAGES_PER_S: i64 = 1000;
 
 /// Longest label, unit, sensor name or description, in bytes of UTF-8.
 pub const LABEL_BYTES_MAX: usize = 1000;

@@ -50,6 +50,9 @@ pub(crate) trait Wire {
     fn flush(&mut self) -> Result<bool, TlsError>;
 
     fn unsent_bytes(&self) -> usize;
+
+    /// Whether the other side is gone, although what it sent before may not have been read.
+    fn has_hung_up(&self) -> bool;
 }
 
 /// Who dials, as the handshake has shown.
@@ -345,6 +348,10 @@ impl<W: Wire> Connection<W> {
         {
             return Err(TlsError::Deadline(self.state.config().limits.send_timeout_ms));
         }
+        if self.protocol.readable_ns() > now_ns && self.wire.has_hung_up() {
+            // Its place is wanted by others: what it left is read at once, and it can leave no more.
+            self.protocol.lift_pace();
+        }
         let mut actions = Vec::new();
         if self.may_read() || self.ending.is_some() {
             self.protocol.expire(now_ns, &mut actions);
@@ -359,9 +366,12 @@ impl<W: Wire> Connection<W> {
 
     pub(crate) fn until_deadline(&self) -> Duration {
         let mut deadline_ns = self.protocol.deadline_ns();
+        let now_ns = self.now().ns;
         let readable_ns = self.protocol.readable_ns();
-        if readable_ns > self.now().ns {
-            deadline_ns = deadline_ns.min(readable_ns);
+        if readable_ns > now_ns {
+            deadline_ns = deadline_ns
+                .min(readable_ns)
+                .min(now_ns.saturating_add(HANG_UP_NS));
         }
         if let Some(since) = self.unsent_since_ns {
             deadline_ns = deadline_ns.min(since.saturating_add(self.send_timeout_ns()));
@@ -369,7 +379,7 @@ impl<W: Wire> Connection<W> {
         if let Some(at) = self.ended_ns {
             deadline_ns = deadline_ns.min(at.saturating_add(DRAIN_NS));
         }
-        let left_ns = u64::try_from(deadline_ns.saturating_sub(self.now().ns)).unwrap_or(0);
+        let left_ns = u64::try_from(deadline_ns.saturating_sub(now_ns)).unwrap_or(0);
         // Whoever just began to take nothing is looked at within a second, although the timer was set before.
         Duration::from_nanos(left_ns).clamp(TIMER_LEAST, TIMER_MOST)
     }
@@ -391,5 +401,7 @@ const OUTSTANDING_MAX: usize = 64;
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
 /// How long a hub that goes down waits for what was read to be committed.
 const DRAIN_NS: i64 = 5_000_000_000;
+/// A device that is not read for the sake of its pace is looked at so often: it may have gone.
+const HANG_UP_NS: i64 = 500_000_000;
 const TIMER_LEAST: Duration = Duration::from_millis(10);
 const TIMER_MOST: Duration = Duration::from_secs(5);

@@ -188,7 +188,11 @@ mod tests {
     fn a_flood_is_bounded_and_none_of_it_uncounted() {
         let (_, disk, tally) = made();
         let first = (0..10_000).filter(|from| tally.note(refused(*from))).count();
-        assert_eq!(first, KINDS_MAX + 1, "one of each kind, and one of all the others");
+        assert_eq!(
+            first,
+            KINDS_MAX + 1,
+            "one of each kind, and one of all the others"
+        );
         tally.write(false);
         assert_eq!(written(&disk).len(), AT_ONCE_MAX);
         tally.write(true);

@@ -339,6 +339,11 @@ impl HubProcess {
     pub fn wait_until_up(&mut self, at_most: Duration) -> bool {
         let Ok(line) = self.lines.recv_timeout(at_most) else {
             wait(&mut self.child, Duration::from_secs(5));
+            // What it said last may still be under way from the pipe.
+            let begin = Instant::now();
+            while Arc::strong_count(&self.stderr) > 1 && begin.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             return false;
         };
         let up: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line:?}"));

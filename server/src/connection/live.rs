@@ -200,6 +200,10 @@ impl Wire for TlsStream {
     fn unsent_bytes(&self) -> usize {
         TlsStream::unsent_bytes(self)
     }
+
+    fn has_hung_up(&self) -> bool {
+        TlsStream::has_hung_up(self)
+    }
 }
 
 async fn for_room(room: &mut Option<RoomFuture>) -> Option<Room> {

@@ -335,4 +335,8 @@ impl Wire for Pipe {
     fn unsent_bytes(&self) -> usize {
         self.unsent.len()
     }
+
+    fn has_hung_up(&self) -> bool {
+        matches!(self.inbox.back(), Some(Piece::End))
+    }
 }

@@ -187,6 +187,11 @@ impl Protocol {
         self.pace.readable_ns()
     }
 
+    /// No more will come than what is under way: control messages are read as they are.
+    pub fn lift_pace(&mut self) {
+        self.pace.lift();
+    }
+
     /// Bytes of frames that may have been sent on this connection in all, for welcome and acks.
     pub fn credit(&self) -> u64 {
         self.resolved_bytes + self.settings.credit_bytes

@@ -9,11 +9,15 @@ use marey_format::limits::{CONTROL_MESSAGES_AT_ONCE, CONTROL_MESSAGES_PER_S};
 #[derive(Debug)]
 pub(super) struct Pace {
     full_ns: i64,
+    is_lifted: bool,
 }
 
 impl Pace {
     pub(super) fn new(now_ns: i64) -> Self {
-        Self { full_ns: now_ns }
+        Self {
+            full_ns: now_ns,
+            is_lifted: false,
+        }
     }
 
     /// A message came. One read may bring more than there was room for: the rest is owed.
@@ -21,9 +25,17 @@ impl Pace {
         self.full_ns = self.full_ns.max(now_ns).saturating_add(EACH_NS);
     }
 
+    /// Whatever comes may be read.
+    pub(super) fn lift(&mut self) {
+        self.is_lifted = true;
+    }
+
     /// From when on more may be read; in the past, as long as there is room.
     pub(super) fn readable_ns(&self) -> i64 {
-        self.full_ns.saturating_sub(ROOM_NS)
+        match self.is_lifted {
+            true => i64::MIN,
+            false => self.full_ns.saturating_sub(ROOM_NS),
+        }
     }
 }
 

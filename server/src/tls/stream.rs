@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -185,6 +186,17 @@ impl TlsStream {
     /// Bytes that are encrypted and not yet taken by the socket.
     pub fn unsent_bytes(&self) -> usize {
         self.outbound.unsent_bytes()
+    }
+
+    /// Whether the peer has closed or is gone, although what it sent before may not have been read.
+    pub fn has_hung_up(&self) -> bool {
+        let mut asked = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // Errors and hang-ups are told unasked.
+        poll(&mut asked, Some(&now)).is_ok() && !asked[0].revents().is_empty()
     }
 
     /// Bytes of memory that this connection holds for reading and writing, for the tests and metrics of idleness.

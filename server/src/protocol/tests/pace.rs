@@ -15,13 +15,19 @@ fn control_messages_without_end_are_read_no_faster_than_they_may_come() {
     let owed = 102 * 1_000_000_000 / CONTROL_MESSAGES_PER_S;
     assert!((owed - 10_000_000..=owed).contains(&wait_ns), "{wait_ns}");
     assert!(peer.protocol.may_read(peer.now_ns + wait_ns));
+    peer.protocol.lift_pace();
+    peer.read(&beat.repeat(at_once));
+    assert!(
+        peer.protocol.may_read(peer.now_ns),
+        "what somebody left behind who is gone"
+    );
 }
 
 #[test]
 fn frames_are_not_counted_among_control_messages_nor_is_what_comes_with_them() {
     let mut peer = Peer::open();
     let sent = wire::message(MessageType::Sent, 1, &[0; Sent::BYTES]);
-    for sequence in 0..2_000 {
+    for sequence in 0..4_000 {
         peer.read(&sent);
         let bytes = frame(&data(sequence));
         assert_eq!(sequences(peer.read(&bytes)), [sequence]);
@@ -29,7 +35,7 @@ fn frames_are_not_counted_among_control_messages_nor_is_what_comes_with_them() {
     }
     assert!(peer.protocol.may_read(peer.now_ns));
     // One that no frame follows is one like any other.
-    peer.read(&sent.repeat(2_000));
+    peer.read(&sent.repeat(4_000));
     assert!(!peer.protocol.may_read(peer.now_ns));
 }
 
@@ -38,7 +44,7 @@ fn frames_that_are_refused_are_counted() {
     let mut peer = Peer::new();
     peer.read(&hello(r#"{"v":1}"#));
     let stray = frame(&data(0));
-    for _ in 0..2_000 {
+    for _ in 0..4_000 {
         peer.read(&stray);
     }
     assert!(!peer.protocol.may_read(peer.now_ns));
