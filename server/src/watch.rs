@@ -39,6 +39,9 @@ impl Watch {
         if self.turns.is_multiple_of(MEASURED_EVERY) {
             state.judge.measure(state, &sessions);
         }
+        if self.turns.is_multiple_of(AGED_EVERY) {
+            state.metrics.turn();
+        }
         if self.turns.is_multiple_of(JUDGED_EVERY) {
             state.judge.judge(state, &sessions, &mut self.notes);
         }
@@ -218,13 +221,17 @@ pub(crate) fn metrics(seen: &[(DeviceId, Seen)]) -> String {
         &|seen| beat(seen)?.battery_percent(),
     );
     family(
-        "device_storage_megabytes",
+        "device_storage_bytes",
         "Room for recordings on a device",
-        &|seen| beat(seen)?.available_storage_mb(),
+        &|seen| Some(beat(seen)?.available_storage_mb()? * MEGABYTE_BYTES),
     );
     text
 }
 
+/// A heartbeat says its room in these.
+const MEGABYTE_BYTES: f64 = 1e6;
+/// Turns after which what was measured gets older: half a minute.
+const AGED_EVERY: u32 = 60;
 /// Turns between two looks at how streams come in, and between two judgements: a second, and two.
 const MEASURED_EVERY: u32 = 2;
 const JUDGED_EVERY: u32 = 4;
@@ -260,7 +267,7 @@ mod tests {
             "marey_devices{state=\"late\"} 1",
             "marey_device_state{device=\"phone\"} 1",
             "marey_device_battery_percent{device=\"phone\"} 81.5",
-            "marey_device_storage_megabytes{device=\"phone\"} 7",
+            "marey_device_storage_bytes{device=\"phone\"} 7000000",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -5,6 +5,7 @@ check_deploy.py DEPLOY_FOLDER SCRAPE
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import promql_parser
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+import lint_metrics
 
 deploy, scrape = Path(sys.argv[1]), Path(sys.argv[2])
 tools = Path(sys.executable).parent
@@ -34,7 +37,7 @@ families = {family.name: family for family in text_string_to_metric_families(scr
 samples = {sample.name for family in families.values() for sample in family.samples}
 types = {name: family.type for name, family in families.items()}
 for name, family in families.items():
-    check(family.documentation and family.type in ("counter", "gauge", "histogram"), f"{name}: {family}")
+    check(family.documentation and family.type in ("counter", "gauge", "histogram", "summary"), f"{name}: {family}")
     if family.type != "histogram":
         continue
     groups = {}
@@ -51,8 +54,18 @@ for name, family in families.items():
         check(list(counts) == sorted(counts), f"{name} {labels}: buckets that fall: {counts}")
         check(counts[-1] == group["count"] and group["sum"] >= 0, f"{name} {labels}: {group}")
 for share in ("0.5", "0.95", "0.99"):
-    quantiles = families["marey_commit_quantile_seconds"].samples
-    check(any(s.labels["quantile"] == share and 0 < s.value < 60 for s in quantiles), f"no quantile {share} of commits")
+    quantiles = families["marey_commit_recent_seconds"].samples
+    found = any(s.labels.get("quantile") == share and 0 < s.value < 60 for s in quantiles)
+    check(found, f"no quantile {share} of commits")
+
+# The same by the rules of `promtool check metrics`; with that program too where there is one.
+for fault in lint_metrics.lint(scrape.read_text()):
+    check(False, f"{scrape.name}: {fault}")
+for fault in lint_metrics.missed():
+    check(False, f"the check of metrics misses: {fault}")
+if shutil.which("promtool"):
+    ran = subprocess.run(["promtool", "check", "metrics"], input=scrape.read_text(), capture_output=True, text=True)
+    check(ran.returncode == 0, f"promtool: {ran.stdout}{ran.stderr}")
 
 # Rules and alerts: PromQL, and no metric that a hub does not have.
 recorded = set()

@@ -81,14 +81,14 @@ fn limits_change_while_it_runs_and_a_mistake_changes_nothing() {
     let mut hub = HubProcess::start(&dir, &[]);
     let turned_away = |hub: &HubProcess| {
         drop(TcpStream::connect(hub.devices).expect("connected by the system"));
-        metric(hub.health, "marey_connections_crowded_out") > 0.0
+        metric(hub.health, "marey_connections_crowded_out_total") > 0.0
     };
     let accepted = metric(hub.health, "marey_connections_total");
     assert!(!turned_away(&hub), "there is room by default");
     until("the connection is accepted", PATIENCE, || {
         (metric(hub.health, "marey_connections_total") > accepted).then_some(())
     });
-    assert_eq!(metric(hub.health, "marey_connections_crowded_out"), 0.0);
+    assert_eq!(metric(hub.health, "marey_connections_crowded_out_total"), 0.0);
     std::fs::write(dir.join("hub.toml"), "[limits]\nconnections_max = 1\n").expect("written");
     signal(&hub, Signal::HUP);
     until("the reload", PATIENCE, || {

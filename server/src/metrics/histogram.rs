@@ -1,7 +1,11 @@
 //! How often a duration fell below each bound, and what follows of it: buckets for Prometheus, and quantiles.
 //!
 //! Counts stand once for each bucket and are added up when they are shown, so that the count of a histogram is always the
-//! sum of its buckets, whatever is counted meanwhile.
+//! sum of its buckets, whatever is counted meanwhile. Quantiles are those of the last minutes: of what was counted since the
+//! oldest of a few copies of the counts, one of which is made each half minute. Counting itself knows nothing of that.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::text::Text;
 use super::{Counter, QUANTILES};
@@ -13,6 +17,8 @@ pub struct Histogram {
     /// One more than there are bounds: the last is for what is longer than all of them.
     counts: Vec<Counter>,
     sum_ns: Counter,
+    /// The counts as they were at the last turns, the oldest first.
+    before: Mutex<VecDeque<Vec<u64>>>,
 }
 
 /// From a good disk's sync to a very bad one's.
@@ -33,7 +39,38 @@ impl Histogram {
             bounds_us,
             counts: (0..=bounds_us.len()).map(|_| Counter::default()).collect(),
             sum_ns: Counter::default(),
+            before: Mutex::default(),
         }
+    }
+
+    /// Half a minute has passed: what was counted [`TURNS_KEPT`] turns ago is no longer of late.
+    pub(super) fn turn(&self) {
+        let counts = self.counts();
+        let mut before = self.before();
+        if before.len() >= TURNS_KEPT {
+            before.pop_front();
+        }
+        before.push_back(counts);
+    }
+
+    fn counts(&self) -> Vec<u64> {
+        self.counts.iter().map(Counter::get).collect()
+    }
+
+    /// What was counted of late; all of it as long as all of it is.
+    fn recent(&self) -> Vec<u64> {
+        let mut counts = self.counts();
+        let before = self.before();
+        if let Some(oldest) = before.front().filter(|_| before.len() >= TURNS_KEPT) {
+            for (count, gone) in counts.iter_mut().zip(oldest) {
+                *count = count.saturating_sub(*gone);
+            }
+        }
+        counts
+    }
+
+    fn before(&self) -> MutexGuard<'_, VecDeque<Vec<u64>>> {
+        self.before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something took so long; a negative duration counts as none.
@@ -49,10 +86,10 @@ impl Histogram {
         self.counts.iter().map(Counter::get).sum()
     }
 
-    /// The duration that a share of all stays below, in seconds: straight between the bounds of a bucket, as Prometheus
-    /// reckons it, and the last bound for what lies beyond. None while there is nothing.
+    /// The duration that a share of all of late stays below, in seconds: straight between the bounds of a bucket, as
+    /// Prometheus reckons it, and the last bound for what lies beyond. None where there was nothing of late.
     pub fn quantile(&self, share: f64) -> Option<f64> {
-        let counts: Vec<u64> = self.counts.iter().map(Counter::get).collect();
+        let counts = self.recent();
         let all: u64 = counts.iter().sum();
         let rank = share * all as f64;
         let (mut below, mut lower_us) = (0, 0);
@@ -85,8 +122,8 @@ impl Histogram {
         text.line(&format!("{name}_count"), &labels, below);
     }
 
-    /// Its quantiles, for a family of gauges that was announced.
-    pub(super) fn show_quantiles(&self, text: &mut Text, name: &str, label: Option<(&str, &str)>) {
+    /// Its quantiles of late, and the sum and the count since the start, for a summary that was announced.
+    pub(super) fn show_summary(&self, text: &mut Text, name: &str, label: Option<(&str, &str)>) {
         for share in QUANTILES {
             if let Some(seconds) = self.quantile(share) {
                 let share = share.to_string();
@@ -94,8 +131,14 @@ impl Histogram {
                 text.line(name, &labels, seconds);
             }
         }
+        let labels: Vec<_> = label.into_iter().collect();
+        text.line(&format!("{name}_sum"), &labels, self.sum_ns.get() as f64 / 1e9);
+        text.line(&format!("{name}_count"), &labels, self.count());
     }
 }
+
+/// Copies of the counts that are kept, one each half minute: quantiles are over five minutes, or half a minute more.
+const TURNS_KEPT: usize = 11;
 
 #[cfg(test)]
 mod tests {
@@ -118,6 +161,23 @@ mod tests {
         close(of.quantile(0.5), 200e-6);
         close(of.quantile(0.95), 400e-6);
         assert_eq!(of.count(), 200);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_last_minutes() {
+        let of = Histogram::new(&[100, 200, 400]);
+        // What is counted within the first turns stays until so many have passed.
+        of.took(150_000);
+        (1..TURNS_KEPT).for_each(|_| of.turn());
+        assert!(of.quantile(0.5).is_some());
+        of.turn();
+        assert_eq!(of.quantile(0.5), None, "that was long ago");
+        of.took(350_000);
+        assert!(of.quantile(0.5).is_some_and(|found| found > 200e-6));
+        assert_eq!(of.count(), 2, "the count is since the start");
+        (0..3 * TURNS_KEPT).for_each(|_| of.turn());
+        assert_eq!(of.quantile(0.99), None);
+        assert_eq!(of.before().len(), TURNS_KEPT);
     }
 
     #[test]

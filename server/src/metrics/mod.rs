@@ -1,8 +1,8 @@
 //! Counters and durations of the hub, and their text for Prometheus.
 //!
 //! Counts only: nothing here changes what the hub does. Gauges that somebody else knows are handed in at each scrape. Every
-//! histogram has its quantiles beside it, over all that was since the start; for those of the last minutes ask Prometheus
-//! (`deploy/prometheus/rules.yml` does).
+//! histogram has a summary beside it, with quantiles of the last minutes, for those without Prometheus.
+//! `tests/python/lint_metrics.py` holds names, units and types to the rules of `promtool check metrics`.
 
 mod histogram;
 mod process;
@@ -229,12 +229,24 @@ impl Metrics {
         self.certificates.took(took_ns);
     }
 
+    /// Half a minute has passed.
+    pub(crate) fn turn(&self) {
+        let single = [&self.commit, &self.api, &self.certificates];
+        single.into_iter().chain(&self.messages).for_each(Histogram::turn);
+    }
+
     /// The text of `/metrics`.
     pub fn render(&self, gauges: &Gauges) -> String {
         let mut text = Text::default();
         self.show_counters(&mut text);
         self.show_durations(&mut text);
         gauges.show(&mut text);
+        text.single(
+            "connections_crowded_out_total",
+            "Connections refused for want of room",
+            "counter",
+            gauges.crowded,
+        );
         process::show(&mut text);
         text.done()
     }
@@ -353,10 +365,11 @@ impl Metrics {
             for (label, of) in &all {
                 of.show(text, &family, *label);
             }
-            let family = format!("{name}_quantile_seconds");
-            text.family(&family, &format!("{help}: quantiles since the start"), "gauge");
+            let family = format!("{name}_recent_seconds");
+            let help = format!("{help}: quantiles of the last five minutes, sum and count since the start");
+            text.family(&family, &help, "summary");
             for (label, of) in &all {
-                of.show_quantiles(text, &family, *label);
+                of.show_summary(text, &family, *label);
             }
         }
     }
@@ -370,11 +383,6 @@ impl Gauges {
                 "connections_half_open",
                 "Connections in their handshake",
                 self.half_open,
-            ),
-            (
-                "connections_crowded_out",
-                "Connections refused for want of room, since the start",
-                self.crowded,
             ),
             ("devices_attached", "Devices attached", self.devices),
             (
@@ -452,7 +460,11 @@ mod tests {
             "marey_commit_seconds_sum 5.00015",
             "marey_commit_seconds_count 2",
             "marey_disk_free_bytes 7",
-            "marey_commit_quantile_seconds{quantile=\"0.5\"} 0.0002",
+            "# TYPE marey_commit_recent_seconds summary",
+            "marey_commit_recent_seconds{quantile=\"0.5\"} 0.0002",
+            "marey_commit_recent_seconds_count 2",
+            "marey_message_recent_seconds_sum{type=\"live\"} 0.003",
+            "marey_connections_crowded_out_total 0",
             "marey_message_seconds_bucket{type=\"live\",le=\"0.005\"} 1",
             "marey_message_seconds_count{type=\"data\"} 0",
             "marey_api_requests_total{class=\"4xx\"} 1",

@@ -76,14 +76,14 @@ fn room(config: &HubConfig, around: &Surroundings) -> Check {
 /// How long a sync takes: what the hub has seen, or else measured now.
 fn sync(folder: &Path, around: &Surroundings, running: Option<&Running>, measures: bool) -> Vec<Check> {
     if let Some(hub) = running {
-        let of = |share| hub.metric(&format!("marey_commit_quantile_seconds{{quantile=\"{share}\"}}"));
+        let of = |share| hub.metric(&format!("marey_commit_recent_seconds{{quantile=\"{share}\"}}"));
         return match of("0.5").zip(of("0.99")) {
             Some((median, p99)) => vec![latency(
-                "commits of the running hub took",
+                "commits of the last minutes took",
                 median * 1e3,
                 p99 * 1e3,
             )],
-            None => vec![Check::ok(SYNC, "the hub that runs has committed nothing yet")],
+            None => vec![Check::ok(SYNC, "the hub that runs has committed nothing of late")],
         };
     }
     if !measures {
