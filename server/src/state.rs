@@ -91,7 +91,12 @@ impl HubState {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let for_stamps = parts.store.clock().clone();
         let gate = Gate::new(&parts.config.limits);
-        let api = Api::new(&parts.config, parts.access, parts.store.clock());
+        let api = Api::new(
+            &parts.config,
+            parts.access,
+            parts.store.clock(),
+            parts.bound.files.port(),
+        );
         let reception = Reception::new(
             parts.config,
             parts.store,

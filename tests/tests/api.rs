@@ -501,22 +501,33 @@ fn the_description_is_what_is_served() {
     let (lab, walk) = (Lab::with_people(config, PEOPLE), session("walk"));
     recorded(&lab, &walk, 5);
     let url = format!("https://localhost:{}/api/v1/openapi.json", lab.address().port());
-    // What is asked is to be of something that is there, mostly.
-    let known = "[parameters]\nsession = \"walk\"\ndevice = \"phone\"\nstream = \"count@1\"\njob = 1\n";
+    // The same description stands on the port for files, whose paths are asked there.
+    let port = lab.hub().bound().files;
+    let description = well(connected(&lab.web()).ask("GET", "/api/v1/openapi.json", &[], b""));
+    let of_files = well(connected(&lab.web().at(port)).ask("GET", "/api/v1/openapi.json", &[], b""));
+    assert!(description.body == of_files.body);
+    let said = description.json();
+    let server = &said["paths"]["/files"]["servers"][0];
+    assert_eq!(server["variables"]["port"]["default"], port.port().to_string());
     std::fs::write(
         lab.dir().parent().expect("a folder").join("schemathesis.toml"),
-        known,
+        SCHEMATHESIS,
     )
     .expect("written");
+    let hooks = python::script("schemathesis_bytes.py");
     let mut command = Command::new(python::python());
     command
         .env("NO_COLOR", "1")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONPATH", hooks.parent().expect("a folder"))
+        .env("SCHEMATHESIS_HOOKS", "schemathesis_bytes")
         .args(["-m", "schemathesis.cli", "run", &url, "--tls-verify"])
         .arg(lab.dir().join("pki/ca.cert.pem"))
         .args(["--header", &format!("Authorization: Bearer {ADA}")])
         .args([
             "--checks",
-            "not_a_server_error,response_schema_conformance,content_type_conformance",
+            "not_a_server_error,response_schema_conformance,response_headers_conformance,content_type_conformance,\
+             status_code_conformance,negative_data_rejection,missing_required_header,unsupported_method,ignored_auth",
         ])
         .args([
             "--seed",
@@ -541,3 +552,19 @@ fn the_description_is_what_is_served() {
     let served: u64 = served.and_then(|count| count.parse().ok()).expect("a count");
     assert!(served > 50, "schemathesis was answered well {served} times only");
 }
+
+/// What is asked is to be of something that is there, mostly; and by what statuses nonsense is refused.
+const SCHEMATHESIS: &str = r#"
+[parameters]
+session = "walk"
+device = "phone"
+stream = "count@1"
+job = 1
+Tus-Resumable = "1.0.0"
+
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 409, 412, 413, 415, 422]
+
+[checks.missing_required_header]
+expected-statuses = [400, 401, 412, 415]
+"#;

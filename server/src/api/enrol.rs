@@ -10,9 +10,14 @@ use axum::extract::FromRequest;
 
 use super::extract::{Hub, Peer};
 use super::problem::Problem;
+use super::schema::{EnrolRequestDoc, EnrolledDoc};
 use crate::pki::PkiError;
 use crate::registrar::{Enrolled, RegistrarError};
 
+#[utoipa::path(post, path = "/enrol", tag = "devices", operation_id = "enrolDevice",
+    request_body = EnrolRequestDoc,
+    responses((status = 200, description = "The invited device's certificate, its authority's, and where the hub is",
+        body = EnrolledDoc)))]
 pub(crate) async fn enrol(
     Hub(hub): Hub,
     Peer(peer): Peer,

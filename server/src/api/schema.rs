@@ -280,3 +280,46 @@ pub(crate) struct NewSessionDoc {
     #[schema(max_length = 65536)]
     protocol: Option<String>,
 }
+
+/// What an invited device asks with; `wire.md` has it.
+#[derive(ToSchema)]
+#[schema(as = EnrolRequest)]
+pub(crate) struct EnrolRequestDoc {
+    /// Its name, as it was invited.
+    device: String,
+    /// Of the invitation's link.
+    #[schema(required = false)]
+    token: String,
+    /// PEM of a certification request (PKCS #10) for a key of its own.
+    csr: String,
+}
+
+/// What an invited device gets.
+#[derive(ToSchema)]
+#[schema(as = Enrolled)]
+pub(crate) struct EnrolledDoc {
+    /// PEM.
+    certificate: String,
+    /// PEM of whoever issued it and the hub's own.
+    authority: String,
+    hub: HubContactDoc,
+}
+
+/// Where a hub is, and how to know it.
+#[derive(ToSchema)]
+#[schema(as = HubContact)]
+pub(crate) struct HubContactDoc {
+    v: u32,
+    device: String,
+    /// `host:port`, the most likely one first.
+    addresses: Vec<String>,
+    /// The name in the hub's certificate, whatever address was dialled.
+    hub_name: String,
+    /// Of the time service.
+    udp_port: u16,
+}
+
+/// Bytes of a file.
+#[derive(ToSchema)]
+#[schema(as = FileBytes, value_type = String, format = Binary)]
+pub(crate) struct FileBytesDoc(Vec<u8>);

@@ -18,7 +18,7 @@ use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
+use axum::routing::{head, post};
 use http_body_util::BodyExt;
 use marey_engine::SessionState;
 use marey_engine::media::{MediaError, MediaPlace, Upload, UploadFacts};
@@ -29,6 +29,7 @@ use marey_format::{DeviceId, SessionId};
 use super::access::SESSION_MANAGE;
 use super::extract::{Caller, Hub, Path};
 use super::problem::Problem;
+use super::schema::FileBytesDoc;
 use super::tus::{LENGTH, OFFSET, RESUMABLE, metadata, number, version};
 use super::work::{Asked, study_of};
 use crate::permission::Role;
@@ -40,14 +41,15 @@ use shelf::Taken;
 pub(crate) fn router() -> Router {
     Router::new()
         .route("/files", post(begin).options(options))
-        .route(
-            "/files/{upload}",
-            any(other).head(offset).patch(append).delete(give_up),
-        )
+        .route("/files/{upload}", head(offset).patch(append).delete(give_up))
         .layer(DefaultBodyLimit::disable())
 }
 
-async fn options() -> Response {
+#[utoipa::path(options, path = "/files", tag = "uploads", operation_id = "describeUploads",
+    responses((status = 204, description = "What is spoken here",
+        headers(("Tus-Version" = String, description = "1.0.0"),
+            ("Tus-Extension" = String, description = "Extensions, with commas between")))))]
+pub(super) async fn options() -> Response {
     let headers = [
         (RESUMABLE, "1.0.0"),
         (HeaderName::from_static("tus-version"), "1.0.0"),
@@ -56,11 +58,17 @@ async fn options() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-async fn other() -> Problem {
-    Problem::method("an upload takes HEAD, PATCH and DELETE")
-}
-
-async fn begin(hub: Hub, caller: Caller, headers: HeaderMap) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/files", tag = "uploads", operation_id = "beginUpload",
+    params(
+        ("Tus-Resumable" = String, Header, pattern = r"^1\.0\.0$", description = "The version of tus: 1.0.0"),
+        ("Upload-Length" = u64, Header, description = "Bytes of the whole file; how many are taken hangs on the role"),
+        ("Upload-Metadata" = String, Header, description = "Pairs of a key and base64, with commas between: session, \
+            filename, and what is known of sha256, device, stream, device_time_ns, time_ns"),
+    ),
+    responses((status = 201, description = "It was begun; nothing has come yet",
+        headers(("Location" = String, description = "Where the bytes go"),
+            ("Tus-Resumable" = String, description = "1.0.0")))))]
+pub(super) async fn begin(hub: Hub, caller: Caller, headers: HeaderMap) -> Result<Response, Problem> {
     version(&headers)?;
     let bytes = number(&headers, LENGTH)?;
     let mut said = metadata(&headers)?;
@@ -153,7 +161,12 @@ async fn begin(hub: Hub, caller: Caller, headers: HeaderMap) -> Result<Response,
     Ok((StatusCode::CREATED, headers).into_response())
 }
 
-async fn offset(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+#[utoipa::path(head, path = "/files/{upload}", tag = "uploads", operation_id = "showUpload",
+    params(("upload" = String, Path, description = "The last part of its Location")),
+    responses((status = 200, description = "Where to go on",
+        headers(("Upload-Offset" = u64, description = "Bytes that have come, and are synced"),
+            ("Upload-Length" = u64, description = "Bytes of the whole file")))))]
+pub(super) async fn offset(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     let found = hub.work(caller, SESSION_MANAGE, move |asked| {
         let mut taken = asked.take(&id)?;
         let bytes = taken.bytes()?;
@@ -170,7 +183,10 @@ async fn offset(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Resp
     Ok((StatusCode::OK, headers).into_response())
 }
 
-async fn give_up(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+#[utoipa::path(delete, path = "/files/{upload}", tag = "uploads", operation_id = "giveUpUpload",
+    params(("upload" = String, Path, description = "The last part of its Location")),
+    responses((status = 204, description = "It is gone, with all that has come of it")))]
+pub(super) async fn give_up(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     let gone = hub.work(caller, SESSION_MANAGE, move |asked| {
         asked.take(&id)?.discard("it was given up by who began it")
     });
@@ -178,7 +194,17 @@ async fn give_up(hub: Hub, caller: Caller, Path(id): Path<String>) -> Result<Res
     Ok((StatusCode::NO_CONTENT, [(RESUMABLE, "1.0.0")]).into_response())
 }
 
-async fn append(
+#[utoipa::path(patch, path = "/files/{upload}", tag = "uploads", operation_id = "appendToUpload",
+    params(
+        ("upload" = String, Path, description = "The last part of its Location"),
+        ("Tus-Resumable" = String, Header, pattern = r"^1\.0\.0$", description = "The version of tus: 1.0.0"),
+        ("Upload-Offset" = u64, Header, description = "Where these bytes begin: as many as have come"),
+    ),
+    request_body(content = FileBytesDoc, content_type = "application/offset+octet-stream",
+        description = "The next bytes; the last ones put the file into its session"),
+    responses((status = 204, description = "They are synced; with the last of them the file is in its session",
+        headers(("Upload-Offset" = u64, description = "Bytes that have come")))))]
+pub(super) async fn append(
     hub: Hub,
     caller: Caller,
     Path(id): Path<String>,
