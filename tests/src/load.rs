@@ -30,8 +30,16 @@ impl Answered {
 
 /// So many at once take their turns at these paths until so many requests were made, each on one connection of its own.
 pub fn run(hub: &Hub, token: &str, paths: &[String], at_once: usize, requests: usize) -> Answered {
+    run_as(hub, &[token], paths, at_once, requests)
+}
+
+/// The same with several tokens, which go round.
+///
+/// # Panics
+/// If there is none.
+pub fn run_as(hub: &Hub, tokens: &[&str], paths: &[String], at_once: usize, requests: usize) -> Answered {
     let (next, began) = (AtomicUsize::new(0), Instant::now());
-    let one = || {
+    let one = |token: &str| {
         let mut web: Option<Web> = None;
         let (mut took, mut failures) = (Vec::new(), Vec::new());
         loop {
@@ -60,7 +68,11 @@ pub fn run(hub: &Hub, token: &str, paths: &[String], at_once: usize, requests: u
         }
     };
     let parts: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(one)).collect();
+        let one = &one;
+        let threads: Vec<_> = (0..at_once)
+            .map(|at| tokens[at % tokens.len()])
+            .map(|token| scope.spawn(move || one(token)))
+            .collect();
         threads
             .into_iter()
             .map(|thread| thread.join().expect("no client panics"))

@@ -252,6 +252,22 @@ pub fn connected(hub: &Hub) -> Web {
     hub.connect().expect("connected")
 }
 
+/// Standard base64 with padding, as `Upload-Metadata` has it.
+pub fn base64(text: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let groups = text.as_bytes().chunks(3).map(|group| {
+        let bits =
+            group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        (0..4)
+            .map(|at| match at <= group.len() {
+                true => char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]),
+                false => '=',
+            })
+            .collect::<String>()
+    });
+    groups.collect()
+}
+
 /// A call of `curl` that knows the hub by its authority; none where there is no curl.
 pub fn curl(dir: &Path, hub: &Hub) -> Option<Command> {
     let there = Command::new("curl")

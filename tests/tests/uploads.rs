@@ -8,7 +8,7 @@
 use marey_format::types::hex;
 use marey_tests::hub::{Lab, PATIENCE, config, session};
 use marey_tests::process::until;
-use marey_tests::web::{ADA, ANA, Answer, PEOPLE, RIA, VIC, Web, connected, problem, well};
+use marey_tests::web::{ADA, ANA, Answer, PEOPLE, RIA, VIC, Web, base64, connected, problem, well};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -16,21 +16,6 @@ fn video(bytes: usize) -> Vec<u8> {
     let mut video = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom".to_vec();
     video.extend((video.len()..bytes).map(|n| (n * 31 % 251) as u8));
     video
-}
-
-fn base64(text: &str) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let groups = text.as_bytes().chunks(3).map(|group| {
-        let bits =
-            group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        (0..4)
-            .map(|at| match at <= group.len() {
-                true => char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]),
-                false => '=',
-            })
-            .collect::<String>()
-    });
-    groups.collect()
 }
 
 /// Begins an upload.
