@@ -5,13 +5,15 @@
 //!
 //! Invariants: bounded; what is under way is never forgotten; work that ends without a word counts as failed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use marey_engine::compact::{Phase, Progress, rfc3339};
 use marey_engine::time::HubClock;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::metrics::Text;
 
 /// One piece of work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -63,6 +65,14 @@ pub(crate) struct Jobs {
 struct Known {
     last: u64,
     jobs: VecDeque<JobView>,
+    /// Those that have ended since the start, by kind.
+    ended: BTreeMap<String, Ended>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Ended {
+    done: u64,
+    failed: u64,
 }
 
 /// A job that is under way. Dropped without a word, it has failed.
@@ -131,6 +141,44 @@ impl Jobs {
         open.map(|job| job.job)
     }
 
+    /// What is under way and what has ended, by kind, for Prometheus.
+    pub(crate) fn metrics(&self) -> String {
+        let nothing = KINDS.map(|kind| (kind.to_owned(), ([0_u64; 2], Ended::default())));
+        let mut kinds = BTreeMap::from(nothing);
+        {
+            let known = self.known();
+            for (kind, ended) in &known.ended {
+                kinds.entry(kind.clone()).or_default().1 = *ended;
+            }
+            for job in known.jobs.iter().filter(|job| job.ended.is_none()) {
+                let open = &mut kinds.entry(job.kind.clone()).or_default().0;
+                open[usize::from(job.state == JobState::Running)] += 1;
+            }
+        }
+        let mut text = Text::default();
+        let name = "jobs_open";
+        text.family(name, "Background work that waits or runs, by kind", "gauge");
+        for (kind, ([waiting, running], _)) in &kinds {
+            text.line(name, &[("kind", kind.as_str()), ("state", "waiting")], *waiting);
+            text.line(name, &[("kind", kind.as_str()), ("state", "running")], *running);
+        }
+        let name = "jobs_total";
+        text.family(
+            name,
+            "Background work that has ended, by kind and result",
+            "counter",
+        );
+        for (kind, (_, ended)) in &kinds {
+            text.line(name, &[("kind", kind.as_str()), ("result", "done")], ended.done);
+            text.line(
+                name,
+                &[("kind", kind.as_str()), ("result", "failed")],
+                ended.failed,
+            );
+        }
+        text.done()
+    }
+
     fn change(&self, number: u64, change: impl FnOnce(&mut JobView)) {
         if let Some(job) = self.known().jobs.iter_mut().find(|job| job.job == number) {
             change(job);
@@ -191,9 +239,17 @@ impl Job {
     fn end(&mut self, state: JobState, said: Option<String>) {
         self.ended = true;
         let ended = self.jobs.utc();
-        self.jobs.change(self.number, |job| {
-            (job.state, job.ended, job.said) = (state, Some(ended), said);
-        });
+        let mut known = self.jobs.known();
+        let known = &mut *known;
+        let Some(job) = known.jobs.iter_mut().find(|job| job.job == self.number) else {
+            return;
+        };
+        (job.state, job.ended, job.said) = (state, Some(ended), said);
+        let counts = known.ended.entry(job.kind.clone()).or_default();
+        match state {
+            JobState::Failed => counts.failed += 1,
+            _ => counts.done += 1,
+        }
     }
 }
 
@@ -205,6 +261,8 @@ impl Drop for Job {
     }
 }
 
+/// Kinds that are counted from the start on, whether or not there was one.
+const KINDS: [&str; 4] = ["compact", "realign", "seal", "upload"];
 /// Jobs that are remembered, unless more are under way.
 const JOBS_KEPT: usize = 256;
 
@@ -254,5 +312,26 @@ mod tests {
         }
         assert_eq!(jobs.list().len(), JOBS_KEPT);
         assert!(jobs.get(first.number()).is_some());
+    }
+
+    #[test]
+    fn what_runs_and_what_has_ended_is_counted_by_kind() {
+        let jobs = jobs();
+        let running = jobs.begin("upload", "session/walk/media/a.mp4");
+        running.runs();
+        let _waiting = jobs.begin("seal", "session/walk");
+        (0..2 * JOBS_KEPT).for_each(|_| jobs.begin("compact", "session/other").done("nothing new"));
+        drop(jobs.begin("backup", "backup"));
+        let text = jobs.metrics();
+        for line in [
+            "marey_jobs_open{kind=\"upload\",state=\"running\"} 1",
+            "marey_jobs_open{kind=\"seal\",state=\"waiting\"} 1",
+            "marey_jobs_open{kind=\"compact\",state=\"running\"} 0",
+            "marey_jobs_total{kind=\"compact\",result=\"done\"} 512",
+            "marey_jobs_total{kind=\"backup\",result=\"failed\"} 1",
+            "marey_jobs_total{kind=\"realign\",result=\"failed\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
+        }
     }
 }

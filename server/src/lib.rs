@@ -63,6 +63,7 @@ mod permission;
 mod quarantine;
 pub mod reload;
 mod state;
+mod survey;
 mod tally;
 mod text;
 mod watch;

@@ -1,6 +1,7 @@
 //! The plain threads of a running hub: one keeps the store tidy, one seals sessions whose time has come, makes the next
-//! generation of those that got late frames or annotations, rolls those that are being recorded, and removes what earlier generations left aside, one watches devices and recordings, one writes
-//! refusals into the audit log.
+//! generation of those that got late frames or annotations, rolls those that are being recorded, removes what earlier
+//! generations left aside, and looks how large all of it is, one watches devices and recordings, one writes refusals into
+//! the audit log.
 //!
 //! Four, because sealing takes as long as it takes, the journal's blocks must go round meanwhile, somebody must say
 //! that a device is gone, and the sync of a line of the audit log is to hold up none of that. Level-triggered: each
@@ -19,6 +20,7 @@ use marey_format::SessionId;
 use crate::clocks::ClockWatch;
 use crate::reception::Reception;
 use crate::state::HubState;
+use crate::survey::Surveyor;
 use crate::watch::Watch;
 
 /// The running threads.
@@ -139,9 +141,10 @@ pub(crate) fn tidy_up(state: &Reception) -> Result<(), StorageError> {
 }
 
 fn seal_due(state: &HubState, stop: &Stop) {
-    let mut keeper = Keeper::new(state);
+    let (mut keeper, mut surveyor) = (Keeper::new(state), Surveyor::default());
     while !stop.wait(LOOK_INTERVAL) {
         keeper.turn(state, &|| stop.flag.load(Ordering::Acquire));
+        surveyor.turn(state);
     }
 }
 

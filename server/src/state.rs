@@ -21,6 +21,7 @@ use crate::listener::Gate;
 use crate::metrics::{Gauges, Metrics};
 use crate::reception::Reception;
 use crate::registrar::{Office, Registrar};
+use crate::survey::Survey;
 use crate::tally::Tally;
 use crate::tls::{BufferPool, StampFn};
 
@@ -59,6 +60,7 @@ pub(crate) struct HubState {
     pub gate: Arc<Gate>,
     pub bound: Bound,
     pub api: Api,
+    pub survey: Survey,
     pub stopping: watch::Sender<bool>,
     pub shutdown_asked: watch::Sender<bool>,
 }
@@ -115,6 +117,7 @@ impl HubState {
             buffers: BufferPool::new(),
             bound: parts.bound,
             api,
+            survey: Survey::default(),
             stopping: watch::Sender::new(false),
             shutdown_asked: watch::Sender::new(false),
         })
@@ -158,6 +161,8 @@ impl HubState {
             certificate_not_after_s: self.registrar.hub_not_after_utc_s(),
         });
         text += &clocks::metrics(&self.store.log_status(), &self.sessions());
+        text += &self.survey.metrics();
+        text += &self.jobs.metrics();
         text += &self.judge.metrics(self.clock.now());
         text += &crate::watch::metrics(&self.attached.all_seen(self.clock.now().ns));
         text

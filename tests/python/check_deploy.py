@@ -67,6 +67,23 @@ if shutil.which("promtool"):
     ran = subprocess.run(["promtool", "check", "metrics"], input=scrape.read_text(), capture_output=True, text=True)
     check(ran.returncode == 0, f"promtool: {ran.stdout}{ran.stderr}")
 
+# What an operator of a hub asks for by name.
+for name, label, values in (
+    ("marey_store_bytes", "part", {"journal", "logs", "parquet", "media", "uploads", "audit", "other"}),
+    ("marey_jobs_open", "kind", {"seal", "compact", "realign", "upload"}),
+    ("marey_machine_cpu_seconds_total", "mode", {"user", "system", "idle", "iowait"}),
+):
+    told = {s.labels[label] for family in families.values() for s in family.samples if s.name == name}
+    check(values <= told, f"{name} has {told}")
+one = {s.name: s.value for family in families.values() for s in family.samples if not s.labels}
+day = 86400
+now = one["process_start_time_seconds"]
+check(5 * 365 * day < one["marey_authority_not_after_seconds"] - now < 40 * 365 * day, "when the authority ends")
+check(0 < one["marey_revocations_not_after_seconds"] - now < 100 * day, "until when revocations count")
+check(300 * day < one["marey_device_certificate_not_after_seconds"] - now < 400 * day, "when the device's ends")
+check(one["marey_machine_memory_bytes"] > one["marey_machine_memory_available_bytes"] > 0, "memory of the machine")
+check("marey_upload_bytes_total" in samples, "bytes of uploads")
+
 # Rules and alerts: PromQL, and no metric that a hub does not have.
 recorded = set()
 groups = []

@@ -301,7 +301,14 @@ fn files_of_deploy_by_the_parsers_of_those_who_read_them() {
     let bundle = hub.enroll(folder.path(), "phone");
     process::run(["simulate", "--seconds", "1", &bundle.to_string_lossy()]).well();
     let scrape = folder.path().join("metrics.txt");
-    std::fs::write(&scrape, get(hub.health, "/metrics")).expect("written");
+    // What is looked at now and then is there once somebody has looked.
+    let text = until("a look at what ends", PATIENCE, || {
+        let text = get(hub.health, "/metrics");
+        let has = |name: &str| text.lines().any(|line| line.starts_with(name));
+        (has("marey_device_certificate_not_after_seconds ") && has("marey_store_bytes{part=\"logs\"}"))
+            .then_some(text)
+    });
+    std::fs::write(&scrape, text).expect("written");
     let script = python::script("check_deploy.py");
     let arguments = [workspace().join("deploy"), scrape];
     let ran = python::run_with(python::python_of_operations(), &script, &arguments);

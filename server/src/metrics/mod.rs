@@ -47,6 +47,8 @@ pub struct Metrics {
     pub registrations: Counter,
     /// Requests of the API that were refused because there were too many of them.
     pub api_limited: Counter,
+    /// Bytes of media files that were handed in.
+    pub upload_bytes: Counter,
     /// Configurations that were taken over while the hub ran.
     pub reloads: Counter,
     /// The same, that were refused.
@@ -170,6 +172,7 @@ impl Default for Metrics {
             proven_losses: Counter::default(),
             registrations: Counter::default(),
             api_limited: Counter::default(),
+            upload_bytes: Counter::default(),
             reloads: Counter::default(),
             reload_failures: Counter::default(),
             sign_ins: Default::default(),
@@ -293,6 +296,11 @@ impl Metrics {
                 "api_limited_total",
                 "Requests of the API refused because there were too many",
                 &self.api_limited,
+            ),
+            (
+                "upload_bytes_total",
+                "Bytes of media files handed in",
+                &self.upload_bytes,
             ),
             (
                 "reloads_total",

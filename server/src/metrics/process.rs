@@ -15,6 +15,8 @@ struct Usage {
     max_fds: Option<u64>,
     memory_bytes: Option<u64>,
     memory_available_bytes: Option<u64>,
+    /// Ticks of all processors in each of [`MODES`].
+    modes: Option<[u64; MODES.len()]>,
     received_bytes: Option<u64>,
     sent_bytes: Option<u64>,
 }
@@ -82,12 +84,24 @@ pub(super) fn show(text: &mut Text) {
         "counter",
         whole(usage.sent_bytes),
     );
+    if let Some(modes) = usage.modes {
+        let name = "machine_cpu_seconds_total";
+        text.family(
+            name,
+            "Time of all processors of the machine, by what for",
+            "counter",
+        );
+        for (mode, ticks) in MODES.into_iter().zip(modes) {
+            text.line(name, &[("mode", mode)], ticks as f64 / TICKS_PER_SECOND);
+        }
+    }
 }
 
 fn look() -> Usage {
     let stat = read("/proc/self/stat");
     let ticks = stat.as_deref().and_then(cpu_ticks);
-    let boot = read("/proc/stat").as_deref().and_then(boot_seconds);
+    let machine = read("/proc/stat");
+    let boot = machine.as_deref().and_then(boot_seconds);
     let memory = read("/proc/meminfo");
     let network = read("/proc/net/dev").as_deref().map(network_bytes);
     Usage {
@@ -100,6 +114,7 @@ fn look() -> Usage {
         max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         memory_bytes: kib(memory.as_deref(), "MemTotal:"),
         memory_available_bytes: kib(memory.as_deref(), "MemAvailable:"),
+        modes: machine.as_deref().and_then(modes),
         received_bytes: network.map(|(received, _)| received),
         sent_bytes: network.map(|(_, sent)| sent),
     }
@@ -135,6 +150,17 @@ fn boot_seconds(stat: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
+/// Of proc_stat(5): ticks of all processors together.
+fn modes(stat: &str) -> Option<[u64; MODES.len()]> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let mut ticks = line.split_whitespace().map_while(|ticks| ticks.parse().ok());
+    let mut modes = [0; MODES.len()];
+    for mode in &mut modes {
+        *mode = ticks.next()?;
+    }
+    Some(modes)
+}
+
 /// A line `Name:   123 kB`, in bytes.
 fn kib(text: Option<&str>, name: &str) -> Option<u64> {
     let rest = text?.lines().find_map(|line| line.strip_prefix(name))?;
@@ -155,6 +181,10 @@ fn network_bytes(text: &str) -> (u64, u64) {
     })
 }
 
+/// In the order of the kernel's line. Guests are in `user` already.
+const MODES: [&str; 8] = [
+    "user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal",
+];
 /// What the kernel shows times of processes in: USER_HZ is 100 on every architecture that Rust's standard library has.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -169,6 +199,9 @@ mod tests {
         assert_eq!(cpu_ticks("42 (a) S 1"), None);
         assert_eq!(cpu_ticks("nonsense"), None);
         assert_eq!(boot_seconds("cpu 1 2\nbtime 1700000000\n"), Some(1_700_000_000));
+        let stat = "cpu  10 20 30 40 50 60 70 80 90 100\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(modes(stat), Some([10, 20, 30, 40, 50, 60, 70, 80]));
+        assert_eq!(modes("cpu  10 20\n"), None);
         let memory = "MemTotal:       16384 kB\nMemAvailable:    8192 kB\n";
         assert_eq!(kib(Some(memory), "MemAvailable:"), Some(8 << 20));
         assert_eq!(kib(Some(memory), "Swap:"), None);
@@ -187,5 +220,9 @@ mod tests {
         );
         assert!(usage.open_fds.is_some_and(|count| count >= 3), "{usage:?}");
         assert!(usage.started_seconds.is_some_and(|at| at > 1e9), "{usage:?}");
+        assert!(
+            usage.modes.is_some_and(|modes| modes.iter().sum::<u64>() > 0),
+            "{usage:?}"
+        );
     }
 }

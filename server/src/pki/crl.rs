@@ -49,6 +49,8 @@ pub struct ListHead {
     pub number: u64,
     /// When it was written, UTC seconds.
     pub this_update_utc_s: i64,
+    /// Until when it counts, UTC seconds.
+    pub next_update_utc_s: Option<i64>,
 }
 
 impl ListHead {
@@ -58,6 +60,7 @@ impl ListHead {
         Some(Self {
             number: list.crl_number()?.to_u64_digits().first().copied().unwrap_or(0),
             this_update_utc_s: list.last_update().timestamp(),
+            next_update_utc_s: list.next_update().map(|at| at.timestamp()),
         })
     }
 }

@@ -8,6 +8,7 @@
 //! stores the certificate; a certificate that no longer counts is in the list of revocations until it would have ended.
 
 mod devices;
+mod ends;
 mod invitation;
 mod office;
 mod receipts;
@@ -25,6 +26,7 @@ use marey_engine::{AuditEvent, StorageError, Store};
 use marey_format::DeviceId;
 
 pub(crate) use devices::Standing;
+pub(crate) use ends::Ends;
 pub(crate) use invitation::Enrolled;
 pub use invitation::Invitation;
 pub(crate) use office::Office;

@@ -194,7 +194,9 @@ impl Taken {
         let (upload, job) = self.held()?;
         upload.append(bytes)?;
         job.step("receiving", upload.offset(), upload.facts().bytes);
-        match upload.unsettled_bytes() >= SETTLED_BYTES {
+        let is_much = upload.unsettled_bytes() >= SETTLED_BYTES;
+        self.state.metrics.upload_bytes.add(bytes.len() as u64);
+        match is_much {
             true => self.settle(),
             false => Ok(()),
         }
