@@ -250,7 +250,15 @@ fn a_support_bundle_holds_no_secret_and_no_sample() {
         .well();
     let files = made.json()["files"].to_string();
     for name in [
-        "versions", "config", "doctor", "status", "metrics", "health", "sessions", "hub.log",
+        "versions",
+        "config",
+        "doctor",
+        "status",
+        "metrics",
+        "health",
+        "sessions",
+        "hub.log",
+        "audit.jsonl",
     ] {
         assert!(files.contains(name), "{name} is not in {files}");
     }
@@ -271,6 +279,22 @@ fn a_support_bundle_holds_no_secret_and_no_sample() {
     }
     assert!(all.contains("the hub runs") && all.contains("marey_frames_total") && all.contains("\"s1\""));
     assert!(all.contains("enrol?device=x"), "the line itself is there");
+    // Who did what stands there, and no details of it: what is known of the subject is one.
+    let audited = std::fs::read_to_string(opened.join("marey-support/audit.jsonl")).expect("the audit");
+    let records: Vec<serde_json::Value> = audited
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let start = records.iter().find(|record| record["action"] == "session.start");
+    let start = start.unwrap_or_else(|| panic!("no start of a session in {audited}"));
+    assert_eq!(
+        (&start["outcome"], &start["object"]),
+        (&"allowed".into(), &"session/s1".into())
+    );
+    assert!(
+        start["actor"].is_string() && start["details"].is_null(),
+        "{start}"
+    );
     let mut secrets: Vec<String> = vec![token.into(), "hunter2".into(), "Somebody Known".into()];
     secrets.push("PRIVATE KEY".into());
     // Every line of every key of hub and device, of their certificates too.

@@ -1,10 +1,11 @@
 //! `marey support-bundle`: one archive with what somebody needs who is to help.
 //!
 //! Owns: what goes in, and that nothing goes in that must not: every text passes `redact`, metadata of sessions (people's
-//! names stand there) is left out, and no file of a recording, of `pki` or of the registry is opened at all.
+//! names stand there) is left out, as are details of audit records, and no file of a recording, of `pki` or of the registry is opened at all.
 //!
 //! Bounds: of the log the youngest bytes up to a limit, and lines of the time that was asked for.
 
+mod audited;
 mod logs;
 mod redact;
 
@@ -25,7 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// How far back the log goes: 90s, 30m, 1h, 2d.
+    /// How far back the log and the audit log go: 90s, 30m, 1h, 2d.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     since: Duration,
     /// The archive to make; else marey-support-NUMBER.tar.gz here.
@@ -157,6 +158,10 @@ fn gather(dir: &Path, since: Duration, now: Duration, output: &Output) -> Pages 
     match logs::of_journal(from) {
         Ok(text) => pages.add("journal.log", text),
         Err(error) => pages.lack("journal.log", error),
+    }
+    match audited::since(dir, from) {
+        Ok(text) => pages.add("audit.jsonl", text),
+        Err(error) => pages.lack("audit.jsonl", error),
     }
     let missing = pages.missing.join("\n");
     if !missing.is_empty() {
