@@ -271,6 +271,20 @@ fn from_an_invitation_to_a_recording_in_three_commands() {
     let rotated = marey(&["ca", "rotate", "--json"]).well().json();
     assert_eq!(rotated.as_array().map(Vec::len), Some(2));
     marey(&["ca", "retire"]).well();
+    let report = marey(&["doctor", "--no-measure", "--json"]).json();
+    let checks = report["checks"].as_array().expect("a list").iter();
+    let mut of_first = checks.filter(|check| {
+        let what = check["what"].as_str().unwrap_or_default();
+        check["area"] == "certificates" && what.starts_with("ca.cert.pem")
+    });
+    let retired = of_first.next().unwrap_or_else(|| panic!("{report}"));
+    assert!(
+        retired["what"]
+            .as_str()
+            .is_some_and(|what| what.contains("was retired")),
+        "{retired}"
+    );
+    assert!(of_first.next().is_none(), "{report}");
 }
 
 #[test]

@@ -196,8 +196,16 @@ fn doctor_looks_at_everything_and_says_what_to_do() {
     assert!(fail.is_some_and(|check| check["what"].as_str().is_some_and(|what| what.contains("in use"))));
     drop(taken);
     let hub = HubProcess::start(&dir, &[]);
+    hub.enroll(folder.path(), "phone");
     let ran = process::run(["doctor", "--json", "--dir", &name]);
     let report = ran.json();
+    let all = report["checks"].as_array().expect("a list").iter();
+    let of_devices = all.filter(|check| check["area"] == "certificates").find(|check| {
+        check["what"]
+            .as_str()
+            .is_some_and(|what| what.contains("of phone"))
+    });
+    assert!(of_devices.is_some_and(|check| check["level"] == "ok"), "{report}");
     let of = |area: &str| {
         let checks = report["checks"].as_array().expect("a list");
         checks

@@ -173,6 +173,17 @@ impl Authorities {
         Ok(folder(hub_dir).join(file_of(roles.issuing, CA_CERTIFICATE)))
     }
 
+    /// Names in `pki/` of the certificates that stand there of authorities which are not trusted any more.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn retired_certificates(hub_dir: &Path) -> Result<Vec<String>, PkiError> {
+        let roles = Roles::read(hub_dir)?;
+        let retired = (1..roles.issuing).filter(|number| Some(*number) != roles.retiring);
+        let files = |number| [CA_CERTIFICATE, HUB_CERTIFICATE].map(|file| file_of(number, file));
+        Ok(retired.flat_map(files).collect())
+    }
+
     /// Number and date of `pki/crl.pem`; none where there is none that can be read.
     pub fn list_head(hub_dir: &Path) -> Option<ListHead> {
         ListHead::read(&files::read(&hub_dir.join("pki").join(REVOCATIONS_FILE)).ok()?)

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::authority::{CERTIFICATE_DAYS, DAY_S};
+
 /// One device, as the registry has it. Enrolling a name again replaces the certificate that counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRecord {
@@ -63,6 +65,17 @@ impl DeviceRecord {
     pub fn is_renewed(&self, fingerprint_sha256_hex: &str) -> bool {
         self.newer()
             .any(|newer| newer.fingerprint_sha256_hex == fingerprint_sha256_hex)
+    }
+
+    /// When the certificate that counts ends, UTC seconds. Records of earlier versions do not say so: those certificates were
+    /// all issued for 375 days.
+    pub fn not_after_utc_s(&self) -> i64 {
+        let by_default = || {
+            let issued_utc_s = self.enrolled_utc_ns.div_euclid(1_000_000_000);
+            issued_utc_s.saturating_add(i64::from(CERTIFICATE_DAYS) * DAY_S)
+        };
+        let known = self.certificate.as_ref();
+        known.map_or_else(by_default, |certificate| certificate.not_after_utc_s)
     }
 
     /// What the device was given and has not shown.

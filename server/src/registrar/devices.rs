@@ -9,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{DAY_S, NS_PER_S, Registrar, RegistrarError};
 use crate::identity;
 use crate::pki::{
-    Authorities, Authority, CERTIFICATE_DAYS, CertificateRecord, DeviceBundle, DeviceRecord,
-    IssuedCertificate, Reason, RequestedKey, RevokedCertificate, Shown,
+    Authorities, Authority, CertificateRecord, DeviceBundle, DeviceRecord, IssuedCertificate, Reason,
+    RequestedKey, RevokedCertificate, Shown,
 };
 
 /// Kind of the records of certificates that no longer count, by serial number.
@@ -366,13 +366,13 @@ fn certificate_message(authority: &Authority, certificate: String) -> wire::Cert
     }
 }
 
-/// The certificate that counts. Records of earlier versions know less of it: those were all issued for 375 days.
+/// The certificate that counts. Records of earlier versions know less of it.
 pub(super) fn certificate_of(record: &DeviceRecord) -> CertificateRecord {
     record.certificate.clone().unwrap_or_else(|| CertificateRecord {
         fingerprint_sha256_hex: record.fingerprint_sha256_hex.clone(),
         serial_hex: record.serial_hex.clone(),
         issued_utc_ns: record.enrolled_utc_ns,
-        not_after_utc_s: record.enrolled_utc_ns.div_euclid(NS_PER_S) + i64::from(CERTIFICATE_DAYS) * DAY_S,
+        not_after_utc_s: record.not_after_utc_s(),
         ..CertificateRecord::default()
     })
 }

@@ -145,7 +145,7 @@ pub fn examine(dir: &Path, measures: bool, tell: &dyn Fn(&str)) -> Report {
     checks.push(machine::clock());
     checks.push(machine::descriptors(&config, running.as_ref()));
     tell("certificates");
-    checks.extend(certificates::judge(dir));
+    checks.extend(certificates::judge(dir, running.is_some()));
     tell("ports");
     checks.extend(ports::judge(&config.listen, running.as_ref()));
     let verdict = checks.iter().map(|check| check.level).max();
