@@ -22,6 +22,7 @@ mod clocks;
 
 mod devices;
 mod hubs;
+mod web;
 
 mod store_ops;
 
@@ -37,6 +38,7 @@ pub use journals::{journal, journal_record};
 pub use logs::{log_scan, recover, segment_parts};
 pub use messages::{control_request, hello, http_head, wire_message};
 pub use store_ops::store_ops;
+pub use web::{api_cursor, file_path, http_range, json_body, upload_metadata};
 
 /// One target.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +81,11 @@ pub const TARGETS: &[Target] = &[
     target("config", config, hubs::config_seeds, SMOKE),
     target("protocol_file", protocol_file, hubs::protocol_seeds, SMOKE),
     target("hub_folder", hub_folder, hubs::folder_seeds, 300),
+    target("upload_metadata", upload_metadata, web::metadata_seeds, SMOKE),
+    target("api_cursor", api_cursor, web::cursor_seeds, SMOKE),
+    target("http_range", http_range, web::range_seeds, SMOKE),
+    target("file_path", file_path, web::path_seeds, 20_000),
+    target("json_body", json_body, web::body_seeds, 20_000),
     target("store_ops", store_ops, store_ops::seeds, 500),
 ];
 

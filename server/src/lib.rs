@@ -68,6 +68,8 @@ mod tally;
 mod text;
 mod watch;
 
+#[cfg(any(test, feature = "testing"))]
+pub use api::fuzzed;
 pub use attached::DeviceState;
 pub use config::{HubConfig, Overrides};
 #[cfg(any(test, feature = "testing"))]

@@ -34,6 +34,7 @@ smoke! {
     time_packet clock_evidence
     csv_records replay_csv device_buffer device_bundle enrolment
     documents config protocol_file hub_folder
+    upload_metadata api_cursor http_range file_path json_body
     store_ops
 }
 

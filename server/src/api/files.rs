@@ -166,7 +166,7 @@ fn answer(file: &FileView, opened: Arc<dyn File>, headers: &HeaderMap) -> Result
 
 /// What a `Range` asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Span {
+pub(super) enum Span {
     /// Not understood, or several: then the header does not count.
     Whole,
     /// From, and the first byte behind it.
@@ -174,7 +174,7 @@ enum Span {
     Outside,
 }
 
-fn span(range: &str, bytes: u64) -> Span {
+pub(super) fn span(range: &str, bytes: u64) -> Span {
     let Some((first, last)) = range.strip_prefix("bytes=").and_then(|one| one.split_once('-')) else {
         return Span::Whole;
     };

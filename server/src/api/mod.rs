@@ -19,6 +19,8 @@ mod devices;
 mod enrol;
 mod extract;
 mod files;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzed;
 mod guard;
 mod hub;
 mod jobs;

@@ -79,7 +79,7 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 pub(super) const RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 pub(super) const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 pub(super) const LENGTH: HeaderName = HeaderName::from_static("upload-length");
-const METADATA: HeaderName = HeaderName::from_static("upload-metadata");
+pub(super) const METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 const METADATA_BYTES_MAX: usize = 8 << 10;
 
 #[cfg(test)]
