@@ -359,7 +359,7 @@ def check_hdf5(session, path, only=None):
     assert ran.returncode == 0, ran.stderr
     again = export(session, path)
     assert again.returncode == 2 and "there already" in again.stderr and again.stderr.count("\n") == 1, again
-    assert export(path, path.with_suffix(".never")).returncode == 2 and not list(path.parent.glob("*.tmp"))
+    assert export(path, path.with_suffix(".never")).returncode == 2 and not list(path.parent.glob(".*"))
     expected = {key: rows for key, rows in parquet(session).items() if rows}
     with h5py.File(path) as file:
         assert file.attrs["metadata.participant"] == "P-07 Ö" and file.attrs["start_utc_ns"] == 1_795_248_000_000_000_000

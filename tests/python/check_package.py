@@ -15,7 +15,7 @@ def own():
         ast.parse(path.read_text(), str(path), feature_version=(3, 10))
     suite = unittest.TestLoader().discover(str(PACKAGE / "tests"), top_level_dir=str(PACKAGE))
     result = unittest.TextTestRunner(stream=sys.stdout).run(suite)
-    assert result.wasSuccessful() and result.testsRun >= 36 and not result.skipped, result
+    assert result.wasSuccessful() and result.testsRun >= 42 and not result.skipped, result
     from mypy import api
 
     report, _, code = api.run(["--config-file", str(PACKAGE / "pyproject.toml"), "--cache-dir=/dev/null", str(PACKAGE / "marey")])
@@ -55,6 +55,10 @@ def recorded(hub, said):
     assert receipt.complete and all(row["captured"] == row["parquet"] for row in receipt.streams()), str(receipt)
     check = receipt.check()
     assert check.ok and not check.skipped and check.files > 8, str(check)
+    from check_nwb import check_nwb
+
+    # lead; x, y, steps; and the four columns that each stream has.
+    assert check_nwb(session, Path(hub).parent / "walk.nwb") == seconds * (HEART_HZ * 5 + MOTION_HZ * 7)
     # A changed byte in any file is named.
     for path in [p for p in session.path.rglob("*") if p.suffix in (".parquet", ".json", ".mlog") and p.name != "session.json"]:
         if path.name.startswith("receipt"):
@@ -93,6 +97,9 @@ def recipes(folder):
     assert np_max(scope) <= 2, "the map gives the times that were published"
     assert scope["grid"].notna().all().all()
     assert scope["session"].receipt().check().ok
+    from check_nwb import check_nwb
+
+    assert check_nwb(scope["session"], Path("held.nwb")) > 10_000
 
 
 def minutes(binary, folder):

@@ -1,4 +1,5 @@
-"""`python3 -m marey info|check|views FOLDER`, `python3 -m marey export-hdf5 FOLDER OUT`; exit 1 where `check` finds a fault, 2 where there is nothing to read."""
+"""`python3 -m marey info|check|views FOLDER`, `python3 -m marey export-hdf5|export-nwb FOLDER OUT`; exit 1 where `check` finds a fault,
+2 where there is nothing to read."""
 import argparse
 import sys
 
@@ -12,19 +13,22 @@ def main() -> int:
     for verb, what in (("info", "streams and receipts of each session"), ("check", "hashes every file that the receipts speak of"),
                        ("views", "SQL that makes views for DuckDB")):
         verbs.add_parser(verb, help=what).add_argument("folder")
-    export = verbs.add_parser("export-hdf5", help="what is published of a session as one HDF5 file; needs h5py")
-    export.add_argument("folder")
-    export.add_argument("out")
-    export.add_argument("--session", help="which one, of a hub that has several")
+    for format, library in (("hdf5", "h5py"), ("nwb", "pynwb")):
+        one = verbs.add_parser(f"export-{format}", help=f"what is published of a session as one {format.upper()} file; needs {library}")
+        one.add_argument("folder")
+        one.add_argument("out")
+        one.add_argument("--session", help="which one, of a hub that has several")
     args = parser.parse_args()
     try:
         if args.verb == "views":
             print(views(args.folder), end="")
             return 0
-        if args.verb == "export-hdf5":
-            from .hdf5 import export as to_hdf5
-
-            for stream, rows in to_hdf5(open(args.folder).session(args.session), args.out).items():
+        if args.verb in ("export-hdf5", "export-nwb"):
+            if args.verb == "export-hdf5":
+                from .hdf5 import export
+            else:
+                from .nwb import export
+            for stream, rows in export(open(args.folder).session(args.session), args.out).items():
                 print(f"{stream}: {rows} rows")
             return 0
         hub, wrong = open(args.folder), False

@@ -1,25 +1,19 @@
 """A published session as one HDF5 file.
 
-Owns: the layout, which `docs/formats.md` describes. Does not own: what is read (`recording`). One batch of rows is in memory at a
-time. The file has its name only when it is whole and on the disk, and replaces nothing.
+Owns: the layout, which `docs/formats.md` describes. Does not own: what is read (`recording`), and how the file is made
+(`export`).
 """
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .export import CHUNK_BYTES, ROWS, aside, batches
 from .recording import COMMON, NotFound, Session, Stream
-
-#: Rows of a batch, and of a chunk in the file, at most; wide rows come in smaller ones.
-ROWS = 16384
-#: Bytes of a chunk, about.
-CHUNK_BYTES = 1 << 20
 
 #: What is said of a channel in numbers.
 NUMBERS = ("scale", "offset", "latency_us", "latency_tolerance_us")
@@ -34,15 +28,10 @@ def export(session: Session, out: str | os.PathLike[str]) -> dict[str, int]:
     """
     import h5py
 
-    to = Path(out)
     if session.is_live:
         raise NotFound(f"session {session.name} has nothing published yet; `marey compact {session.name}` publishes it")
-    if to.exists() or to.is_symlink():
-        raise FileExistsError(f"{to} is there already, and an export replaces nothing")
     before = (session.path / "manifest.json").read_bytes()
-    handle, name = tempfile.mkstemp(prefix=f".{to.name}-", suffix=".tmp", dir=to.parent)
-    os.close(handle)
-    try:
+    with aside(Path(out)) as name:
         with h5py.File(name, "w") as file:
             _facts(session, file)
             rows = {f"{s.device}/{s.label}": _stream(s, file) for s in session.streams()}
@@ -50,28 +39,7 @@ def export(session: Session, out: str | os.PathLike[str]) -> dict[str, int]:
                 _table(session.path / f"{table}.parquet", file.create_group(table))
         if (session.path / "manifest.json").read_bytes() != before:
             raise NotFound(f"session {session.name} was published anew meanwhile; export it again")
-        _sync(Path(name))
-        _publish(Path(name), to)
-        _sync(to.parent)
-    finally:
-        Path(name).unlink(missing_ok=True)
     return rows
-
-
-def _publish(made: Path, to: Path) -> None:
-    """Gives it its name, and the rights of any file that the person makes: a temporary one is for its owner alone."""
-    rights = os.umask(0o077)
-    os.umask(rights)
-    made.chmod(0o666 & ~rights)
-    try:
-        os.link(made, to)
-    except FileExistsError:
-        raise FileExistsError(f"{to} is there already, and an export replaces nothing") from None
-    except OSError:
-        # Disks without links: there a look must do.
-        if to.exists() or to.is_symlink():
-            raise FileExistsError(f"{to} is there already, and an export replaces nothing") from None
-        made.rename(to)
 
 
 def _facts(session: Session, file: Any) -> None:
@@ -94,7 +62,7 @@ def _stream(stream: Stream, file: Any) -> int:
         return 0
     schema = stream.schema()
     rows = 0
-    for batch in _batches(files, schema):
+    for batch in batches(files, schema.names):
         rows += len(batch)
         _append(group, batch)
     for field in schema:
@@ -107,30 +75,6 @@ def _stream(stream: Stream, file: Any) -> int:
         group["time"].attrs["unit"] = "us"
         group["time"].attrs["description"] = "microseconds since 1970-01-01T00:00:00Z on the session's clock"
     return rows
-
-
-def _batches(files: list[Path], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The rows of all parts, which do not overlap and follow each other."""
-    for path in files:
-        # In pieces: without a buffer's size whole columns of a row group are read at once.
-        file = pq.ParquetFile(path, buffer_size=CHUNK_BYTES)
-        total, rows = 0, max(1, file.metadata.num_rows)
-        for at in range(file.metadata.num_row_groups):
-            total += file.metadata.row_group(at).total_byte_size
-        width = max(total // rows, sum(_width(field.type) for field in schema))
-        most = int(min(ROWS, max(1, 8 * CHUNK_BYTES // max(1, width))))
-        # One row group after the other: over all of them a reader keeps what it has read.
-        for at in range(file.metadata.num_row_groups):
-            yield from file.iter_batches(batch_size=most, row_groups=[at])
-
-
-def _width(kind: pa.DataType) -> int:
-    if pa.types.is_fixed_size_list(kind):
-        return int(kind.list_size) * _width(kind.value_type)
-    try:
-        return max(1, int(kind.bit_width) // 8)
-    except ValueError:
-        return 8
 
 
 def _append(group: Any, batch: pa.RecordBatch) -> None:
@@ -178,11 +122,3 @@ def _table(path: Path, group: Any) -> None:
         _append(group, batch)
     if file.metadata.num_rows == 0:
         _append(group, pa.RecordBatch.from_pylist([], schema=file.schema_arrow))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
