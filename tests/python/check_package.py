@@ -31,6 +31,7 @@ def recorded(hub, said):
 
     said = json.loads(said)
     begins, seconds = int(said["begins_ns"]), said["seconds"]
+    assert said["connections"] > 1, "no kill fell while the device had something to say"
     session = marey.open(hub).session()
     assert not session.is_live and session.devices() == ["board"], session
     for name, rate, make in (("heart", HEART_HZ, lambda i: (heart_mv(i),)), ("motion", MOTION_HZ, motion)):

@@ -57,7 +57,7 @@ def main() -> None:
             done = second + 1
             time.sleep(max(0.0, 1 / args.speed))
         print(json.dumps({"seconds": done, "begins_ns": str(begins_ns), "durable": device.flush(120),
-                          "acknowledged": device.acknowledged}), flush=True)
+                          "acknowledged": device.acknowledged, "connections": device.connections}), flush=True)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Device:
         self._closing = self._finished = False
         self._sessions_over: set[str] = set()
         self.acknowledged = 0  #: samples that were told to be durable since this object was made
+        self.connections = 0  #: how often a connection came so far that the hub took frames, since this object was made
         self._link = Link(self, folder, addresses, probe_s)
         self._thread = threading.Thread(target=self._run, name=f"marey {self.name}", daemon=True)
         self._thread.start()

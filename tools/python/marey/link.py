@@ -183,6 +183,7 @@ class Link:
         for lane, next_ in enumerate(channel.next):
             asked = self.device._buffer.below(channel.epoch, lane, next_)
             channel.sent[lane], channel.again[lane] = (asked[0], asked[1] + 1) if asked else (next_, 0)
+        self.device.connections += 0 if self.was_opened else 1
         channel.is_open = self.was_opened = True
 
     def _acked(self, channel: Channel, durable: list[int]) -> None:

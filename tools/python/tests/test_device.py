@@ -94,7 +94,7 @@ class Connected(unittest.TestCase):
         self.assertFalse(device.flush(0))
         self.hub.ack(channel, 10, 0, resolved=self.hub.bytes)
         self.assertTrue(device.flush(20))
-        self.assertEqual(device.acknowledged, 10)
+        self.assertEqual((device.acknowledged, device.connections), (10, 2))
 
     def test_also_where_nothing_follows(self):
         self.left_behind(5)
