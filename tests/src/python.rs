@@ -35,6 +35,15 @@ pub fn python_of_operations() -> &'static Path {
     PYTHON.get_or_init(|| environment("operations.txt"))
 }
 
+/// The interpreter of the environment that has Spark and a Java runtime: large, and for one test that nobody runs by accident.
+///
+/// # Panics
+/// As [`python`].
+pub fn python_of_spark() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| environment("spark.txt"))
+}
+
 /// Makes the environment that a list of `python/` asks for, or finds it made.
 fn environment(list: &str) -> PathBuf {
     let requirements = workspace().join("tests/python").join(list);

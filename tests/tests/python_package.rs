@@ -7,7 +7,7 @@
 )]
 
 use marey_tests::process::{self, HubProcess, PATIENCE, Running, workspace};
-use marey_tests::python::{run, script, system_python};
+use marey_tests::python::{python_of_spark, run, run_with, script, system_python};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -102,4 +102,13 @@ fn every_recipe_runs_on_a_fresh_demo() {
     let demo = folder.path().join("marey-demo");
     process::run([Path::new("demo"), Path::new("--dir"), &demo]).well();
     run(&script("check_package.py"), [Path::new("recipes"), folder.path()]);
+}
+
+#[test]
+#[ignore = "installs Spark and a Java runtime, 620 MB, and takes minutes; docs/recipes.md says so too"]
+fn the_recipe_for_spark_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let demo = folder.path().join("marey-demo");
+    process::run([Path::new("demo"), Path::new("--dir"), &demo]).well();
+    run_with(python_of_spark(), &script("check_spark.py"), [folder.path()]);
 }
