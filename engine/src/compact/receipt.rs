@@ -443,7 +443,9 @@ impl StreamReceipt {
             missing,
             after_stop: written.after_stop,
             digest_ok,
-            time_err_us_max: written.err_us_max.is_finite().then_some(written.err_us_max),
+            // A stream without samples has no bound; 0 would be a perfect one.
+            time_err_us_max: (written.rows > 0 && written.err_us_max.is_finite())
+                .then_some(written.err_us_max),
             gap_count: gaps.len(),
             causes: causes(gaps),
             gaps: listed.collect(),

@@ -243,8 +243,6 @@ pub fn given_start(text: &str) -> Result<i64> {
 
 /// The first moment of a recording whose times are UTC, or count from its own beginning, by the recorder's clock and by UTC.
 pub fn beginning(first_ns: i64, start: Option<&str>, output: &Output) -> Result<(i64, i64)> {
-    /// 2000-01-01: what lies before is no time of day of a recording.
-    const UTC_LEAST_NS: i64 = 946_684_800_000_000_000;
     match (start, first_ns >= UTC_LEAST_NS) {
         (Some(_), true) => {
             let what =
@@ -266,6 +264,11 @@ pub fn beginning(first_ns: i64, start: Option<&str>, output: &Output) -> Result<
         }
     }
 }
+
+/// 2000-01-01: what lies before is no time of day of a recording.
+const UTC_LEAST_NS: i64 = 946_684_800_000_000_000;
+/// A hundred years: nothing says when it was, and a bound must hold all the same.
+const UNDATED_ERROR_NS: i64 = 100 * 365 * 86_400 * 1_000_000_000;
 
 /// RFC 3339, also with an offset from UTC that has no colon, as recorders write it.
 pub fn utc_ns(text: &str) -> Option<i64> {
@@ -307,7 +310,10 @@ impl HubClock for RecorderClock {
             hub_epoch: self.epoch,
             hub_ns: self.start_ns,
             utc_ns: self.start_utc_ns,
-            error_ns: UNSYNCHRONISED_ERROR_NS,
+            error_ns: match self.start_utc_ns < UTC_LEAST_NS {
+                true => UNDATED_ERROR_NS,
+                false => UNSYNCHRONISED_ERROR_NS,
+            },
             synchronised: false,
         }
     }

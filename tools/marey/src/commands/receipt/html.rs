@@ -2,7 +2,7 @@
 //! samples, gaps coloured by their cause, and the bound of its clock.
 
 use super::picture::{Picture, colour};
-use super::text::{bound, known};
+use super::text::{bound, known, utc_within};
 use super::view::{StreamView, View};
 use crate::output::plain;
 use crate::svg::escaped;
@@ -157,9 +157,9 @@ fn clocks(view: &View, to: &mut String) {
     };
     paragraph(
         &format!(
-            "Session time begins at {} UTC, to {:.3} ms, by a clock that {how}. Bounds hold for clocks that drift by {} ppm at most.",
+            "Session time begins at {} UTC, {}, by a clock that {how}. Bounds hold for clocks that drift by {} ppm at most.",
             time.anchor,
-            time.utc_error_ns as f64 / 1e6,
+            utc_within(time.utc_error_ns),
             time.max_drift_ppm
         ),
         to,

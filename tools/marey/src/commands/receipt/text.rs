@@ -97,6 +97,15 @@ fn missing(view: &View) -> Vec<String> {
     lines
 }
 
+/// How well UTC is known; not at all where the bound is one of years.
+pub(super) fn utc_within(error_ns: i64) -> String {
+    const DAY_NS: i64 = 86_400_000_000_000;
+    match error_ns > 365 * DAY_NS {
+        true => format!("to {} years: nothing says when it was", error_ns / (365 * DAY_NS)),
+        false => format!("to {:.3} ms", error_ns as f64 / 1e6),
+    }
+}
+
 fn clocks(view: &View) -> Vec<String> {
     let time = &view.time;
     let how = if time.utc_synchronised {
@@ -105,9 +114,9 @@ fn clocks(view: &View) -> Vec<String> {
         "by a clock that nothing synchronised"
     };
     let mut lines = vec![format!(
-        "time: from {} UTC, to {:.3} ms, {how}; bounds hold for clocks that drift by {} ppm at most",
+        "time: from {} UTC, {}, {how}; bounds hold for clocks that drift by {} ppm at most",
         time.anchor,
-        time.utc_error_ns as f64 / 1e6,
+        utc_within(time.utc_error_ns),
         time.max_drift_ppm
     )];
     lines.extend(
