@@ -319,7 +319,7 @@ fn the_same_log_gives_the_same_bytes() {
     let session = record(&disk);
     compact(&disk, &session);
     let once = files(&disk, &session);
-    assert_eq!(once.keys().filter(|name| name.ends_with(".parquet")).count(), 9);
+    assert_eq!(once.keys().filter(|name| name.ends_with(".parquet")).count(), 10);
     for threads in [1, 2, 5] {
         let disk = MemoryDisk::new();
         let session = record(&disk);
