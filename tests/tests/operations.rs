@@ -318,7 +318,7 @@ fn a_support_bundle_holds_no_secret_and_no_sample() {
         assert!(!all.contains(&secret), "{secret:?} is in the bundle");
     }
     let again = hub.ask(&["support-bundle", "--out", &out.to_string_lossy()]);
-    assert_eq!(again.code, Some(1), "nothing is written over: {again:?}");
+    assert_eq!(again.code, Some(2), "nothing is written over: {again:?}");
     hub.stop();
 }
 
