@@ -19,7 +19,6 @@ use crate::error::StorageError;
 use crate::options::Options;
 use crate::session::Session;
 use marey_format::payload::WallReading;
-use marey_format::types::rfc3339;
 use marey_format::{HubEpoch, version};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -43,6 +42,8 @@ pub struct Job<'a> {
     pub generation: u32,
     /// The generation before, whose parts are taken on where they are the same.
     pub before: Option<&'a Manifest>,
+    /// Whether that one was made of the same frames.
+    pub same_frames: bool,
 }
 
 impl Job<'_> {
@@ -54,11 +55,6 @@ impl Job<'_> {
         progress: &dyn Fn(Progress),
     ) -> Result<(Manifest, Receipt, Plan), CompactError> {
         let streams = self.streams();
-        let (mut written, overview) =
-            self.write_streams(&streams, &aside.streams(), aside.file(OVERVIEW), progress)?;
-        for ((survey, plan), written) in streams.iter().zip(&mut written) {
-            self.take_on(session_dir, &aside.streams(), survey, plan, written)?;
-        }
         let gaps: Vec<Vec<Gap>> = streams
             .iter()
             .map(|(survey, plan)| gaps(survey, plan, self.timeline))
@@ -73,7 +69,24 @@ impl Job<'_> {
             })
             .collect();
         let mut tables = self.tables().write(&|name| aside.file(name), &of_streams)?;
-        tables.push(overview);
+        let mut files: Vec<String> = tables.iter().map(|table| table.name.to_owned()).collect();
+        let written = match self.take_over(session_dir, &aside.streams(), &tables)? {
+            Some(taken) => {
+                tables.push(taken.overview);
+                taken.streams
+            }
+            None => {
+                let overview = aside.file(OVERVIEW);
+                let (mut written, overview) =
+                    self.write_streams(&streams, &aside.streams(), overview, progress)?;
+                for ((survey, plan), written) in streams.iter().zip(&mut written) {
+                    self.take_on(session_dir, &aside.streams(), survey, plan, written)?;
+                }
+                files.push(overview.name.to_owned());
+                tables.push(overview);
+                written
+            }
+        };
         let table_facts = tables.iter().map(WrittenTable::fact);
         let (earlier_maps, kept) = self.keep_map(session_dir, aside);
         let manifest = Manifest {
@@ -120,7 +133,6 @@ impl Job<'_> {
         let dir = aside.streams();
         let io = |error| StorageError::io("listing", self.disk.describe(&dir), error);
         let parts = publish::files_below(self.disk, &dir).map_err(io)?;
-        let mut files: Vec<String> = tables.iter().map(|table| table.name.to_owned()).collect();
         files.extend(kept);
         files.extend(receipt_files);
         files.push(MANIFEST.to_owned());
@@ -173,7 +185,7 @@ impl Job<'_> {
         }
     }
 
-    fn streams(&self) -> Vec<(&DeviceSurvey, &Arc<StreamPlan>)> {
+    pub(super) fn streams(&self) -> Vec<(&DeviceSurvey, &Arc<StreamPlan>)> {
         let mut streams: Vec<_> = self
             .surveys
             .iter()
@@ -344,8 +356,8 @@ impl Job<'_> {
                             .to_string_lossy()
                             .into_owned(),
                         rows: part.rows,
-                        first_time: rfc3339(part.first_us),
-                        last_time: rfc3339(part.last_us),
+                        first_time: part.first_time.clone(),
+                        last_time: part.last_time.clone(),
                         hashes: (&part.hashes).into(),
                     })
                     .collect(),

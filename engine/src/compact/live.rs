@@ -55,6 +55,7 @@ pub fn roll(
         options,
         generation: 0,
         before: None,
+        same_frames: false,
     };
     let manifest = job.write_live(&aside, progress)?;
     disk::replace(disk, &aside.join(MANIFEST), &manifest.to_bytes()).map_err(io)?;

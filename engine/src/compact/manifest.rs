@@ -136,6 +136,16 @@ impl From<&Hashes> for HashFact {
     }
 }
 
+impl From<&HashFact> for Hashes {
+    fn from(fact: &HashFact) -> Self {
+        Self {
+            bytes: fact.bytes,
+            blake3: fact.blake3.clone(),
+            sha256: fact.sha256.clone(),
+        }
+    }
+}
+
 /// One device's log, as far as it went into this generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogFact {

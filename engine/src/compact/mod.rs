@@ -10,6 +10,7 @@
 //! annotations   what people said by then
 //! tables    events, gaps, channels, clock evidence, clock maps                      -> gaps
 //! maps      reads the last two back
+//! taken_over   what of the generation before stays, where only annotations are new
 //! manifest, receipt, signature, publish
 //! why       one sample, back to row, frame, map and evidence                         -> survey, timeline
 //! check, chain     what is published, held against itself and the logs                -> runs
@@ -46,6 +47,7 @@ mod signature;
 mod source;
 mod survey;
 mod tables;
+mod taken_over;
 mod timeline;
 mod unreadable;
 mod why;
@@ -390,6 +392,10 @@ impl Task<'_> {
             options,
             generation: number,
             before: before.as_ref(),
+            same_frames: how == Generation::IfNew
+                && before
+                    .as_ref()
+                    .is_some_and(|manifest| covers_frames(manifest, surveys)),
         };
         let written = job.write(dir, &aside, progress);
         if written.is_err() {
@@ -504,15 +510,18 @@ fn each_log(
 
 /// Whether a generation was made of all device frames that there are, of all that can be read, and of all that was said.
 fn covers(manifest: &Manifest, surveys: &[DeviceSurvey], said: &Said) -> bool {
-    let frames = surveys.iter().all(|survey| match manifest.log(&survey.device) {
+    manifest.annotations == said.fact && covers_frames(manifest, surveys)
+}
+
+fn covers_frames(manifest: &Manifest, surveys: &[DeviceSurvey]) -> bool {
+    surveys.iter().all(|survey| match manifest.log(&survey.device) {
         Some(log) => {
             let left_out = LogFact::of(survey).left_out;
             [log.data_frames, log.live_frames] == survey.frames
                 && log.left_out.iter().all(|place| left_out.contains(place))
         }
         None => survey.frames == [0, 0],
-    });
-    frames && manifest.annotations == said.fact
+    })
 }
 
 /// Logs only grow. One that shrank is damaged, or can't be read, and nothing that was published may be replaced by less.

@@ -20,6 +20,7 @@ use crate::options::Options;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, SchemaRef, TimestampMicrosecondType};
 use marey_format::payload::StreamKey;
+use marey_format::types::rfc3339;
 use marey_format::{DeviceId, SessionId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,8 +74,9 @@ pub struct WrittenPart {
     pub path: PathBuf,
     pub hashes: Hashes,
     pub rows: u64,
-    pub first_us: i64,
-    pub last_us: i64,
+    /// RFC 3339.
+    pub first_time: String,
+    pub last_time: String,
 }
 
 /// A file that is written and not synced.
@@ -271,8 +273,8 @@ impl<'a> Part<'a> {
             path: self.path,
             hashes,
             rows: self.rows,
-            first_us: self.first_us,
-            last_us: self.last_us,
+            first_time: rfc3339(self.first_us),
+            last_time: rfc3339(self.last_us),
         };
         Ok((part, file, scratch))
     }

@@ -342,3 +342,45 @@ fn logs_stay_until_what_was_said_is_published() {
     again(&disk, &session, Generation::IfNew).unwrap();
     assert!(check_retirement(&disk, &session, &options(), why).is_ok());
 }
+
+#[test]
+fn streams_are_taken_over_where_only_words_are_new_and_give_the_same_bytes() {
+    let disks = [MemoryDisk::new(), MemoryDisk::new(), MemoryDisk::new()];
+    let made = disks.each_ref().map(|disk| {
+        let mut session = record(disk);
+        compact(disk, &session);
+        session.generation = 1;
+        say(disk, &session, "turns", None);
+        session
+    });
+    let written = std::cell::Cell::new(0);
+    let count = |step: crate::compact::Progress| {
+        written.set(written.get() + usize::from(step.phase == crate::compact::Phase::Writing));
+    };
+    // Only words are new; all again; a part that does not hold any more.
+    let taken = compact_session(&disks[0], &made[0], &options(), Generation::IfNew, &count).unwrap();
+    assert_eq!(written.take(), 0, "nothing was encoded");
+    compact_session(&disks[1], &made[1], &options(), Generation::Always, &count).unwrap();
+    assert!(written.take() > 0);
+    let (over, anew) = (files(&disks[0], &made[0]), files(&disks[1], &made[1]));
+    assert_eq!(over.keys().collect::<Vec<_>>(), anew.keys().collect::<Vec<_>>());
+    for (name, bytes) in &over {
+        assert!(*bytes == anew[name], "{name}");
+    }
+    assert_eq!(
+        check_session(&disks[0], &made[0].id, &options()).unwrap().faults,
+        []
+    );
+    assert_eq!((taken.generation, taken.rows()), (2, 4400));
+
+    let dir = Session::dir(&made[2].id);
+    let part = dir.join(&taken.manifest.streams[0].parts[0].path);
+    disks[2].damage(&part, |bytes| bytes[99] ^= 1).unwrap();
+    let mended = compact_session(&disks[2], &made[2], &options(), Generation::IfNew, &count).unwrap();
+    assert!(written.take() > 0);
+    assert!(mended.manifest.streams[0].parts[0].path.contains("part-g0002"));
+    assert_eq!(
+        check_session(&disks[2], &made[2].id, &options()).unwrap().faults,
+        []
+    );
+}
