@@ -34,19 +34,19 @@ COLUMNS = {
     "duration_s": "How long it lasted, in seconds; NaN for a moment.",
     "device": "The device; empty: none.",
     "stream": "The stream and its version; empty: none.",
-    "source": "Who says so: the device, or the hub.",
+    "source": "Who says so: the device, the hub, or a person.",
     "epoch": "Which life of the device's counters, counted in the device's log; -1: none.",
     "seq": "Its number among the events of its source.",
     "stamp_ns": "The stamp of its source's own clock, in nanoseconds.",
     "kind": "What kind of event it is.",
     "text": "What it says.",
+    "author": "Who remarked it; empty: no person did.",
+    "version": "How often the remark was written, 1 unless it was corrected; 0: it is none.",
     "time_err_us": "Half-width of the interval around the time that holds the truth, in microseconds.",
     "first_seq": "Index of the first sample that is missing.",
     "last_seq": "Index of the last sample that is missing.",
     "samples": "How many samples are missing.",
     "cause": "Why they are missing.",
-    "by": "Who said it.",
-    "said": "When it was said, by the hub's wall clock, in UTC.",
     "position": "The channel's place among those of its stream, from 0.",
     "channel": "The channel's name.",
     "type": "The type that the device declared.",
@@ -173,7 +173,6 @@ class _Plan:
         for stream in session.streams():
             self._stream(stream, parts.get((stream.label, stream.device), []), info)
         self._tables()
-        self._annotations()
 
     def _notes(self, info: dict[str, Any], generation: int) -> dict[str, Any]:
         """What NWB has no field for."""
@@ -222,7 +221,7 @@ class _Plan:
             if made := self._table(name, kind, described, names):
                 add(made)
 
-        table("events", EventsTable, "What devices and hub said while it was recorded, on the session's clock.", TO_EVENTS,
+        table("events", EventsTable, "What devices and hub said while it was recorded, and what people remarked on it, on the session's clock.", TO_EVENTS,
               self.file.add_events_table)
         table("gaps", TimeIntervals, "Samples that are missing: from the time of the last one before to that of the first one after.",
               TO_INTERVALS, self.file.add_time_intervals)
@@ -254,32 +253,6 @@ class _Plan:
         filling.names = [column.name for column in columns]
         self.fillings.append(filling)
         return kind(name=name, description=described, columns=columns, colnames=filling.names, id=_ids(rows))
-
-    def _annotations(self) -> None:
-        """Remarks of people, of which a session has 10,000 at most."""
-        from hdmf.common import VectorData
-        from pynwb.event import DurationVectorData, EventsTable, TimestampVectorData
-
-        path = self.session.path / "annotations.jsonl"
-        if not path.is_file():
-            return
-        try:
-            said = [json.loads(line) for line in path.read_bytes().splitlines()]
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}; `marey verify` says more") from None
-        if not said:
-            return
-        columns = [
-            TimestampVectorData(name="timestamp", description=COLUMNS["time"],
-                                data=[(int(a["time_ns"]) - self.start_ns) / 1e9 for a in said]),
-            DurationVectorData(name="duration", description=COLUMNS["duration_s"], data=[float(a.get("duration_s", "nan")) for a in said]),
-        ]
-        for key in ("kind", "text", "device", "stream", "by"):
-            columns.append(VectorData(name=key, description=COLUMNS[key], data=[a.get(key) or "" for a in said]))
-        when = [_rfc3339(int(a["said_utc_ns"])) for a in said]
-        columns.append(VectorData(name="said", description=COLUMNS["said"], data=when))
-        self.file.add_events_table(EventsTable(name="annotations", description="What people remarked on the recording.", columns=columns,
-                                               colnames=[column.name for column in columns], id=_ids(len(said))))
 
     def _seconds(self, column: str) -> Callable[[pa.RecordBatch], Any]:
         """Whole microseconds as seconds from the session's start: as doubles they name each microsecond of 285 years."""
@@ -396,8 +369,3 @@ def _ids(rows: int) -> Any:
 
 def _metadata(column: pa.Field) -> dict[str, str]:
     return {k.decode(): v.decode() for k, v in (column.metadata or {}).items() if not k.startswith(b"PARQUET:")}
-
-
-def _rfc3339(utc_ns: int) -> str:
-    whole = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=utc_ns // 10**9)
-    return f"{whole.isoformat()}.{utc_ns % 10**9:09d}Z"

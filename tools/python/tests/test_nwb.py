@@ -130,10 +130,8 @@ class Nwb(unittest.TestCase):
         self.assertEqual((error.unit, error.conversion, error.data.dtype), ("seconds", 1e-6, np.float32))
         self.assertIn("100.0 ppm", error.description)
 
-    def test_gaps_events_and_people_are_in_it(self):
+    def test_gaps_and_events_are_in_it(self):
         self.odd()
-        lines = [{"v": 1, "n": 1, "time_ns": str(US * 1000 + 1500), "kind": "note", "text": "a fly", "by": "uid:0", "said_utc_ns": "1795354546000000001"}]
-        (self.path / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         file, _ = self.export()
         gaps = file.intervals["gaps"].to_dataframe()
         self.assertEqual(list(gaps["cause"]), ["damage", "device off", "not received"], "in order of time")
@@ -144,9 +142,6 @@ class Nwb(unittest.TestCase):
         self.assertEqual(list(events.columns)[0], "timestamp", "columns stand as they stood")
         self.assertEqual((list(events["timestamp"]), list(events["text"]), list(events["kind"])), ([1e-6, 2e-6], ["go", ""], ["mark", "lap"]))
         self.assertTrue(np.isnan(events["duration"][0]) and events["duration"][1] == 0.25)
-        said = file.events["annotations"].to_dataframe().iloc[0]
-        self.assertEqual((said["timestamp"], said["text"], said["device"], said["by"]), (1.5e-6, "a fly", "", "uid:0"))
-        self.assertEqual(said["said"], "2026-11-22T13:35:46.000000001Z")
         channel = file.processing["misc"]["channels"].to_dataframe().iloc[0]
         self.assertEqual((channel["unit"], channel["scale"], channel["about"]), ("", 0.1, "left"))
         self.assertNotIn("clock_map", file.processing["misc"].data_interfaces, "a table without rows is left out")
@@ -199,10 +194,6 @@ class Nwb(unittest.TestCase):
             export(self.session(), out.parent / "nowhere" / "walk.nwb")
         with mock.patch.dict("sys.modules", {"pynwb.event": None}), self.assertRaisesRegex(ModuleNotFoundError, "pip install"):
             export(self.session(), out)
-        (self.path / "annotations.jsonl").write_text('{"v": 1')
-        with self.assertRaisesRegex(ValueError, "annotations.jsonl is damaged"):
-            export(self.session(), out)
-        (self.path / "annotations.jsonl").unlink()
         with mock.patch("os.link", side_effect=PermissionError(1, "no links")):
             self.assertEqual(export(self.session(), out), {"phone/imu@1": 7})
         out.unlink()
