@@ -67,7 +67,17 @@ pub fn init_on(disk: Arc<dyn Disk>, dir: &Path, clock: &dyn HubClock) -> Result<
 /// A folder that only its owner looks into; one that is there stays as it is.
 fn make_private(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    if dir.is_dir() {
+        return Ok(());
+    }
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the hub's folder is the root of its disk, and what is above it is not the hub's"
+    )]
+    if let Some(above) = dir.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(dir)
 }
 
 fn init_with_on(

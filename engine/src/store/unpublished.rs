@@ -65,6 +65,14 @@ impl Store {
         };
         let published = manifest.and_then(|manifest| manifest.annotations.as_ref());
         let published = published.map_or(0, |fact| fact.hashes.bytes);
-        Ok(stat.bytes > published && Retired::read(&*self.disk, &Session::dir(id))?.is_none())
+        if stat.bytes <= published {
+            return Ok(false);
+        }
+        match Retired::read(&*self.disk, &Session::dir(id)) {
+            Ok(retired) => Ok(retired.is_none()),
+            // One session's damage keeps no hub from starting; `verify` names it.
+            Err(StorageError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -26,7 +26,7 @@ use marey_engine::disk::{self, Disk, OsDisk};
 use marey_format::types::hex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What is to be backed up, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +154,12 @@ fn prepare(store: &Store, hub_dir: &Path, to: &Path) -> Result<OsDisk, BackupErr
     // Before it is made: a folder that should not be there would be a fault of the hub from then on.
     let there = to.ancestors().find(|path| path.exists()).unwrap_or(to);
     let made = to.strip_prefix(there).unwrap_or(Path::new(""));
+    if made.components().any(|part| part == Component::ParentDir) {
+        let (shown, there) = (to.display(), there.display());
+        return Err(BackupError::Refused(format!(
+            "{shown} goes back by `..` from what is not there, below {there}; name the folder itself"
+        )));
+    }
     let (at, hub) = (real(there)?.join(made), real(hub_dir)?);
     if at.starts_with(&hub) || hub.starts_with(&at) {
         let (at, hub) = (at.display(), store.disk().describe(Path::new("")));

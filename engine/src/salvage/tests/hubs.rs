@@ -172,7 +172,7 @@ fn what_is_published_is_held_against_the_manifest() {
         .into_keys()
         .filter(|path| path.extension().is_some_and(|e| e == "parquet"))
         .collect();
-    assert_eq!(parquet.len(), 6);
+    assert_eq!(parquet.len(), 7);
     for path in &parquet {
         let damaged = disk.snapshot();
         damaged.damage(path, |bytes| bytes[10] ^= 4).unwrap();
@@ -225,7 +225,7 @@ fn a_rebuild_gives_the_same_bytes_and_sees_what_does_not() {
     let before = content(&disk);
     let report = rebuild(&disk);
     assert_eq!(report.faults, []);
-    assert_eq!(report.checked.rebuilt_files, 6);
+    assert_eq!(report.checked.rebuilt_files, 7);
     assert_eq!(content(&disk), before);
     // Made by another version: rows count, not bytes.
     let manifest = Session::dir(&session()).join("manifest.json");

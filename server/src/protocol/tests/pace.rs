@@ -43,9 +43,6 @@ fn frames_are_not_counted_among_control_messages_nor_is_what_comes_with_them() {
 fn frames_that_are_refused_are_counted() {
     let mut peer = Peer::new();
     peer.read(&hello(r#"{"v":1}"#));
-    let stray = frame(&data(0));
-    for _ in 0..4_000 {
-        peer.read(&stray);
-    }
+    peer.read(&frame(&data(0)).repeat(4_000));
     assert!(!peer.protocol.may_read(peer.now_ns));
 }
