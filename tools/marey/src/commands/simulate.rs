@@ -103,8 +103,8 @@ pub fn run(arguments: Arguments, output: &Output) -> Result {
         accounts.push(loop {
             for (name, device) in &devices {
                 let why = device.status().and_then(|status| status.last_error);
-                if let Some(why) = why.filter(|why| said.get(name) != Some(why)) {
-                    output.warn(format!("{name}: {why}"));
+                if let Some(why) = why.filter(|why| output.is_watched() && said.get(name) != Some(why)) {
+                    output.progress(format!("{name}: {why}"));
                     said.insert(name.clone(), why);
                 }
             }
