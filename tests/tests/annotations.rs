@@ -76,7 +76,10 @@ fn pandas_sees_what_everybody_said_live_and_after_the_fact() {
     let device = recording(&lab);
     let dir = lab.session_dir(&walk);
     let dir_arg = dir.to_str().expect("a path").to_owned();
-    let mut web = connected(&lab.web());
+    // Connected anew each time: the hub hangs up on who says nothing for a while, as this does while pandas reads.
+    let post = |lab: &Lab, body: &Value| {
+        well(connected(&lab.web()).post("/api/v1/sessions/walk/annotations", RIA, body)).json()
+    };
 
     // While it is recorded.
     let live_by_hand = say(
@@ -85,7 +88,7 @@ fn pandas_sees_what_everybody_said_live_and_after_the_fact() {
         &["--kind", "mark", "--duration-s", "1.5"],
     );
     let body = json!({"text": "höher, \"said\" he", "device": "phone", "stream": "count@1"});
-    let live_over_api = well(web.post("/api/v1/sessions/walk/annotations", RIA, &body)).json();
+    let live_over_api = post(&lab, &body);
     let live = dir.join("live/events.parquet");
     let both = [&live_by_hand, &live_over_api];
     let label = [["device", "button", "by hand"]];
@@ -116,7 +119,7 @@ fn pandas_sees_what_everybody_said_live_and_after_the_fact() {
         &["--time-ns", "1795248000123456789", "--device", "phone"],
     );
     let corrected = json!({"text": "lower, \"said\" he", "corrects": live_over_api["n"]});
-    let corrected = well(web.post("/api/v1/sessions/walk/annotations", RIA, &corrected)).json();
+    let corrected = post(&lab, &corrected);
     assert_eq!(
         (&corrected["version"], &corrected["corrects"]),
         (&json!(2), &json!(2))

@@ -1,5 +1,6 @@
 //! The catalog is an index: without it the same answers come. Identity is not: without it a hub does not start.
 
+use marey_engine::annotation::{self, NewAnnotation};
 use marey_engine::compact::{Generation, check_session};
 use marey_engine::disk::Disk;
 use marey_engine::disk::memory::MemoryDisk;
@@ -118,6 +119,50 @@ fn logs_are_not_retired_while_a_generation_is_made_of_them() {
         (checked.faults, checked.samples_retired),
         (Vec::new(), Some(retired.samples))
     );
+}
+
+/// Retired logs make no generation: what was said before must be published first, and nothing can be said meanwhile.
+#[test]
+fn logs_are_not_retired_while_something_that_was_said_is_not_published() {
+    let (disk, clock, _) = recorded();
+    let store = open(Arc::new(disk.clone()), &clock).unwrap();
+    store.close_session(&session()).unwrap();
+    let said = store.between_generations(&session(), || {
+        let new = NewAnnotation {
+            time_ns: 1_700_000_000_000_000_000,
+            duration_s: None,
+            kind: "note".to_owned(),
+            text: "slept badly".to_owned(),
+            device: None,
+            stream: None,
+            by: "ria".to_owned(),
+            said_utc_ns: 1_700_000_000_000_000_000,
+            corrects: None,
+            withdrawn: false,
+        };
+        annotation::append(&disk, &session(), new).unwrap();
+        store.annotated(&session());
+    });
+    assert!(said.unwrap().is_some(), "nothing was published just then");
+    let refused = store.retire_logs(&session(), "a test").unwrap_err().to_string();
+    assert!(refused.contains("annotated"), "{refused}");
+
+    let meanwhile = RefCell::new(Vec::new());
+    let progress = |_| {
+        let said = store.between_generations(&session(), || unreachable!("a generation is made"));
+        meanwhile.borrow_mut().push(said.unwrap().is_none());
+    };
+    store
+        .seal_session_as(&session(), Generation::Always, &progress)
+        .unwrap();
+    assert!(meanwhile.take().contains(&true), "there was progress");
+    assert_eq!(store.retire_logs(&session(), "a test").unwrap().generation, 2);
+    let checked = check_session(&disk, &session(), store.options()).unwrap();
+    assert_eq!(checked.faults, Vec::new());
+    let path = Session::dir(&session()).join("manifest.json");
+    let manifest = marey_engine::disk::read_all(&disk, &path, 1 << 20).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["annotations"]["lines"], "1");
 }
 
 #[test]

@@ -36,6 +36,17 @@ impl Store {
         let published = self.published(id)?;
         let _alone = published.lock().unwrap_or_else(PoisonError::into_inner);
         let session = self.session(id)?;
+        // At once: whoever publishes it would wait for all that is read below, and all other sessions with it.
+        if self.is_to_be_annotated(id) {
+            let why =
+                "it was annotated, and the generation that has it is not published yet; again in a minute"
+                    .to_owned();
+            return Err(RetireError::Kept {
+                session: session.id,
+                why,
+            }
+            .into());
+        }
         // The journal must not bring back frames of logs that are gone.
         self.flush_session(id, true).map_err(RetireError::from)?;
         self.flush_all(false).map_err(RetireError::from)?;

@@ -12,7 +12,7 @@ use crate::time::HubInstant;
 use marey_format::types::hex;
 use marey_format::{DeviceId, SessionId};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 /// A published generation.
 #[derive(Clone, Debug)]
@@ -170,6 +170,25 @@ impl Store {
             .ok_or_else(|| SessionError::Unknown(id.clone()))
     }
 
+    /// Does something while no generation of a session is published and none of its logs are retired; none where one of both
+    /// goes on, which may take minutes.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`].
+    pub fn between_generations<T>(
+        &self,
+        id: &SessionId,
+        act: impl FnOnce() -> T,
+    ) -> Result<Option<T>, SessionError> {
+        let published = self.published(id)?;
+        let _alone = match published.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        Ok(Some(act()))
+    }
+
     fn publish(
         &self,
         session: &Session,
@@ -264,6 +283,15 @@ impl Store {
         if let Some(slot) = self.inner().sessions.get_mut(id) {
             slot.annotated = Some(now);
         }
+    }
+
+    /// Whether something was said of a session that its newest generation does not have.
+    pub fn is_to_be_annotated(&self, id: &SessionId) -> bool {
+        let inner = self.inner();
+        inner
+            .sessions
+            .get(id)
+            .is_some_and(|slot| slot.annotated.is_some())
     }
 
     /// The sessions that are published without what was said of them last, and when that was.

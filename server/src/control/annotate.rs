@@ -96,25 +96,22 @@ pub(super) fn annotate(
     spec.check()?;
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let session = desk.store.session(&spec.session).map_err(|e| text(&e))?;
-    if session.state == SessionState::Closed
-        && desk.store.retired(&session.id).map_err(|e| text(&e))?.is_some()
-    {
-        return Err(format!(
-            "the logs of session {} were retired, so that no generation can be made that would have the annotation; keep it \
-             elsewhere, or annotate a copy from a backup of before (`marey restore`)",
-            session.id
-        ));
-    }
-    let made = {
-        let _one_at_a_time = desk
-            .live
-            .map(|state| state.api.beside.lock().unwrap_or_else(PoisonError::into_inner));
-        let disk = &**desk.store.disk();
-        let known = annotation::read(disk, &session.id).map_err(|e| text(&e))?;
-        let new = new_annotation(desk.store, &session, &known, spec)?;
-        annotation::append(disk, &session.id, new).map_err(|e| text(&e))?
-    };
-    desk.store.annotated(&session.id);
+    let write = || write_down(desk, &session, spec);
+    let made = match session.state {
+        // What is said while its logs go would be in no generation.
+        SessionState::Closed => desk
+            .store
+            .between_generations(&session.id, write)
+            .map_err(|e| text(&e))?
+            .ok_or_else(|| {
+                format!(
+                    "session {} is being published or its logs are being retired; nothing was written down, say it again when \
+                     that is done (`marey jobs`)",
+                    session.id
+                )
+            })?,
+        _ => write(),
+    }?;
     let is_published = matches!(session.state, SessionState::Sealed | SessionState::Closed);
     if desk.live.is_none() && is_published {
         progress("publishing the generation that has it".to_owned());
@@ -126,6 +123,28 @@ pub(super) fn annotate(
                 )
             })?;
     }
+    Ok(made)
+}
+
+fn write_down(desk: &Desk<'_>, session: &Session, spec: AnnotationSpec) -> Result<Annotation, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    if session.state == SessionState::Closed
+        && desk.store.retired(&session.id).map_err(|e| text(&e))?.is_some()
+    {
+        return Err(format!(
+            "the logs of session {} were retired, so that no generation can be made that would have the annotation; keep it \
+             elsewhere, or annotate a copy from a backup of before (`marey restore`)",
+            session.id
+        ));
+    }
+    let _one_at_a_time = desk
+        .live
+        .map(|state| state.api.beside.lock().unwrap_or_else(PoisonError::into_inner));
+    let disk = &**desk.store.disk();
+    let known = annotation::read(disk, &session.id).map_err(|e| text(&e))?;
+    let new = new_annotation(desk.store, session, &known, spec)?;
+    let made = annotation::append(disk, &session.id, new).map_err(|e| text(&e))?;
+    desk.store.annotated(&session.id);
     Ok(made)
 }
 

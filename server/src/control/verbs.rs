@@ -395,7 +395,7 @@ fn compact(
     let session = desk.store.session(id).map_err(text)?;
     let may = match session.state {
         SessionState::Stopping | SessionState::Sealed => true,
-        SessionState::Closed => again,
+        SessionState::Closed => again || desk.store.is_to_be_annotated(id),
         _ => false,
     };
     if !may {

@@ -129,12 +129,7 @@ impl Fields {
     /// Looks at a message.
     pub fn take(&mut self, message: &Message) -> Result<(), String> {
         if let Some(declared) = &self.declared {
-            values(declared, message)?;
-            if let Some(seq) = message.get("seq")
-                && self.index(message).is_none()
-            {
-                return Err(format!("seq: {} is no index of a sample", shown(seq)));
-            }
+            self.declared_values(declared, message)?;
             let err_us = message.get("time_err_us").and_then(Value::as_f64);
             self.err_us_max = self
                 .err_us_max
@@ -217,7 +212,7 @@ impl Fields {
     /// A message's values, in the order of the declaration.
     pub fn values(&self, message: &Message) -> Result<Vec<Sample>, String> {
         match &self.declared {
-            Some(declared) => values(declared, message),
+            Some(declared) => self.declared_values(declared, message),
             // Only one that was bad has what no other has.
             None if message.0.iter().any(|(path, _)| !self.places.contains_key(path)) => {
                 Err("it has fields of its own".to_owned())
@@ -227,6 +222,15 @@ impl Fields {
                 .iter()
                 .map(|(path, holds)| holds.sample(message.get(path)))
                 .collect()),
+        }
+    }
+
+    fn declared_values(&self, declared: &Declaration, message: &Message) -> Result<Vec<Sample>, String> {
+        match message.get("seq") {
+            Some(seq) if self.index(message).is_none() => {
+                Err(format!("seq: {} is no index of a sample", shown(seq)))
+            }
+            _ => values(declared, message),
         }
     }
 }

@@ -251,6 +251,11 @@ fn an_index_that_can_not_be_is_bad() {
         let taken = fields.take(&message);
         assert_eq!(taken.is_ok(), is_good, "{seq}: {taken:?}");
         assert_eq!(fields.index(&message).is_some(), is_good, "{seq}");
+        assert_eq!(
+            fields.values(&message).is_ok(),
+            is_good,
+            "{seq}: both passes judge alike"
+        );
     }
 }
 
