@@ -17,6 +17,7 @@ pub mod journal;
 pub mod log;
 
 pub mod audit;
+pub mod documents;
 
 pub mod json;
 mod layout;

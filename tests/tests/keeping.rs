@@ -11,12 +11,13 @@ use marey_engine::{OpenError, Options, Session, SessionState, Store};
 use marey_format::SessionId;
 use marey_server::HubConfig;
 use marey_server::backup::{
-    ArchiveSpec, BackupError, BackupSpec, Identities, Lock, Pruned, RestoreSpec, Restored, Taken, check,
-    list, new_identity, put_back_ca, restore, save_ca,
+    ArchiveForm, ArchiveSpec, BackupError, BackupSpec, Identities, Lock, Pruned, RestoreSpec, Restored,
+    Taken, check, list, new_identity, put_back_ca, restore, save_ca,
 };
 use marey_server::control::{self, ControlError, KeepRequest, Kept, Request, Response};
 use marey_server::keeping::{Judged, RuleChange};
 use marey_tests::hub::config;
+use marey_tests::python;
 use marey_tests::recording::{Sender, judge, session};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -787,6 +788,7 @@ fn a_session_is_archived_as_one_file_that_other_tools_open() {
         let spec = ArchiveSpec {
             session: session(),
             to: archive.beside(to),
+            form: ArchiveForm::Tar,
             encrypt_to: Vec::new(),
         };
         KeepRequest::Archive(spec)
@@ -807,7 +809,7 @@ fn a_session_is_archived_as_one_file_that_other_tools_open() {
         .expect("tar");
     assert!(tar.status.success(), "{tar:?}");
     assert_eq!(files_below(&out).len() as u64, clear.files);
-    assert_eq!(archive.verified(&out.join("session=walk")), 300);
+    assert_eq!(archive.verified(&out.join("walk/session=walk")), 300);
     let (text, public) = new_identity("of the study");
     let key = archive.beside("study.key");
     std::fs::write(&key, text).expect("written");
@@ -837,4 +839,49 @@ fn a_session_is_archived_as_one_file_that_other_tools_open() {
         .expect("it runs");
     assert!(opened.status.success());
     assert_eq!(opened.stdout, std::fs::read(&clear.to).expect("the first one"));
+}
+
+/// Of each form: every hash, the metadata as their own library reads them, Parquet by pandas, and the logs by the reader that is
+/// in the archive.
+#[test]
+fn an_archive_is_read_with_nothing_of_ours() {
+    let archive = Archive::closed();
+    let spec = |form, to: &str| ArchiveSpec {
+        session: session(),
+        to: archive.beside(to),
+        form,
+        encrypt_to: Vec::new(),
+    };
+    let forms = [
+        (ArchiveForm::Tar, "tar"),
+        (ArchiveForm::Zip, "zip"),
+        (ArchiveForm::Folder, "folder"),
+    ];
+    let mut sums = Vec::new();
+    for (form, name) in forms {
+        let made = archive.keep(KeepRequest::Archive(spec(form, &format!("walk-{name}"))));
+        let Kept::Archived(made) = made else {
+            panic!("another answer")
+        };
+        let to = made.to.to_str().expect("UTF-8");
+        python::run(&python::script("check_archive.py"), [name, to, "300"]);
+        assert_eq!(made.blake3.is_some(), form != ArchiveForm::Folder, "{made:?}");
+        sums.push(made.sums_sha256);
+        if form == ArchiveForm::Folder {
+            assert_eq!(archive.verified(&made.to.join("session=walk")), 300);
+        }
+    }
+    assert!(
+        sums.iter().all(|sum| *sum == sums[0]),
+        "the same files in each: {sums:?}"
+    );
+
+    let encrypted = ArchiveSpec {
+        encrypt_to: vec![new_identity("of a friend").1],
+        ..spec(ArchiveForm::Folder, "encrypted")
+    };
+    let refused = archive.refused(KeepRequest::Archive(encrypted));
+    assert!(refused.contains("a folder can't be encrypted"), "{refused}");
+    let below = |name: &str| archive.beside(name).exists();
+    assert!(!below("encrypted") && !below("encrypted.part"), "nothing is left");
 }

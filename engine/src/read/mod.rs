@@ -2,11 +2,12 @@
 //!
 //! `snapshot` finds the newest Parquet there is, `plan` says what it lacks, `parquet_scan` and `log_scan` give rows in
 //! order, `merge` makes one stream of them; `follow` gives what comes while it is recorded. The schema is that of the Parquet
-//! files. `published`, `statistics` and `gaps` look at what is published alone.
+//! files. `published`, `channels`, `statistics` and `gaps` look at what is published alone.
 //!
 //! Rows of the log are placed in time by the clocks as they are known now; those in Parquet by the clocks as they were
 //! known then. Nothing is written.
 
+mod channels;
 mod follow;
 mod gaps;
 mod log_scan;
@@ -21,6 +22,7 @@ mod strip;
 #[cfg(test)]
 mod tests;
 
+pub use channels::declarations;
 pub use follow::{Came, Follow};
 pub use gaps::{GapRow, gaps};
 pub use published::{Span, Table, check_published, published_manifest};

@@ -10,7 +10,7 @@
 //! folder    what a folder of backups has, and whether it is whole
 //! prune     which parts of which snapshots go
 //! restore   a snapshot becomes a hub, checked before anybody may start it
-//! archive   one session as one file
+//! archive   one session as one file or folder, with the specification and what describes it
 //! ca        the authority's keys, apart from everything else
 //! ```
 //!
@@ -34,7 +34,7 @@ mod taking;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{ArchiveSpec, Archived};
+pub use archive::{ArchiveForm, ArchiveSpec, Archived};
 pub use ca::{Lock, put_back_ca, save_ca};
 pub use crypt::{Identities, Recipients, new_identity};
 pub use folder::{Checked, PartShown, SnapshotShown, check, list};
@@ -46,7 +46,7 @@ pub use take::{BackupSpec, PartTaken, Taken};
 pub(crate) use archive::archive;
 pub(crate) use take::take;
 
-use marey_engine::disk::{self, OpenMode, OsDisk};
+use marey_engine::disk::{self, Disk, OpenMode, OsDisk};
 use marey_engine::{OpenError, StorageError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -134,7 +134,6 @@ fn make_private(path: &Path) -> Result<(), BackupError> {
 
 /// Writes a file that must not be there yet, readable by its owner alone, durably.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
-    use marey_engine::disk::Disk;
     let failed = |error: io::Error| BackupError::file("writing", path, &error);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(BackupError::Refused(format!(
@@ -162,4 +161,21 @@ fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, BackupError> {
     let name = path.file_name().map(Path::new).unwrap_or(path);
     disk::read_all(&OsDisk::new(parent.unwrap_or(Path::new("."))), name, most)
         .map_err(|error| BackupError::file("reading", path, &error))
+}
+
+/// Makes every name below a folder durable.
+fn sync_all(stage: &OsDisk) -> Result<(), BackupError> {
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(dir) = waiting.pop() {
+        let failed = |error: std::io::Error| BackupError::file("syncing", stage.describe(&dir), &error);
+        stage.sync_dir(&dir).map_err(failed)?;
+        let entries = stage.list(&dir).map_err(failed)?;
+        waiting.extend(
+            entries
+                .into_iter()
+                .filter(|entry| entry.stat.is_dir)
+                .map(|entry| dir.join(entry.name)),
+        );
+    }
+    Ok(())
 }

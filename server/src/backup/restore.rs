@@ -17,7 +17,7 @@ use super::layout::{
     Catalogue, FileFact, IDENTITY, IdentityLine, Manifest, Part, checked_path, snapshot_name, snapshots,
 };
 use super::objects::{Content, Objects, Out};
-use super::{BackupError, made_folder};
+use super::{BackupError, made_folder, sync_all};
 use marey_engine::disk::{self, Disk, OpenMode, OsDisk};
 use marey_engine::salvage::{Source, VerifyOptions, verify};
 use marey_engine::time::HubClock;
@@ -307,23 +307,6 @@ fn make_dirs(stage: &OsDisk, dir: &Path) -> Result<(), BackupError> {
         if made == Path::new("pki") || made == Path::new("keys") {
             super::make_private(&stage.describe(&made))?;
         }
-    }
-    Ok(())
-}
-
-/// Makes every name below a folder durable.
-fn sync_all(stage: &OsDisk) -> Result<(), BackupError> {
-    let mut waiting = vec![PathBuf::new()];
-    while let Some(dir) = waiting.pop() {
-        let failed = |error: std::io::Error| BackupError::file("syncing", stage.describe(&dir), &error);
-        stage.sync_dir(&dir).map_err(failed)?;
-        let entries = stage.list(&dir).map_err(failed)?;
-        waiting.extend(
-            entries
-                .into_iter()
-                .filter(|entry| entry.stat.is_dir)
-                .map(|entry| dir.join(entry.name)),
-        );
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ impl<'s> Room<'s> {
         Ok(room)
     }
 
-    fn take(&self, needed_bytes: u64) -> Result<(), BackupError> {
+    pub fn take(&self, needed_bytes: u64) -> Result<(), BackupError> {
         let Some(kept_bytes) = self.kept_bytes else {
             return Ok(());
         };

@@ -10,17 +10,17 @@ use super::disguise::{Changes, Disguise};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use crate::rows::time_text;
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
-use arrow::datatypes::{Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::{Float32Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use marey_engine::compact::{Manifest, StreamFact};
 use marey_engine::disk::Disk;
-use marey_engine::read::{Reader, Span, Table, check_published, published_manifest};
+use marey_engine::read::{Reader, Span, Table, check_published, declarations, published_manifest};
 use marey_engine::salvage::{Source, What};
 use marey_engine::{Options, Session};
 use marey_format::payload::StreamKey;
-use marey_format::{Declaration, DeviceId, Field, FieldType, SessionId, StreamName};
+use marey_format::{Declaration, DeviceId, SessionId};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -371,7 +371,7 @@ fn streams(
     choice: &Choice,
     disguise: &Disguise,
 ) -> Result<Vec<Stream>> {
-    let mut declarations = declarations(source, session)?;
+    let mut declarations = declarations(&*source.disk(), session)?;
     let is_named = |key: &StreamKey| {
         let is_it = |wanted: &String| *wanted == key.to_string() || wanted == key.name.as_str();
         choice.stream.is_empty() || choice.stream.iter().any(is_it)
@@ -427,61 +427,4 @@ fn nobody(session: &SessionId, what: &str, wanted: &str) -> Failure {
     Failure::fault(format!(
         "session {session} has no {what} {wanted}; `marey info {session}` lists them"
     ))
-}
-
-/// What each stream of each device is, from `channels.parquet`.
-fn declarations(source: &Source, session: &SessionId) -> Result<BTreeMap<(String, String), Declaration>> {
-    let disk = source.disk();
-    let mut found = BTreeMap::new();
-    for batch in Table::published(&*disk, session, "channels.parquet")? {
-        let batch = batch?;
-        let broken = || {
-            Failure::fault(format!(
-                "channels.parquet of session {session} is not of its form"
-            ))
-        };
-        take_channels(&batch, &mut found).ok_or_else(broken)?;
-    }
-    Ok(found)
-}
-
-fn take_channels(batch: &RecordBatch, to: &mut BTreeMap<(String, String), Declaration>) -> Option<()> {
-    let column = |name| batch.column_by_name(name);
-    let text = |name| column(name)?.as_string_opt::<i32>();
-    let number = |name| column(name)?.as_primitive_opt::<Float64Type>();
-    let (devices, streams, names, kinds) =
-        (text("device")?, text("stream")?, text("channel")?, text("type")?);
-    let lengths = column("length")?.as_primitive_opt::<Int32Type>()?;
-    let (units, sensors, descriptions) = (text("unit")?, text("sensor")?, text("description")?);
-    let (scales, offsets, rates) = (number("scale")?, number("offset")?, number("rate_hz")?);
-    let (latencies, tolerances) = (number("latency_us")?, number("latency_tolerance_us")?);
-    let said = |of: &StringArray, row: usize| of.is_valid(row).then(|| of.value(row).to_owned());
-    for row in 0..batch.num_rows() {
-        let finite = |value: f64| Some(value).filter(|value| value.is_finite());
-        let key: StreamKey = streams.value(row).parse().ok()?;
-        let kind = serde_json::Value::String(kinds.value(row).to_owned());
-        let field = Field {
-            name: StreamName::new(names.value(row)).ok()?,
-            kind: serde_json::from_value::<FieldType>(kind).ok()?,
-            length: u32::try_from(lengths.value(row))
-                .ok()
-                .filter(|length| *length > 0),
-            unit: said(units, row),
-            scale: finite(scales.value(row)).filter(|scale| *scale != 1.0),
-            offset: finite(offsets.value(row)).filter(|offset| *offset != 0.0),
-            description: said(descriptions, row),
-        };
-        let at = (devices.value(row).to_owned(), streams.value(row).to_owned());
-        let declaration = to.entry(at).or_insert_with(|| Declaration {
-            name: key.name,
-            fields: Vec::new(),
-            rate_hz: finite(rates.value(row)),
-            sensor: said(sensors, row),
-            latency_us: finite(latencies.value(row)),
-            latency_tolerance_us: finite(tolerances.value(row)),
-            description: None,
-        });
-        declaration.fields.push(field);
-    }
-    Some(())
 }
