@@ -19,7 +19,9 @@ use marey_format::payload::{Lost, LostCause};
 use marey_tests::hub::raw::{Log, RawDevice};
 use marey_tests::hub::{Lab, PATIENCE, clock, config, device, session};
 use marey_tests::process::{self, until};
+use marey_tests::python;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -334,6 +336,163 @@ fn damage_is_named_and_logs_that_retention_removed_count_as_retired() {
     );
     assert_eq!(view["streams"][0]["missing"], 0);
     process::run(["verify", "--receipt", folder.to_str().expect("a path")]).well();
+}
+
+/// Six channels of a real recording, of a phone or a watch: device time in nanoseconds, values.
+fn recorded(name: &str) -> Option<(PathBuf, Vec<(i64, Vec<f64>)>)> {
+    let data = std::env::var_os("MAREY_RECORDINGS")
+        .map_or(process::workspace().join("../shared/data"), PathBuf::from);
+    let path = data.join("geotec-phone-watch").join(name);
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        eprintln!(
+            "SKIPPED: no recording at {} (set MAREY_RECORDINGS)",
+            path.display()
+        );
+        return None;
+    };
+    let rows = text.lines().skip(1).map(|line| {
+        let cells: Vec<&str> = line.split(',').collect();
+        let stamp_ms: i64 = cells[6].parse().expect("a stamp");
+        let values = cells[..6].iter().map(|cell| cell.parse().expect("a number"));
+        (stamp_ms * 1_000_000, values.collect())
+    });
+    let rows = rows.collect();
+    Some((path, rows))
+}
+
+/// Losses of every cause, planted into what a real phone and a real watch recorded at once: each is found with its rows, nothing
+/// else is, and every other row is in Parquet to the bit.
+#[test]
+fn what_is_planted_into_real_recordings_is_found_and_nothing_else() {
+    let Some((phone_csv, phone_rows)) = recorded("s01_01_sp.csv") else {
+        return;
+    };
+    let (watch_csv, watch_rows) = recorded("s01_01_sw.csv").expect("it stands beside the other");
+    let fields: Vec<String> = ["x_acc", "y_acc", "z_acc", "x_gyro", "y_gyro", "z_gyro"]
+        .map(|name| format!(r#"{{"name":"{name}","type":"f64"}}"#))
+        .to_vec();
+    let json = format!(r#"{{"name":"imu","fields":[{}]}}"#, fields.join(","));
+    let imu = Declaration::from_json(json.as_bytes()).expect("a declaration");
+    let mut lab = Lab::new();
+    let walk = session("walk");
+    let [phone_bundle, watch_bundle] = ["phone", "watch"].map(|name| lab.enroll_raw(name));
+    lab.start_session(&walk, None);
+
+    let lost = |cause, first: u64, last: u64| Lost::new(cause, first, last);
+    let mut log = Log::new(&device("phone"), &walk, 1);
+    let mut phone = RawDevice::record(&phone_bundle, lab.address(), &log);
+    let mut sent = log.declare_as(&imu);
+    let (mut rotten, mut frames) = (Vec::new(), 0);
+    let last = (phone_rows.len() - 1) / 50;
+    for (n, rows) in phone_rows.chunks(50).enumerate() {
+        let first = log.samples;
+        let end = first + rows.len() as u64 - 1;
+        match n {
+            2 => {
+                sent.extend(log.lost(&lost(LostCause::NeverCaptured, first, first + 9)));
+                log.never(10);
+                sent.extend(log.rows(&imu, &rows[10..]));
+            }
+            5 => {
+                log.let_go();
+                continue;
+            }
+            8 | 11 | 14 => {
+                let cause = [LostCause::Network, LostCause::NoRoom, LostCause::Off][n / 3 - 2];
+                sent.extend(log.lost(&lost(cause, first, end)));
+                log.skip(50);
+                continue;
+            }
+            17 => {
+                let back =
+                    |(time_ns, values): &(i64, Vec<f64>)| (time_ns - 3_600_000_000_000, values.clone());
+                sent.extend(log.rows(&imu, &rows.iter().map(back).collect::<Vec<_>>()));
+            }
+            20 => {
+                rotten = log.rows(&imu, rows);
+                sent.extend(&rotten);
+            }
+            // Counted, and never sent.
+            n if n == last => {
+                log.rows(&imu, rows);
+                continue;
+            }
+            _ => sent.extend(log.rows(&imu, rows)),
+        }
+        frames += 1;
+    }
+    phone.send(&sent);
+    phone.acked([frames + 1, log.live()]);
+    phone.send(&log.end());
+    phone.acked([frames + 1, log.live()]);
+
+    // Another boot goes on with the index; the first never stated its end.
+    let name = device("watch");
+    let mut first = Log::new(&name, &walk, 1).with_boot(1);
+    let mut watch = RawDevice::record(&watch_bundle, lab.address(), &first);
+    let mut sent = first.declare_as(&imu);
+    for rows in watch_rows[..500].chunks(50) {
+        sent.extend(first.rows(&imu, rows));
+    }
+    watch.send(&sent);
+    watch.acked([10, 1]);
+    let mut second = first.rebooted(&name, 2, 2, 7);
+    drop(watch);
+    let mut watch = RawDevice::record(&watch_bundle, lab.address(), &second);
+    let mut sent = second.declare_as(&imu);
+    for rows in watch_rows[507..].chunks(50) {
+        sent.extend(second.rows(&imu, rows));
+    }
+    sent.extend(second.end());
+    watch.send(&sent);
+    watch.acked([second.frames, 2]);
+
+    // One of the phone's frames rots before anything is published.
+    drop((phone, watch));
+    lab.end();
+    let path = lab.session_dir(&walk).join("logs/phone/000001.mlog");
+    let mut bytes = std::fs::read(&path).expect("a log");
+    let frame = &rotten[8..];
+    let at = bytes.windows(frame.len()).position(|window| window == frame);
+    bytes[at.expect("it stands there") + frame.len() - 9] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    lab.start();
+    lab.stop_session(&walk);
+
+    let end = phone_rows.len() as i64 - 1;
+    let (found, receipt) = found(&OsDisk::new(lab.dir()), &walk);
+    let planted = [
+        gap("phone", "never captured", 100, 109),
+        gap("phone", "lost in the device's buffer", 250, 299),
+        gap("phone", "network given up", 400, 449),
+        gap("phone", "hub refused for lack of room", 550, 599),
+        gap("phone", "device off", 700, 749),
+        gap("phone", "kept out", 850, 899),
+        gap("phone", "damage", 1000, 1049),
+        gap("phone", "not received", last as i64 * 50, end),
+        gap("watch", "device off", 500, 506),
+    ];
+    assert_eq!(found, planted);
+    let parquet = |name: &str| {
+        let of = receipt.streams.iter().find(|it| it.device.as_str() == name);
+        of.expect("there").parquet
+    };
+    for (name, csv, rows) in [
+        ("phone", phone_csv, phone_rows.len()),
+        ("watch", watch_csv, watch_rows.len()),
+    ] {
+        let gaps = planted.iter().filter(|(of, ..)| of == name);
+        let gaps: Vec<_> = gaps.map(|(.., first, last)| (first, last)).collect();
+        let missing: i64 = gaps.iter().map(|(first, last)| *last - *first + 1).sum();
+        assert_eq!(parquet(name), (rows as i64 - missing) as u64, "{name}");
+        let gaps = serde_json::to_string(&gaps).expect("JSON");
+        let of = lab
+            .session_dir(&walk)
+            .join("streams/stream=imu@1")
+            .join(format!("device={name}"));
+        let [csv, of] = [&csv, &of].map(|path| path.to_str().expect("UTF-8"));
+        python::run(&python::script("check_planted.py"), [csv, of, &gaps]);
+    }
 }
 
 fn options() -> marey_engine::Options {

@@ -273,13 +273,26 @@ impl Log {
             builder.push(index, &[Value::I64(index)]).expect("it fits");
         }
         let frame = builder.finish(1, sequence, first, self.seed).expect("it fits");
-        self.taken(&frame, sequence)
+        self.taken(&frame, sequence, SAMPLES_PER_FRAME)
     }
 
-    fn taken(&mut self, frame: &[u8], sequence: u64) -> Vec<u8> {
+    /// The next frame, of these samples (device time in nanoseconds, values) of a stream that [`Log::declare_as`] declared, as a
+    /// message.
+    pub fn rows(&mut self, declaration: &Declaration, rows: &[(i64, Vec<f64>)]) -> Vec<u8> {
+        let sequence = self.frames + self.gone;
+        let mut builder = DataBuilder::new(declaration);
+        for (time_ns, values) in rows {
+            let values: Vec<Value> = values.iter().map(|value| Value::F64(*value)).collect();
+            builder.push(*time_ns, &values).expect("it fits");
+        }
+        let frame = builder.finish(1, sequence, self.samples, self.seed);
+        self.taken(&frame.expect("it fits"), sequence, rows.len() as u64)
+    }
+
+    fn taken(&mut self, frame: &[u8], sequence: u64, samples: u64) -> Vec<u8> {
         let crc = u32::from_le_bytes(frame[4..8].try_into().expect("four bytes"));
         self.digest.push(crc, sequence);
-        self.samples += SAMPLES_PER_FRAME;
+        self.samples += samples;
         self.frames += 1;
         wire::message(MessageType::Frame, 1, frame)
     }
@@ -295,14 +308,19 @@ impl Log {
     }
 
     pub fn declare(&mut self) -> Vec<u8> {
-        self.control(Kind::DECLARE, 1, &declaration().to_json())
+        self.declare_as(&declaration())
+    }
+
+    /// Another stream instead.
+    pub fn declare_as(&mut self, declaration: &Declaration) -> Vec<u8> {
+        self.control(Kind::DECLARE, 1, &declaration.to_json())
     }
 
     /// The next frame of samples, as a message.
     pub fn data(&mut self) -> Vec<u8> {
         let sequence = self.frames + self.gone;
         let frame = self.data_frame(1, sequence, 0);
-        self.taken(&frame, sequence)
+        self.taken(&frame, sequence, SAMPLES_PER_FRAME)
     }
 
     /// A frame that was made before, as a message: what [`Log::data`] gave under this sequence.
