@@ -482,6 +482,11 @@ fn people_are_looked_after_without_a_hub_too_and_mistakes_are_told() {
             .contains("no study unmade")
     );
     assert!(
+        marey(&["session", "create", "walk", "--meta", "study=typo"])
+            .sentence(1)
+            .contains("no study typo")
+    );
+    assert!(
         marey(&["study", "create", "default"])
             .sentence(1)
             .contains("always")

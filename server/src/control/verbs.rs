@@ -21,6 +21,8 @@ use super::{
     ClockView, DeviceView, LogView, Request, Response, SessionSpec, SessionView, StatusView, StreamView,
 };
 use crate::judge::plan::Plan;
+use crate::keeping::STUDY;
+use crate::people::People;
 use crate::pki::{DeviceRecord, KeyKind};
 use crate::registrar::Registrar;
 use crate::state::HubState;
@@ -227,6 +229,9 @@ fn create(desk: &Desk<'_>, spec: SessionSpec) -> Result<Session, String> {
         must_be_enrolled(desk, device)?;
     }
     words::check_metadata(&spec.metadata)?;
+    if let Some(study) = spec.metadata.get(STUDY) {
+        People::of(desk.store).must_have_study(study).map_err(text)?;
+    }
     let mut new = NewSession::open_to_all(spec.session);
     new.roster = spec.devices;
     new.metadata = spec.metadata;

@@ -74,6 +74,18 @@ impl People<'_> {
         self.show_study(study)
     }
 
+    /// Whether there is a study of this name: a session that names another would be seen by nobody but admins, for a typing error.
+    ///
+    /// # Errors
+    /// There is none, or it is no name.
+    pub(crate) fn must_have_study(&self, name: &str) -> Result<(), PeopleError> {
+        if name == DEFAULT_STUDY {
+            return Ok(());
+        }
+        let study = StudyId::new(name).map_err(|error| PeopleError::Refused(error.to_string()))?;
+        self.show_study(&study).map(drop)
+    }
+
     /// Lets a user out of a study.
     pub(crate) fn ungrant(&self, study: &StudyId, user: &UserId) -> Result<StudyView, PeopleError> {
         self.change(user, |_, found| match found.grants.remove(study.as_str()) {
