@@ -17,8 +17,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marey_engine::LogHandle;
 use marey_engine::time::HubInstant;
-use marey_engine::{Actor, LogHandle};
 use marey_format::limits::CONTROL_MESSAGES_PER_S;
 use marey_format::types::CommandId;
 use marey_format::types::hex;
@@ -308,10 +308,7 @@ impl<W: Wire> Connection<W> {
         } else {
             tracing::warn!(target: "audit", %device, %peer, %code, why = refusal.message, "refused");
             self.state.tally.note(Refused {
-                actor: Actor::Device {
-                    device: device.as_str().to_owned(),
-                    serial: self.shown.as_ref().map(|shown| shown.serial_hex.clone()),
-                },
+                actor: self.actor(),
                 action: "device.send",
                 object: None,
                 why: code.to_string(),

@@ -1,22 +1,30 @@
-//! Refusals on their way into the audit log: counted, so that whoever is refused a thousand times a second fills no disk and
-//! makes nobody wait.
+//! What happens at the door, on its way into the audit log: refusals and connections of devices, counted, so that whoever is
+//! refused a thousand times a second, or comes again each second, fills no disk and makes nobody wait.
 //!
-//! What is done is audited before it is done, by whoever does it. What was refused changes nothing: it is noted here, in
-//! memory, and a thread of `maintenance` writes it within a second; the same again is one record a minute with its count.
+//! What is done is audited before it is done, by whoever does it. What was refused changes nothing, and neither does a device
+//! that connects: it is noted here, in memory, and a thread of `maintenance` writes it within a second; the same again is one
+//! record a minute with its count.
 //!
 //! Bounded: past so many different ones the rest is counted together. What was noted and not written is lost with a hub that is
 //! killed, and with nothing else.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use marey_engine::{Actor, AuditEvent, AuditOutcome, Store};
 
-/// The refusals of one hub.
+/// What one hub noted.
 #[derive(Debug)]
 pub(crate) struct Tally {
     store: Arc<Store>,
-    kept: Mutex<BTreeMap<Refused, Count>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    refused: BTreeMap<Refused, Count>,
+    connected: BTreeMap<Connected, Count>,
 }
 
 /// What was refused to whom, and why.
@@ -26,6 +34,15 @@ pub(crate) struct Refused {
     pub action: &'static str,
     pub object: Option<String>,
     pub why: String,
+}
+
+/// A device that is connected.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Connected {
+    /// With the serial of the certificate that it showed.
+    pub actor: Actor,
+    pub device: String,
+    pub from: IpAddr,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,55 +62,104 @@ impl Tally {
 
     /// Something was refused. Never waits for a disk. True for the first of a kind in its minute: the others are only counted.
     pub(crate) fn note(&self, refused: Refused) -> bool {
-        let mut kept = self.kept();
-        let known = kept.len() < KINDS_MAX || kept.contains_key(&refused);
-        let key = match known {
-            true => refused,
-            false => Refused {
+        count(&mut self.kept().refused, REFUSED_MAX, refused, |refused| {
+            Refused {
                 actor: Actor::Hub,
                 object: None,
                 why: OTHERS.to_owned(),
                 ..refused
+            }
+        })
+    }
+
+    /// A device is connected. Never waits for a disk.
+    pub(crate) fn connected(&self, connected: Connected) {
+        count(
+            &mut self.kept().connected,
+            CONNECTED_MAX,
+            connected,
+            |connected| Connected {
+                actor: Actor::Hub,
+                device: OTHERS.to_owned(),
+                ..connected
             },
-        };
-        let count = kept.entry(key).or_default();
-        let is_first = count.new == 0 && count.written_ns.is_none();
-        count.new += 1;
-        is_first
+        );
     }
 
     /// Writes what is due; with `all` whatever was not written.
     pub(crate) fn write(&self, all: bool) {
         let now_ns = self.store.clock().now().ns;
-        let is_due = |count: &Count| {
-            let rested = count.written_ns.is_none_or(|at| now_ns - at >= REST_NS);
-            count.new > 0 && (all || rested)
-        };
-        let due: Vec<(Refused, u64)> = {
+        let at_most = if all { usize::MAX } else { AT_ONCE_MAX };
+        let (refused, connected) = {
             let mut kept = self.kept();
-            kept.retain(|_, count| count.new > 0 || count.written_ns.is_some_and(|at| now_ns - at < REST_NS));
-            let at_most = if all { KINDS_MAX * 2 } else { AT_ONCE_MAX };
-            let due = kept.iter_mut().filter(|(_, count)| is_due(count)).take(at_most);
-            due.map(|(refused, count)| {
-                count.written_ns = Some(now_ns);
-                (refused.clone(), std::mem::take(&mut count.new))
-            })
-            .collect()
+            // Who is refused comes first: an attack must not wait for a house that comes back after a power cut.
+            let refused = due(&mut kept.refused, now_ns, all, at_most);
+            let connected = due(&mut kept.connected, now_ns, all, at_most - refused.len());
+            (refused, connected)
         };
-        for (refused, count) in due {
-            if let Err(error) = self.store.audit(&refused.event(count)) {
-                tracing::debug!(%error, "refusals could not be audited");
-                // They are still to be told of; what came meanwhile is added.
-                let mut kept = self.kept();
-                let again = kept.entry(refused).or_default();
-                again.new += count;
-                again.written_ns = None;
+        for (refused, count) in refused {
+            if !self.has_written(&refused.event(count)) {
+                self.kept().refused.entry(refused).or_default().again(count);
+            }
+        }
+        for (connected, count) in connected {
+            if !self.has_written(&connected.event(count)) {
+                self.kept().connected.entry(connected).or_default().again(count);
             }
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<Refused, Count>> {
+    fn has_written(&self, event: &AuditEvent) -> bool {
+        let written = self.store.audit(event);
+        if let Err(error) = &written {
+            tracing::debug!(%error, "what happened at the door could not be audited");
+        }
+        written.is_ok()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one of a kind, or of all the others where there are too many. True for the first.
+fn count<K: Ord>(
+    kept: &mut BTreeMap<K, Count>,
+    kinds_max: usize,
+    kind: K,
+    other: impl FnOnce(K) -> K,
+) -> bool {
+    let known = kept.len() < kinds_max || kept.contains_key(&kind);
+    let key = if known { kind } else { other(kind) };
+    let count = kept.entry(key).or_default();
+    let is_first = count.new == 0 && count.written_ns.is_none();
+    count.new += 1;
+    is_first
+}
+
+/// Takes what is to be written now.
+fn due<K: Ord + Clone>(
+    kept: &mut BTreeMap<K, Count>,
+    now_ns: i64,
+    all: bool,
+    at_most: usize,
+) -> Vec<(K, u64)> {
+    let rested = |count: &Count| count.written_ns.is_none_or(|at| now_ns - at >= REST_NS);
+    kept.retain(|_, count| count.new > 0 || !rested(count));
+    let is_due = |count: &Count| count.new > 0 && (all || rested(count));
+    let due = kept.iter_mut().filter(|(_, count)| is_due(count)).take(at_most);
+    due.map(|(kind, count)| {
+        count.written_ns = Some(now_ns);
+        (kind.clone(), std::mem::take(&mut count.new))
+    })
+    .collect()
+}
+
+impl Count {
+    /// It is still to be told of; what came meanwhile is added.
+    fn again(&mut self, count: u64) {
+        self.new += count;
+        self.written_ns = None;
     }
 }
 
@@ -105,13 +171,27 @@ impl Refused {
     }
 }
 
+impl Connected {
+    fn event(&self, count: u64) -> AuditEvent {
+        AuditEvent::new(self.actor.clone(), CONNECT)
+            .on(format!("device/{}", self.device))
+            .with("from", self.from.to_string())
+            .with("count", count)
+    }
+}
+
+/// What a device does that comes, whether it is let in or not.
+pub(crate) const CONNECT: &str = "device.connect";
+
 /// Different refusals that are told apart.
-const KINDS_MAX: usize = 256;
+const REFUSED_MAX: usize = 256;
+/// Devices, and addresses that they come from, that are told apart.
+const CONNECTED_MAX: usize = 4096;
 /// Records of one turn: each is a sync.
 const AT_ONCE_MAX: usize = 16;
 /// How long the same is only counted after it was written.
 const REST_NS: i64 = 60_000_000_000;
-/// Why, where too many were refused to tell them apart.
+/// Where too many came to tell them apart.
 const OTHERS: &str = "others besides, too many to tell apart";
 
 #[cfg(test)]
@@ -185,19 +265,59 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_comes_again_and_again_is_one_record_a_minute() {
+        let (kernel, disk, tally) = made();
+        let phone = |from: [u8; 4]| Connected {
+            actor: Actor::Device {
+                device: "phone".into(),
+                serial: Some("0a".into()),
+            },
+            device: "phone".into(),
+            from: from.into(),
+        };
+        (0..5).for_each(|_| tally.connected(phone([10, 0, 0, 1])));
+        tally.connected(phone([10, 0, 0, 2]));
+        tally.write(false);
+        tally.connected(phone([10, 0, 0, 1]));
+        tally.write(false);
+        let told = |records: &[AuditRecord]| {
+            let told = records.iter().map(|record| {
+                assert_eq!(record.outcome, AuditOutcome::Allowed);
+                assert_eq!(
+                    (record.actor.as_str(), record.action.as_str()),
+                    ("device:phone/0a", CONNECT)
+                );
+                (
+                    record.details["from"].to_string(),
+                    record.details["count"].as_u64(),
+                )
+            });
+            told.collect::<Vec<_>>()
+        };
+        let first = [
+            ("\"10.0.0.1\"".to_owned(), Some(5)),
+            ("\"10.0.0.2\"".to_owned(), Some(1)),
+        ];
+        assert_eq!(told(&written(&disk)), first);
+        kernel.advance(REST_NS);
+        tally.write(false);
+        assert_eq!(told(&written(&disk))[2..], [("\"10.0.0.1\"".to_owned(), Some(1))]);
+    }
+
+    #[test]
     fn a_flood_is_bounded_and_none_of_it_uncounted() {
         let (_, disk, tally) = made();
         let first = (0..10_000).filter(|from| tally.note(refused(*from))).count();
         assert_eq!(
             first,
-            KINDS_MAX + 1,
+            REFUSED_MAX + 1,
             "one of each kind, and one of all the others"
         );
         tally.write(false);
         assert_eq!(written(&disk).len(), AT_ONCE_MAX);
         tally.write(true);
         let records = written(&disk);
-        assert_eq!(records.len(), KINDS_MAX + 1);
+        assert_eq!(records.len(), REFUSED_MAX + 1);
         let count = records
             .iter()
             .filter_map(|record| record.details["count"].as_u64());

@@ -333,7 +333,7 @@ fn what_cannot_be_audited_is_not_done_and_reads_go_on() {
 
 /// Nobody knows how many strangers there are: what is refused is counted, and written once a minute.
 #[test]
-fn devices_that_are_refused_are_counted_with_the_cause() {
+fn devices_that_connect_or_are_refused_are_counted_with_the_cause() {
     let lab = hub::Lab::with(config());
     let walk = session("walk");
     let bundle = lab.enroll_raw("phone");
@@ -364,28 +364,28 @@ fn devices_that_are_refused_are_counted_with_the_cause() {
             .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         records.collect::<Vec<_>>()
     };
-    let records = until("the refusal in the audit log", PATIENCE, || {
-        Some(shown()).filter(|records| !records.is_empty())
+    let [refused, connected] = until("both in the audit log", PATIENCE, || {
+        let records = shown();
+        let of = |action| records.iter().find(|record| record["action"] == action).cloned();
+        Some([of("device.send")?, of("device.connect")?])
     });
-    let first = &records[0];
     assert_eq!(
-        (first["action"].as_str(), first["outcome"].as_str()),
-        (Some("device.send"), Some("denied"))
+        (&refused["outcome"], &connected["outcome"]),
+        (&"denied".into(), &"allowed".into())
     );
-    assert!(
-        first["details"]["count"].as_u64().is_some_and(|count| count >= 1),
-        "{first}"
-    );
-    assert!(
-        first["details"]["why"]
-            .as_str()
-            .is_some_and(|why| !why.is_empty()),
-        "{first}"
-    );
-    assert_eq!(
-        first["actor"],
-        format!("device:phone/{serial}"),
-        "with its certificate"
-    );
-    assert!(records.len() <= 3, "{records:?}");
+    for record in [&refused, &connected] {
+        let count = record["details"]["count"].as_u64();
+        assert!(count.is_some_and(|count| count >= 1), "{record}");
+        assert_eq!(
+            record["actor"],
+            format!("device:phone/{serial}"),
+            "with its certificate"
+        );
+    }
+    let why = refused["details"]["why"].as_str();
+    assert!(why.is_some_and(|why| !why.is_empty()), "{refused}");
+    assert_eq!(connected["object"], "device/phone");
+    assert_eq!(connected["details"]["from"], "127.0.0.1");
+    let records = shown();
+    assert!(records.len() <= 6, "{records:?}");
 }

@@ -17,7 +17,7 @@ use crate::listener::Admission;
 use crate::pki::{Shown, device_of_certificate};
 use crate::protocol::{End, refusal_message};
 use crate::state::HubState;
-use crate::tally::Refused;
+use crate::tally::{CONNECT, Refused};
 use crate::tls::{Alpn, Received, TlsError, TlsStream};
 use crate::web;
 
@@ -59,7 +59,7 @@ pub(crate) async fn serve(
                 TlsError::Certificate(_) => {
                     let first = state.tally.note(Refused {
                         actor: Actor::Peer(peer.ip().to_string()),
-                        action: "device.connect",
+                        action: CONNECT,
                         object: None,
                         why: error.to_string(),
                     });

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use marey_engine::SessionState;
+use marey_engine::{Actor, SessionState};
 use marey_format::{RefusalCode, SessionId};
 
 use super::{Connection, Told, Wire};
 use crate::attached::Introduction;
+use crate::tally::Connected;
 use crate::tls::TlsError;
 
 impl<W: Wire> Connection<W> {
@@ -22,8 +23,21 @@ impl<W: Wire> Connection<W> {
             introduction,
             now_ns,
         );
+        self.state.tally.connected(Connected {
+            actor: self.actor(),
+            device: self.protocol.device().to_string(),
+            from: self.peer.ip(),
+        });
         self.look_at_standing()?;
         self.look_at_sessions()
+    }
+
+    /// The device, by the certificate that it showed.
+    pub(super) fn actor(&self) -> Actor {
+        Actor::Device {
+            device: self.protocol.device().as_str().to_owned(),
+            serial: self.shown.as_ref().map(|shown| shown.serial_hex.clone()),
+        }
     }
 
     /// Tells the device what it was not told yet: to join what records, to stop what stops, that something is closed.
