@@ -1,9 +1,9 @@
 //! A hub under attack: what becomes of the acks of those who do nothing wrong.
 //!
 //! Devices record at a steady pace while others hold half-open handshakes, dribble bytes, connect without a certificate,
-//! send control messages that are too long or never end, and flood the time service; at last every place is taken. One run
-//! measures all of it, so that quiet and attack are of the same machine at the same hour. The hub is a process of its own:
-//! its memory and descriptors are what the system says of it.
+//! send control messages that are too long or never end, and flood the time service; at last every place is taken. Before each
+//! attack it is quiet for as long, and it is all done in several rounds: what a machine does besides is in both. The hub is a
+//! process of its own: its memory and descriptors are what the system says of it.
 //!
 //! Everything is on loopback and stops by itself.
 
@@ -44,8 +44,10 @@ pub struct Asked {
     pub strangers: usize,
     /// Packets a second to the time service.
     pub packets_per_s: u32,
-    /// How long each attack lasts, and the quiet before.
+    /// How long each attack lasts, and the quiet before it.
     pub lasting: Duration,
+    /// How often it is all done.
+    pub rounds: usize,
 }
 
 /// What happened while one thing was done.
@@ -90,9 +92,8 @@ impl PhaseReport {
     }
 }
 
-/// Phases in their order; the first is the measure of the others.
-const PHASES: [&str; 7] = [
-    "quiet",
+/// Attacks in their order; a phase of quiet comes before each.
+const ATTACKS: [&str; 6] = [
     "slow loris",
     "half-open handshakes",
     "strangers",
@@ -100,6 +101,7 @@ const PHASES: [&str; 7] = [
     "probe flood",
     "every place taken",
 ];
+const QUIET: &str = "quiet";
 /// Nothing is measured between phases.
 const BETWEEN: usize = usize::MAX;
 
@@ -149,10 +151,11 @@ pub fn besiege(asked: Asked, dir: &Path) -> Report {
             create: Some(spec),
         },
     );
-    let phase = |&name: &&'static str| PhaseReport {
+    let phase = |name| PhaseReport {
         name,
         ..PhaseReport::default()
     };
+    let round = || ATTACKS.iter().flat_map(|attack| [QUIET, attack].map(phase));
     let field = Field {
         hub: hub.devices,
         time: hub.time,
@@ -160,7 +163,7 @@ pub fn besiege(asked: Asked, dir: &Path) -> Report {
         hello: client_hello(&insider),
         phase: AtomicUsize::new(BETWEEN),
         over: AtomicBool::new(false),
-        phases: Mutex::new(PHASES.iter().map(phase).collect()),
+        phases: Mutex::new((0..asked.rounds).flat_map(|_| round()).collect()),
         pid: hub.pid(),
     };
     let (mut refusal, mut answer) = (None, String::new());
@@ -176,38 +179,42 @@ pub fn besiege(asked: Asked, dir: &Path) -> Report {
         let watching = scope.spawn(|| watch(field));
         std::thread::sleep(Duration::from_millis(500));
         before = (rss_bytes(field.pid), descriptors(field.pid));
-        run(field, 0, || {
-            std::thread::sleep(asked.lasting);
-            0
-        });
-        run(field, 1, || slow_loris(field));
-        run(field, 2, || half_open(field));
-        run(field, 3, || strangers(field));
-        run(field, 4, || control_messages(field, &insider));
-        run(field, 5, || probe_flood(field));
-        // What the attackers had is given back before the places are counted.
-        settle(field, before.1);
-        run(field, 6, || {
-            let mut held: Vec<_> = holders
-                .iter()
-                .map(|bundle| RawDevice::attach(bundle, field.hub))
-                .collect();
-            // What it sent last may still be waiting to be read, and its place with it: it comes again, as it is told to.
-            let mut again = None;
-            until("the insider's own place", Duration::from_secs(30), || {
-                let mut device = RawDevice::dial(&insider, field.hub).ok()?;
-                device
-                    .try_send(&wire::message(MessageType::Hello, 0, br#"{"v":1}"#))
-                    .ok()?;
-                again = matches!(device.next(), Some(Down::Welcome(_))).then_some(device);
-                again.as_ref().map(|_| ())
+        for round in 0..asked.rounds {
+            let attack = |nth: usize, attack: &mut dyn FnMut() -> u64| {
+                let phase = 2 * (round * ATTACKS.len() + nth);
+                // What the attackers before had is given back first.
+                settle(field, before.1);
+                run(field, phase, || {
+                    std::thread::sleep(asked.lasting);
+                    0
+                });
+                run(field, phase + 1, attack);
+            };
+            attack(0, &mut || slow_loris(field));
+            attack(1, &mut || half_open(field));
+            attack(2, &mut || strangers(field));
+            attack(3, &mut || control_messages(field, &insider));
+            attack(4, &mut || probe_flood(field));
+            attack(5, &mut || {
+                let attached = |bundle| RawDevice::attach(bundle, field.hub);
+                let mut held: Vec<_> = holders.iter().map(attached).collect();
+                // What it sent last may still be waiting to be read, and its place with it: it comes again, as it is told to.
+                let mut again = None;
+                until("the insider's own place", Duration::from_secs(30), || {
+                    let mut device = RawDevice::dial(&insider, field.hub).ok()?;
+                    device
+                        .try_send(&wire::message(MessageType::Hello, 0, br#"{"v":1}"#))
+                        .ok()?;
+                    again = matches!(device.next(), Some(Down::Welcome(_))).then_some(device);
+                    again.as_ref().map(|_| ())
+                });
+                held.extend(again);
+                refusal = refused(&extra, field.hub);
+                answer = crowded_answer(&extra, field.hub);
+                std::thread::sleep(asked.lasting);
+                held.len() as u64
             });
-            held.extend(again);
-            refusal = refused(&extra, field.hub);
-            answer = crowded_answer(&extra, field.hub);
-            std::thread::sleep(asked.lasting);
-            held.len() as u64
-        });
+        }
         settle(field, before.1);
         after = (rss_bytes(field.pid), descriptors(field.pid));
         field.over.store(true, Ordering::SeqCst);
@@ -560,26 +567,50 @@ impl Report {
         faults
     }
 
-    /// For people.
+    /// How many times the 99th percentile of the quiet before it an attack's is, round by round from the least.
+    pub fn ratios(&self) -> Vec<(&'static str, Vec<f64>)> {
+        let of = |attack: &&'static str| {
+            let pairs = self.phases.chunks(2).filter(|pair| pair[1].name == *attack);
+            let ratio = |pair: &[PhaseReport]| {
+                pair[1].percentile_ns(99.0) as f64 / pair[0].percentile_ns(99.0).max(1) as f64
+            };
+            let mut ratios: Vec<f64> = pairs.map(ratio).collect();
+            ratios.sort_by(f64::total_cmp);
+            (*attack, ratios)
+        };
+        ATTACKS.iter().map(of).collect()
+    }
+
+    /// For people: all rounds together, and the ratios' median and range.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "{:<22} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9} {:>8} {:>12}",
-            "while", "attacks", "acks", "p50 ms", "p99 ms", "max ms", "p99 ratio", "MiB", "descriptors"
+            "{:<22} {:>9} {:>7} {:>9} {:>9} {:>9} {:>8} {:>12}  p99 ratio",
+            "while", "attacks", "acks", "p50 ms", "p99 ms", "max ms", "MiB", "descriptors"
         );
-        let quiet_ns = self.phases[0].percentile_ns(99.0).max(1) as f64;
-        for phase in &self.phases {
-            let ms = |percent| phase.percentile_ns(percent) as f64 / 1e6;
+        let ratios = self.ratios();
+        for name in [QUIET].iter().chain(&ATTACKS) {
+            let mut all = PhaseReport::default();
+            for phase in self.phases.iter().filter(|phase| phase.name == *name) {
+                all.attacks += phase.attacks;
+                all.acks_ns.extend(&phase.acks_ns);
+                all.rss_max_bytes = all.rss_max_bytes.max(phase.rss_max_bytes);
+                all.descriptors_max = all.descriptors_max.max(phase.descriptors_max);
+            }
+            let ms = |percent| all.percentile_ns(percent) as f64 / 1e6;
+            let ratios = ratios.iter().find(|(of, _)| of == name);
+            let ratio = ratios.map_or_else(String::new, |(_, ratios)| match ratios[..] {
+                [least, .., most] => format!("{:.2} ({least:.2} to {most:.2})", median(ratios)),
+                _ => format!("{:.2}", median(ratios)),
+            });
             text.push_str(&format!(
-                "\n{:<22} {:>9} {:>7} {:>9.3} {:>9.3} {:>9.3} {:>9.2} {:>8.1} {:>12}",
-                phase.name,
-                phase.attacks,
-                phase.acks_ns.len(),
+                "\n{name:<22} {:>9} {:>7} {:>9.3} {:>9.3} {:>9.3} {:>8.1} {:>12}  {ratio}",
+                all.attacks,
+                all.acks_ns.len(),
                 ms(50.0),
                 ms(99.0),
                 ms(100.0),
-                phase.percentile_ns(99.0) as f64 / quiet_ns,
-                phase.rss_max_bytes as f64 / f64::from(1 << 20),
-                phase.descriptors_max
+                all.rss_max_bytes as f64 / f64::from(1 << 20),
+                all.descriptors_max
             ));
         }
         text.push_str(&format!(
@@ -595,4 +626,9 @@ impl Report {
         ));
         text
     }
+}
+
+/// Of numbers in order; 0 of none.
+pub fn median(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }

@@ -14,10 +14,12 @@ fn whoever_records_is_acknowledged_whatever_others_do_and_nothing_grows_without_
         strangers: 300,
         packets_per_s: 2_000,
         lasting: Duration::from_millis(1_500),
+        rounds: 1,
     };
     let report = besiege(asked, &folder.path().join("hub"));
     println!("{}", report.table());
     assert_eq!(report.faults(asked), [""; 0]);
-    assert_eq!(report.phases[6].attacks, 61, "every place was taken");
-    assert!(report.phases[1..].iter().all(|phase| phase.attacks > 0));
+    let attacks: Vec<u64> = report.phases.chunks(2).map(|pair| pair[1].attacks).collect();
+    assert_eq!(attacks[5], 61, "every place was taken");
+    assert!(attacks.iter().all(|attacks| *attacks > 0));
 }
