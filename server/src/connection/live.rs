@@ -36,7 +36,13 @@ pub(crate) async fn serve(
     let Some(configs) = state.registrar.tls() else {
         return tracing::error!("a hub that serves has certificates");
     };
-    let handshake = TlsStream::accept(socket, &configs, &state.buffers, state.stamp.clone(), deadline);
+    let handshake = TlsStream::accept(
+        socket,
+        &configs,
+        (&state.buffers, &state.turns),
+        state.stamp.clone(),
+        deadline,
+    );
     let mut stopping = state.stopping.subscribe();
     let tls = tokio::select! {
         tls = handshake => tls,

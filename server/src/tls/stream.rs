@@ -13,6 +13,7 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
+use std::num::NonZero;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -27,6 +28,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 mod io;
 
@@ -52,6 +54,25 @@ pub struct TlsStream {
     /// Plaintext that came in the same read as the end of the handshake, with that read's stamp.
     early: Option<(i64, Vec<u8>)>,
     peer_closed: bool,
+}
+
+/// Whose handshake is worked on: a few at a time, in the order in which they came, so that a crowd of them leaves half of the
+/// processors to those who record. Nothing is awaited within a turn.
+#[derive(Debug)]
+pub struct Turns(Semaphore);
+
+impl Default for Turns {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self(Semaphore::new((processors / 2).max(1)))
+    }
+}
+
+impl Turns {
+    /// Waits for a turn. None where nobody waits any more: there is no way to close it.
+    async fn next(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.acquire().await.ok()
+    }
 }
 
 /// What [`TlsStream::receive`] found.
@@ -82,11 +103,11 @@ impl TlsStream {
     pub async fn accept(
         socket: TcpStream,
         configs: &TlsConfigs,
-        pool: &Arc<BufferPool>,
+        (pool, turns): (&Arc<BufferPool>, &Turns),
         stamp: StampFn,
         deadline: Duration,
     ) -> Result<Self, TlsError> {
-        let handshake = Self::handshake(socket, configs, pool, stamp);
+        let handshake = Self::handshake(socket, configs, (pool, turns), stamp);
         match tokio::time::timeout(deadline, handshake).await {
             Ok(done) => done,
             Err(_) => Err(TlsError::Deadline(
@@ -256,7 +277,7 @@ impl TlsStream {
     async fn handshake(
         socket: TcpStream,
         configs: &TlsConfigs,
-        pool: &Arc<BufferPool>,
+        (pool, turns): (&Arc<BufferPool>, &Turns),
         stamp: StampFn,
     ) -> Result<Self, TlsError> {
         let mut inbound = Inbound::new(pool.clone());
@@ -276,7 +297,10 @@ impl TlsStream {
         let mut stamp_ns = (stream.stamp)();
         let mut early = Vec::new();
         loop {
-            if let Err(error) = stream.drive(&mut |plaintext| early.extend_from_slice(plaintext)) {
+            let turn = turns.next().await;
+            let driven = stream.drive(&mut |plaintext| early.extend_from_slice(plaintext));
+            drop(turn);
+            if let Err(error) = driven {
                 stream.linger(ALERT_LINGER).await;
                 return Err(error);
             }

@@ -178,7 +178,14 @@ async fn accept<T: Send + 'static>(
     let client = std::thread::spawn(move || talk(address));
     let (socket, _) = listener.accept().await.expect("accepted");
     (
-        TlsStream::accept(socket, &hub.configs, &BufferPool::new(), stamps(), deadline).await,
+        TlsStream::accept(
+            socket,
+            &hub.configs,
+            (&BufferPool::new(), &Turns::default()),
+            stamps(),
+            deadline,
+        )
+        .await,
         client,
     )
 }
