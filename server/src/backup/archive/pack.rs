@@ -13,7 +13,7 @@ use zip::write::{SimpleFileOptions, StreamWriter};
 pub(super) enum Pack<'w> {
     /// Below a folder of this name, so that nobody's folder is littered who opens it.
     Tar(tar::Builder<&'w mut dyn Write>, String),
-    Zip(ZipWriter<StreamWriter<&'w mut dyn Write>>),
+    Zip(Box<ZipWriter<StreamWriter<&'w mut dyn Write>>>),
     Folder(&'w OsDisk),
 }
 
@@ -23,7 +23,7 @@ impl<'w> Pack<'w> {
     }
 
     pub fn zip(to: &'w mut dyn Write) -> Self {
-        Self::Zip(ZipWriter::new_stream(to))
+        Self::Zip(Box::new(ZipWriter::new_stream(to)))
     }
 
     pub fn folder(to: &'w OsDisk) -> Self {
