@@ -338,8 +338,11 @@ fn damage_is_named_and_logs_that_retention_removed_count_as_retired() {
     process::run(["verify", "--receipt", folder.to_str().expect("a path")]).well();
 }
 
-/// Six channels of a real recording, of a phone or a watch: device time in nanoseconds, values.
-fn recorded(name: &str) -> Option<(PathBuf, Vec<(i64, Vec<f64>)>)> {
+/// Device time in nanoseconds, values.
+type Rows = Vec<(i64, Vec<f64>)>;
+
+/// Six channels of a real recording, of a phone or a watch, and its file.
+fn recorded(name: &str) -> Option<(PathBuf, Rows)> {
     let data = std::env::var_os("MAREY_RECORDINGS")
         .map_or(process::workspace().join("../shared/data"), PathBuf::from);
     let path = data.join("geotec-phone-watch").join(name);
