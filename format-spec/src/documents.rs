@@ -37,6 +37,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "the folder of the sources")]
     fn every_document_is_handed_on() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut there = Vec::new();
