@@ -9,7 +9,7 @@
 //! killed, and with nothing else.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use marey_engine::{Actor, AuditEvent, AuditOutcome, Store};
@@ -49,6 +49,8 @@ pub(crate) struct Connected {
 struct Count {
     /// Since it was last written.
     new: u64,
+    /// When the first of these came.
+    since_ns: i64,
     written_ns: Option<i64>,
 }
 
@@ -62,14 +64,19 @@ impl Tally {
 
     /// Something was refused. Never waits for a disk. True for the first of a kind in its minute: the others are only counted.
     pub(crate) fn note(&self, refused: Refused) -> bool {
-        count(&mut self.kept().refused, REFUSED_MAX, refused, |refused| {
-            Refused {
+        let now_ns = self.store.clock().now().ns;
+        count(
+            &mut self.kept().refused,
+            REFUSED_MAX,
+            refused,
+            now_ns,
+            |refused| Refused {
                 actor: Actor::Hub,
                 object: None,
                 why: OTHERS.to_owned(),
                 ..refused
-            }
-        })
+            },
+        )
     }
 
     /// A device is connected. Never waits for a disk.
@@ -78,10 +85,11 @@ impl Tally {
             &mut self.kept().connected,
             CONNECTED_MAX,
             connected,
-            |connected| Connected {
+            self.store.clock().now().ns,
+            |_| Connected {
                 actor: Actor::Hub,
                 device: OTHERS.to_owned(),
-                ..connected
+                from: Ipv4Addr::UNSPECIFIED.into(),
             },
         );
     }
@@ -127,17 +135,21 @@ fn count<K: Ord>(
     kept: &mut BTreeMap<K, Count>,
     kinds_max: usize,
     kind: K,
+    now_ns: i64,
     other: impl FnOnce(K) -> K,
 ) -> bool {
     let known = kept.len() < kinds_max || kept.contains_key(&kind);
     let key = if known { kind } else { other(kind) };
     let count = kept.entry(key).or_default();
     let is_first = count.new == 0 && count.written_ns.is_none();
+    if count.new == 0 {
+        count.since_ns = now_ns;
+    }
     count.new += 1;
     is_first
 }
 
-/// Takes what is to be written now.
+/// Takes what is to be written now, what has waited longest first.
 fn due<K: Ord + Clone>(
     kept: &mut BTreeMap<K, Count>,
     now_ns: i64,
@@ -147,7 +159,9 @@ fn due<K: Ord + Clone>(
     let rested = |count: &Count| count.written_ns.is_none_or(|at| now_ns - at >= REST_NS);
     kept.retain(|_, count| count.new > 0 || !rested(count));
     let is_due = |count: &Count| count.new > 0 && (all || rested(count));
-    let due = kept.iter_mut().filter(|(_, count)| is_due(count)).take(at_most);
+    let mut due: Vec<(&K, &mut Count)> = kept.iter_mut().filter(|(_, count)| is_due(count)).collect();
+    due.sort_by_key(|(_, count)| count.since_ns);
+    let due = due.into_iter().take(at_most);
     due.map(|(kind, count)| {
         count.written_ns = Some(now_ns);
         (kind.clone(), std::mem::take(&mut count.new))
@@ -302,6 +316,25 @@ mod tests {
         kernel.advance(REST_NS);
         tally.write(false);
         assert_eq!(told(&written(&disk))[2..], [("\"10.0.0.1\"".to_owned(), Some(1))]);
+    }
+
+    #[test]
+    fn addresses_without_end_are_bounded_and_none_uncounted() {
+        let (_, disk, tally) = made();
+        for n in 0..10_000u32 {
+            tally.connected(Connected {
+                actor: Actor::Peer(String::new()),
+                device: "phone".into(),
+                from: Ipv4Addr::from(n).into(),
+            });
+        }
+        assert_eq!(tally.kept().connected.len(), CONNECTED_MAX + 1);
+        tally.write(true);
+        let records = written(&disk);
+        let count = records
+            .iter()
+            .filter_map(|record| record.details["count"].as_u64());
+        assert_eq!(count.sum::<u64>(), 10_000);
     }
 
     #[test]

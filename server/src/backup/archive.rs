@@ -12,7 +12,9 @@ use super::objects::{In, Out};
 use super::taking::Room;
 use super::{BackupError, made_folder, sync_all};
 use crate::keeping::{study_of, study_recipients};
+use marey_engine::compact::Manifest;
 use marey_engine::disk::{Disk, OpenMode, OsDisk};
+use marey_engine::read::{declarations, published_manifest};
 use marey_engine::{Session, SessionState, Store};
 use marey_format::SessionId;
 use marey_format::documents::DOCUMENTS;
@@ -24,6 +26,7 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// What is to be archived, and how.
@@ -100,6 +103,8 @@ pub(crate) fn archive(store: &Store, hub_dir: &Path, spec: &ArchiveSpec) -> Resu
             spec.to.display()
         )));
     };
+    // One after the other: two that make the same would take each other's place.
+    let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (folder, name) = (made_folder(parent)?, Path::new(name));
     let failed = |error: io::Error| BackupError::file("writing", &spec.to, &error);
     if folder.stat(name).map_err(failed)?.is_some() {
@@ -108,8 +113,10 @@ pub(crate) fn archive(store: &Store, hub_dir: &Path, spec: &ArchiveSpec) -> Resu
             spec.to.display()
         )));
     }
-    let mut aside = name.as_os_str().to_owned();
-    aside.push(".part");
+    // A name that nobody else gives: what stands there was left by one that was cut off.
+    let mut aside = std::ffi::OsString::from(".");
+    aside.push(name);
+    aside.push(".marey-part");
     let at = At {
         aside: PathBuf::from(aside),
         room: Room::of(store, hub_dir, parent).map_err(no_room)?,
@@ -126,7 +133,8 @@ pub(crate) fn archive(store: &Store, hub_dir: &Path, spec: &ArchiveSpec) -> Resu
             std::thread::sleep(PAUSE);
             continue;
         };
-        at.folder.rename(&at.aside, name).map_err(failed)?;
+        let renamed = at.folder.rename(&at.aside, name).map_err(failed);
+        renamed.inspect_err(|_| _ = at.clear())?;
         at.folder.sync_dir(Path::new("")).map_err(failed)?;
         return Ok(Archived {
             session: session.id,
@@ -234,17 +242,26 @@ fn fill(
     let Some(files) = gather(store, session)? else {
         return Ok(None);
     };
+    let disk = &**store.disk();
+    let Some(manifest) = manifest(&files) else {
+        return Ok(None);
+    };
+    let declared = declarations(disk, &session.id);
+    let newest = published_manifest(disk, &session.id).map(|(_, newest)| newest.generation);
+    // It was published anew since.
+    if newest.ok() != Some(manifest.generation) {
+        return Ok(None);
+    }
+    let declared = declared.map_err(|error| BackupError::Refused(error.to_string()))?;
     let mut entries = Vec::new();
     for found in &files {
-        match add(&**store.disk(), found, at, &mut pack)? {
+        match add(disk, found, at, &mut pack)? {
             Some(entry) => entries.push(entry),
             None => return Ok(None),
         }
     }
-    // What is published anew meanwhile may be gone.
-    let Ok(described) = ro_crate::described(store, session, &entries) else {
-        return Ok(None);
-    };
+    let archived_us = store.clock().wall().utc_ns.div_euclid(1_000);
+    let described = ro_crate::described(session, &manifest, &declared, &entries, archived_us);
     let documents = DOCUMENTS
         .iter()
         .map(|(path, text)| (format!("{SPECIFICATION}/{path}"), text.as_bytes()));
@@ -270,6 +287,15 @@ fn fill(
         bytes: entries.iter().map(|entry| entry.bytes).sum(),
         sums_sha256: hex(&Sha256::digest(sums.as_bytes())),
     }))
+}
+
+/// What is published, as it is packed.
+fn manifest(files: &[Found]) -> Option<Manifest> {
+    let is_it = |found: &&Found| found.path.ends_with("/manifest.json");
+    match &files.iter().find(is_it)?.from {
+        From::Memory(bytes) => serde_json::from_slice(bytes).ok(),
+        From::Disk(_) => None,
+    }
 }
 
 /// Adds one file of the session. None where it is not what it was said to be.
@@ -335,5 +361,7 @@ const SPECIFICATION: &str = "specification";
 
 /// Bytes that are read and hashed at once.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Held while one is made.
+static ONE: Mutex<()> = Mutex::new(());
 const TRIES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(200);

@@ -95,6 +95,10 @@ pub(super) fn annotate(
 ) -> Result<Annotation, String> {
     spec.check()?;
     let text = |error: &dyn std::fmt::Display| error.to_string();
+    // One after the other, and each finds the session as it is then.
+    let one_at_a_time = desk
+        .live
+        .map(|state| state.api.beside.lock().unwrap_or_else(PoisonError::into_inner));
     let session = desk.store.session(&spec.session).map_err(|e| text(&e))?;
     let write = || write_down(desk, &session, spec);
     let made = match session.state {
@@ -112,6 +116,7 @@ pub(super) fn annotate(
             })?,
         _ => write(),
     }?;
+    drop(one_at_a_time);
     let is_published = matches!(session.state, SessionState::Sealed | SessionState::Closed);
     if desk.live.is_none() && is_published {
         progress("publishing the generation that has it".to_owned());
@@ -137,9 +142,6 @@ fn write_down(desk: &Desk<'_>, session: &Session, spec: AnnotationSpec) -> Resul
             session.id
         ));
     }
-    let _one_at_a_time = desk
-        .live
-        .map(|state| state.api.beside.lock().unwrap_or_else(PoisonError::into_inner));
     let disk = &**desk.store.disk();
     let known = annotation::read(disk, &session.id).map_err(|e| text(&e))?;
     let new = new_annotation(desk.store, session, &known, spec)?;

@@ -2,8 +2,10 @@
 //! whoever opens it and knows nothing of us.
 
 use super::SPECIFICATION;
-use marey_engine::read::{ReadError, declarations, published_manifest};
-use marey_engine::{Session, Store};
+use marey_engine::Session;
+use marey_engine::compact::Manifest;
+use marey_format::Declaration;
+use marey_format::documents::DOCUMENTS;
 use marey_format::types::rfc3339;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -20,14 +22,14 @@ pub(super) struct Entry {
     pub sha256: String,
 }
 
-/// The metadata, of a session whose files are these.
-///
-/// # Errors
-/// If what is published can't be read.
-pub(super) fn described(store: &Store, session: &Session, entries: &[Entry]) -> Result<Vec<u8>, ReadError> {
-    let disk = &**store.disk();
-    let (_, manifest) = published_manifest(disk, &session.id)?;
-    let declarations = declarations(disk, &session.id)?;
+/// The metadata, of a session whose files are these, with the streams' declarations by device and name.
+pub(super) fn described(
+    session: &Session,
+    manifest: &Manifest,
+    declarations: &BTreeMap<(String, String), Declaration>,
+    entries: &[Entry],
+    archived_us: i64,
+) -> Vec<u8> {
     let folder = format!("session={}", session.id);
     let (mut graph, mut variables, mut parts) = (Vec::new(), Vec::new(), Vec::new());
     let mut in_stream: BTreeMap<String, String> = BTreeMap::new();
@@ -94,12 +96,31 @@ pub(super) fn described(store: &Store, session: &Session, entries: &[Entry]) -> 
         parts.push(name.to_owned());
     }
     let specification = format!("{SPECIFICATION}/");
+    let documents: Vec<String> = DOCUMENTS
+        .iter()
+        .map(|(path, _)| format!("{specification}{path}"))
+        .collect();
+    for ((path, text), id) in DOCUMENTS.iter().zip(&documents) {
+        let kind = if path.ends_with(".py") {
+            "text/x-python"
+        } else {
+            "text/markdown"
+        };
+        graph.push(json!({
+            "@id": id,
+            "@type": "File",
+            "name": path,
+            "encodingFormat": kind,
+            "contentSize": text.len().to_string(),
+        }));
+    }
     graph.push(json!({
         "@id": specification,
         "@type": "Dataset",
         "name": "The format of the logs and of all else",
         "description": "What each byte means, and `reference/read_log.py`, which reads logs with nothing but Python's standard \
                         library.",
+        "hasPart": refer(&documents),
     }));
     parts.push(specification);
     graph.extend(variables.iter().cloned());
@@ -107,7 +128,7 @@ pub(super) fn described(store: &Store, session: &Session, entries: &[Entry]) -> 
         .iter()
         .filter_map(|variable| Some(variable["@id"].as_str()?.to_owned()))
         .collect();
-    let archived = rfc3339(store.clock().wall().utc_ns.div_euclid(1_000));
+    let archived = rfc3339(archived_us);
     let (license, of_license) = license(session);
     graph.extend(of_license);
     graph.push(json!({
@@ -153,7 +174,7 @@ pub(super) fn described(store: &Store, session: &Session, entries: &[Entry]) -> 
     });
     let graph: Vec<Value> = [descriptor, root].into_iter().chain(graph).collect();
     let crated = json!({"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph});
-    Ok(format!("{crated:#}\n").into_bytes())
+    format!("{crated:#}\n").into_bytes()
 }
 
 fn refer(ids: &[String]) -> Vec<Value> {

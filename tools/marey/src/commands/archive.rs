@@ -77,18 +77,18 @@ fn told(archived: &Archived) -> String {
     } = archived;
     let to = archived.to.display();
     let open = match form {
-        ArchiveForm::Tar => "tar xf",
-        ArchiveForm::Zip => "unzip",
-        ArchiveForm::Folder => "",
+        ArchiveForm::Tar => format!("tar xf {to}"),
+        ArchiveForm::Zip => format!("unzip {to} -d {session}"),
+        ArchiveForm::Folder => String::new(),
     };
     let how = match (form, archived.encrypted_to.is_empty()) {
         (ArchiveForm::Folder, _) => format!("in the clear; {to}/README.md says how to read and check it"),
-        (_, true) => format!("in the clear; open it with `{open} {to}`"),
+        (_, true) => format!("in the clear; open it with `{open}`"),
         (form, false) => {
             let whom = archived.encrypted_to.join(", ");
             let then = match form {
-                ArchiveForm::Tar => "| tar x",
-                _ => "> walk.zip",
+                ArchiveForm::Tar => "| tar x".to_owned(),
+                _ => format!("> {session}-opened.zip"),
             };
             format!("encrypted to {whom}; open it with `age -d -i KEYFILE {to} {then}`")
         }
