@@ -21,7 +21,7 @@ use marey_tests::hub::{Lab, PATIENCE, clock, config, device, session};
 use marey_tests::process::{self, until};
 use marey_tests::python;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,27 @@ fn found(disk: &dyn Disk, id: &SessionId) -> (Vec<Found>, Receipt) {
     });
     assert_eq!(told.collect::<BTreeMap<_, _>>(), counted);
     (found, receipt)
+}
+
+/// `info` says of what is published the same as of the logs that it was made of.
+fn info_agrees(folder: &Path) {
+    let folder = folder.to_str().expect("a path");
+    let [published, mut logs] = [
+        &["info", folder, "--json"][..],
+        &["info", folder, "--json", "--logs"],
+    ]
+    .map(|arguments| process::run(arguments).well().json());
+    // What each stream takes of the logs stands nowhere else.
+    for device in logs["devices"].as_array_mut().expect("devices") {
+        for stream in device["streams"].as_array_mut().expect("streams") {
+            assert!(
+                stream["bytes"].as_u64().is_some_and(|bytes| bytes > 0),
+                "{stream}"
+            );
+            stream["bytes"] = serde_json::Value::Null;
+        }
+    }
+    assert_eq!(published, logs);
 }
 
 fn gap(device: &str, cause: &str, first: i64, last: i64) -> Found {
@@ -145,6 +166,7 @@ fn each_cause_that_a_device_tells_or_shows_is_named_with_its_count() {
     assert_eq!(of("board").captured, None, "its first epoch never stated a total");
     assert_eq!((of("watch").captured, of("watch").missing), (Some(100), Some(0)));
     assert!(!receipt.complete);
+    info_agrees(&lab.session_dir(&walk));
 }
 
 #[test]
@@ -264,6 +286,7 @@ fn what_the_client_says_was_never_captured_is_no_loss() {
         (Some(30), 30, Some(0))
     );
     assert_eq!(stream.digest_ok, Some(true));
+    info_agrees(&lab.session_dir(&walk));
 }
 
 #[test]
@@ -297,6 +320,7 @@ fn damage_is_named_and_logs_that_retention_removed_count_as_retired() {
         (receipt.streams[0].captured, receipt.streams[0].missing),
         (Some(150), Some(50))
     );
+    info_agrees(&lab.session_dir(&walk));
     let view = process::run([
         "receipt",
         "--json",
@@ -476,6 +500,7 @@ fn what_is_planted_into_real_recordings_is_found_and_nothing_else() {
         gap("watch", "device off", 500, 506),
     ];
     assert_eq!(found, planted);
+    info_agrees(&lab.session_dir(&walk));
     let parquet = |name: &str| {
         let of = receipt.streams.iter().find(|it| it.device.as_str() == name);
         of.expect("there").parquet

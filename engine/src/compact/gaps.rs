@@ -81,9 +81,9 @@ impl Cause {
     }
 }
 
-/// The gaps of a stream, in order of epoch and index.
-pub fn gaps(survey: &DeviceSurvey, plan: &StreamPlan, timeline: &Timeline) -> Vec<Gap> {
-    let without_room = without_room(survey, timeline);
+/// The gaps of a stream, in order of epoch and index. Without a timeline nobody knows when the hub had no room.
+pub fn gaps(survey: &DeviceSurvey, plan: &StreamPlan, timeline: Option<&Timeline>) -> Vec<Gap> {
+    let without_room = timeline.map_or_else(Vec::new, |timeline| without_room(survey, timeline));
     let mut gaps = Vec::new();
     // Indices go on across epochs where the device can: the next one to expect.
     let mut next = 0;
@@ -179,7 +179,7 @@ pub const NO_ROOM: &str = "no_room";
 struct Scope<'a> {
     survey: &'a DeviceSurvey,
     plan: &'a StreamPlan,
-    timeline: &'a Timeline,
+    timeline: Option<&'a Timeline>,
     epoch: u32,
     /// Those that end before the hole at hand are dropped: holes rise.
     told: Vec<Told>,
@@ -340,10 +340,10 @@ impl Scope<'_> {
 
     /// Whether the hub took nothing for want of room between the samples beside a hole.
     fn is_without_room(&self, hole: &Hole<'_>) -> bool {
-        if self.without_room.is_empty() {
+        let Some(timeline) = self.timeline.filter(|_| !self.without_room.is_empty()) else {
             return false;
-        }
-        let mut placing = self.timeline.placing(&self.survey.device, self.epoch);
+        };
+        let mut placing = timeline.placing(&self.survey.device, self.epoch);
         let mut at = |ns: i64| Some(placing.published(ns)).filter(|at| at.err_us.is_finite());
         let from = hole.before.and_then(|before| at(before.last_time_ns));
         let until = hole.after.and_then(|after| at(after.first_time_ns));

@@ -57,7 +57,7 @@ impl Job<'_> {
         let streams = self.streams();
         let gaps: Vec<Vec<Gap>> = streams
             .iter()
-            .map(|(survey, plan)| gaps(survey, plan, self.timeline))
+            .map(|(survey, plan)| gaps(survey, plan, Some(self.timeline)))
             .collect();
         let of_streams: Vec<StreamGaps<'_>> = streams
             .iter()

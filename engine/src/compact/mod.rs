@@ -58,7 +58,7 @@ pub(crate) mod tests;
 pub use chain::{ReceiptChecked, SignedReceipt, check_receipt};
 pub use check::{CheckFault, Checked, check_session};
 pub use frames::Place;
-pub use gaps::NO_ROOM;
+pub use gaps::{Gap, NO_ROOM, gaps};
 pub use live::roll;
 pub use manifest::{
     ALIGNMENT_VERSION, AnnotationsFact, HashFact, HubEpochFact, LeftOutFact, LogFact, Manifest, PartFact,

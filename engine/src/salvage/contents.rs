@@ -7,7 +7,8 @@ use super::source::Source;
 use crate::annotation;
 use crate::clock::ClockMap;
 use crate::compact::{
-    CompactError, DeviceSurvey, FrameSource, Manifest, Receipt, Retired, Timeline, read_receipt, survey_all,
+    CompactError, DeviceSurvey, FrameSource, Gap, Manifest, Receipt, Retired, Timeline, gaps, read_receipt,
+    survey_all,
 };
 use crate::disk::Disk;
 use crate::error::StorageError;
@@ -15,10 +16,9 @@ use crate::options::Options;
 use crate::session::{Session, SessionState};
 use arrow::temporal_conversions::timestamp_us_to_datetime;
 use marey_format::frame::{Columns, Frame};
-use marey_format::payload::{EndOfStream, Event, StreamKey};
+use marey_format::payload::{Event, StreamKey};
 use marey_format::{Declaration, DeviceId, SessionId};
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// A session.
 #[derive(Clone, Debug, Serialize)]
@@ -110,8 +110,8 @@ pub struct StreamContents {
     /// Ranges of sample indices that are missing, and the samples in them.
     pub gaps: u64,
     pub missing: u64,
-    /// Bytes of its frames.
-    pub bytes: u64,
+    /// Bytes of its frames; none where the logs were not read.
+    pub bytes: Option<u64>,
     pub parquet_bytes: u64,
     /// The widest bound, in microseconds; none where one is infinite.
     pub time_err_us_max: Option<f32>,
@@ -309,7 +309,7 @@ pub fn events(
 }
 
 /// What is damaged counts as not there: `verify` is who tells.
-fn readable<T>(read: Result<Option<T>, StorageError>) -> Result<Option<T>, StorageError> {
+pub(super) fn readable<T>(read: Result<Option<T>, StorageError>) -> Result<Option<T>, StorageError> {
     match read {
         Err(StorageError::Damaged { .. }) => Ok(None),
         read => read,
@@ -320,7 +320,7 @@ fn readable<T>(read: Result<Option<T>, StorageError>) -> Result<Option<T>, Stora
 const MAX_DRIFT_PPM: f64 = 100.0;
 
 /// Session microseconds as RFC 3339.
-fn time_text(time_us: i64) -> String {
+pub(super) fn time_text(time_us: i64) -> String {
     match timestamp_us_to_datetime(time_us) {
         Some(time) => time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
         None => format!("{time_us} us"),
@@ -381,11 +381,7 @@ impl Looking<'_> {
                 (Some(first), Some(last)) => last.saturating_sub(first) as f64 / 1e6,
                 _ => 0.0,
             };
-            let indices = plan
-                .frames
-                .iter()
-                .map(|frame| (frame.epoch, frame.first_index, frame.end_index()));
-            let (gaps, missing) = gaps(indices, &plan.ends);
+            let gaps = gaps(survey, plan, self.timeline);
             streams.push(StreamContents {
                 stream: key,
                 fields: fields(&plan.declaration),
@@ -395,9 +391,9 @@ impl Looking<'_> {
                 first_time: span.first_us.map(time_text),
                 last_time: span.last_us.map(time_text),
                 duration_s,
-                gaps,
-                missing,
-                bytes: plan.frames.iter().map(|frame| u64::from(frame.length)).sum(),
+                gaps: gaps.len() as u64,
+                missing: gaps.iter().map(Gap::samples).sum(),
+                bytes: Some(plan.frames.iter().map(|frame| u64::from(frame.length)).sum()),
                 parquet_bytes: parts.iter().map(|part| part.hashes.bytes).sum(),
                 time_err_us_max: err_us_max.filter(|_| self.timeline.is_some()),
                 ended: !plan.ends.is_empty() && plan.ends.values().all(Option::is_some),
@@ -449,38 +445,7 @@ impl Looking<'_> {
     }
 }
 
-/// Missing ranges of indices and how many indices they are, by the rule of gaps.parquet.
-fn gaps(
-    frames: impl Iterator<Item = (u32, u64, u64)>,
-    ends: &BTreeMap<u32, Option<EndOfStream>>,
-) -> (u64, u64) {
-    let mut by_epoch: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
-    frames.for_each(|(epoch, first, end)| by_epoch.entry(epoch).or_default().push((first, end)));
-    let (mut gaps, mut missing, mut carried) = (0, 0, 0);
-    for (epoch, end) in ends {
-        let here = by_epoch.remove(epoch).unwrap_or_default();
-        let first = here.first().map(|frame| frame.0);
-        let mut expected = match (end, first) {
-            (Some(end), _) => end.next_index.saturating_sub(end.captured),
-            (None, Some(first)) if first >= carried => carried,
-            (None, Some(_)) => 0,
-            (None, None) => continue,
-        };
-        expected = expected.min(first.unwrap_or(expected));
-        let stated = end.iter().map(|end| (end.next_index, end.next_index));
-        for (first, end) in here.iter().copied().chain(stated) {
-            if first > expected {
-                gaps += 1;
-                missing += first - expected;
-            }
-            expected = expected.max(end);
-        }
-        carried = expected;
-    }
-    (gaps, missing)
-}
-
-fn fields(declaration: &Declaration) -> Vec<String> {
+pub(super) fn fields(declaration: &Declaration) -> Vec<String> {
     let field = |field: &marey_format::Field| {
         let kind = format!("{:?}", field.kind).to_lowercase();
         let list = field.length.map_or(String::new(), |length| format!("[{length}]"));
@@ -495,15 +460,21 @@ fn fields(declaration: &Declaration) -> Vec<String> {
 
 /// Of the clock that the map spans longest, from the first piece to the last.
 fn drift_ppm(clocks: &[&ClockMap]) -> Option<f64> {
-    let spans = clocks.iter().filter_map(|map| {
+    drift_of(clocks.iter().filter_map(|map| {
         let rows = map.rows();
         let (first, last) = (rows.first()?, rows.last()?);
-        let device_ns = last
-            .device_time_ns
-            .checked_sub(first.device_time_ns)
-            .filter(|&ns| ns > 0)?;
-        let session_ns = last.session_ns.checked_sub(first.session_ns)?;
-        Some((device_ns, session_ns))
+        Some((
+            (first.device_time_ns, first.session_ns),
+            (last.device_time_ns, last.session_ns),
+        ))
+    }))
+}
+
+/// The same of the ends of maps, in device and session time.
+pub(super) fn drift_of(ends: impl Iterator<Item = ((i64, i64), (i64, i64))>) -> Option<f64> {
+    let spans = ends.filter_map(|(first, last)| {
+        let device_ns = last.0.checked_sub(first.0).filter(|&ns| ns > 0)?;
+        Some((device_ns, last.1.checked_sub(first.1)?))
     });
     let (device_ns, session_ns) = spans.max()?;
     Some((device_ns as f64 / session_ns as f64 - 1.0) * 1e6)

@@ -4,7 +4,7 @@
 //! source     what a path is: hub, session, log, segment             -> view
 //! verify     reads everything, names every fault                    -> journal, rebuild
 //! recover    copies every whole frame into a new folder             -> inventory, unsealed, rewrite, finding
-//! contents   what a session holds, in numbers
+//! contents   what a session holds, in numbers                      -> published, where that is all
 //! audit      the audit log, and the receipts that name its heads
 //! ```
 //!
@@ -20,6 +20,7 @@ mod inventory;
 mod journal;
 mod lost;
 mod progress;
+mod published;
 mod rebuild;
 mod recover;
 mod report;
@@ -41,6 +42,7 @@ pub use contents::{
 };
 pub use lost::{Lost, LostBytes, LostFrames, LostSamples};
 pub use progress::{Progress, Step};
+pub use published::published_contents;
 pub use recover::{RecoverReport, SalvagedLog, recover};
 pub use report::{Checked, Fault, FaultKind, VerifyReport};
 pub use source::{SessionFound, Source, What};

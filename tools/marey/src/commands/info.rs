@@ -4,7 +4,7 @@ use crate::hubdir;
 use crate::output::{Output, Result, plain, table};
 use marey_engine::disk::{Disk, OpenMode};
 use marey_engine::log::{Replay, segment_name};
-use marey_engine::salvage::{RetiredStream, SessionContents, Source, What, contents};
+use marey_engine::salvage::{RetiredStream, SessionContents, Source, What, contents, published_contents};
 use marey_engine::state::Violation;
 use marey_engine::{Options, Session, SessionState};
 use marey_format::frame::Kind;
@@ -19,6 +19,9 @@ use std::path::PathBuf;
 pub struct Arguments {
     /// The folder of a hub, a session or a log, a .mlog file, or a session's name; else the hub.
     path: Option<PathBuf>,
+    /// Read a session's logs to the end also where all of them is published: damage since shows, and the bytes of each stream.
+    #[arg(long)]
+    logs: bool,
 }
 
 #[derive(Serialize)]
@@ -85,9 +88,10 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     let source = hubdir::source(arguments.path.as_deref(), dir)?;
     match source.what().clone() {
         What::Hub => output.result(&hub(&source)?, show_hub),
-        What::Session { session } => {
-            output.result(&session_contents(&source, &session, output)?, show_session)
-        }
+        What::Session { session } => output.result(
+            &session_contents(&source, &session, arguments.logs, output)?,
+            show_session,
+        ),
         What::Log { session, device } | What::Segment { session, device, .. } => {
             output.result(&log(&source, session, device)?, show_log)
         }
@@ -125,7 +129,7 @@ fn hub(source: &Source) -> Result<HubInfo> {
     })
 }
 
-fn session_contents(source: &Source, id: &SessionId, output: &Output) -> Result<SessionContents> {
+fn session_contents(source: &Source, id: &SessionId, logs: bool, output: &Output) -> Result<SessionContents> {
     let (found, _) = source.sessions()?;
     let found = found.into_iter().find(|found| found.id == *id);
     let session = match found.and_then(|found| found.session) {
@@ -136,6 +140,11 @@ fn session_contents(source: &Source, id: &SessionId, output: &Output) -> Result<
         }
         None => None,
     };
+    if let (false, Some(session)) = (logs, &session)
+        && let Some(published) = published_contents(source, session)?
+    {
+        return Ok(published);
+    }
     Ok(contents(source, id, session.as_ref(), &Options::default())?)
 }
 
@@ -270,7 +279,7 @@ fn show_session(info: &SessionContents) -> String {
                 format!("{:.1}", stream.duration_s),
                 stream.gaps.to_string(),
                 stream.missing.to_string(),
-                stream.bytes.to_string(),
+                stream.bytes.map_or("-".to_owned(), |bytes| bytes.to_string()),
                 stream.parquet_bytes.to_string(),
                 bound,
             ]);
