@@ -92,11 +92,13 @@ fn is_all(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<bool, Comp
     Ok(!went_in.is_empty() && there == went_in)
 }
 
+/// The segments of a clock, and the ends of its map in device and session time.
+type Map = (BTreeSet<i32>, Vec<(i64, i64)>);
+
 /// A device's clocks, as they were published.
 #[derive(Debug, Default)]
 struct Clocks {
-    /// By clock: its segments, and the ends of the map in device and session time.
-    maps: BTreeMap<String, (BTreeSet<i32>, Vec<(i64, i64)>)>,
+    maps: BTreeMap<String, Map>,
     evidence: usize,
 }
 
