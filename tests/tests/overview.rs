@@ -100,3 +100,102 @@ fn numpy_makes_the_same_buckets_of_the_samples() {
     std::fs::write(&path, whole).expect("written");
     process::run(arguments).well();
 }
+
+/// A quarter of an hour at 500 Hz: a column of pixels is as wide as a bucket, and the samples are not read.
+#[test]
+fn a_long_session_is_drawn_from_its_overview_with_every_spike() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hub = folder.path().join("hub");
+    process::init(&hub);
+    let csv = folder.path().join("long.csv");
+    let mut text = String::from("time,v\n");
+    for i in 0..ROWS {
+        let value = match i {
+            123_456 => 1_000,
+            234_567 => -1_000_i64,
+            _ => (i % 100).cast_signed(),
+        };
+        text.push_str(&format!(
+            "{}.{:03},{value}\n",
+            1_800_000_000 + i / 500,
+            i % 500 * 2
+        ));
+    }
+    std::fs::write(&csv, text).expect("written");
+    let hub_text = hub.to_str().expect("text");
+    process::run([
+        "import",
+        "csv",
+        csv.to_str().expect("text"),
+        "--session",
+        "long",
+        "--dir",
+        hub_text,
+    ])
+    .well();
+    let out = folder.path().join("long.svg");
+    let plot = |more: &[&str]| {
+        let call = [
+            "plot",
+            "long",
+            "--json",
+            "--dir",
+            hub_text,
+            "--out",
+            out.to_str().expect("text"),
+        ];
+        process::run(call.iter().chain(more))
+    };
+    // The line's heights: the spikes are the least and the greatest of them, and nothing else comes near.
+    let heights = || {
+        let svg = std::fs::read_to_string(&out).expect("a picture");
+        let points = svg
+            .split("points=\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next())
+            .expect("a line");
+        let heights = points
+            .split(' ')
+            .filter_map(|point| point.split_once(',')?.1.parse().ok());
+        let mut heights: Vec<f64> = heights.collect();
+        heights.sort_by(f64::total_cmp);
+        heights
+    };
+    let shown = plot(&[]).well().json();
+    assert_eq!(shown["channels"][0]["samples"], ROWS, "{shown}");
+    let of_buckets = heights();
+    // From one moment on: the samples are read, and the ends of the picture are the same.
+    let shown = plot(&["--from", "0"]).well().json();
+    assert_eq!(shown["channels"][0]["samples"], ROWS, "{shown}");
+    let of_samples = heights();
+    for heights in [&of_buckets, &of_samples] {
+        let (first, last) = (heights[0], heights[heights.len() - 1]);
+        let rest = &heights[1..heights.len() - 1];
+        assert!(
+            rest.iter()
+                .all(|height| (first + 10.0..last - 10.0).contains(height))
+        );
+    }
+    assert_eq!(
+        (of_buckets[0], of_buckets.last()),
+        (of_samples[0], of_samples.last())
+    );
+
+    let part = std::fs::read_dir(hub.join("sessions/session=long/streams/stream=recording@1/device=long"))
+        .expect("its parts")
+        .map(|part| part.expect("a part").path())
+        .next()
+        .expect("one part");
+    let mut bytes = std::fs::read(&part).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&part, bytes).expect("written");
+    plot(&[]).well();
+    let refused = plot(&["--from", "10", "--to", "20"]);
+    assert!(
+        refused.sentence(1).contains("not as it was published"),
+        "{refused:?}"
+    );
+}
+
+const ROWS: u64 = 475_000;

@@ -317,7 +317,7 @@ impl Job<'_> {
         };
         let mut maps = before.earlier_maps.clone();
         maps.retain(|fact| holds(&fact.path, fact));
-        let newest = before.tables.iter().find(|table| table.path == CLOCK_MAP);
+        let newest = before.table(CLOCK_MAP);
         let Some(newest) = newest.filter(|fact| holds(CLOCK_MAP, fact)) else {
             return (maps, None);
         };

@@ -303,6 +303,11 @@ impl Manifest {
         self.logs.iter().find(|log| log.device == *device)
     }
 
+    /// A table beside the streams, by its file's name.
+    pub fn table(&self, name: &str) -> Option<&TableFact> {
+        self.tables.iter().find(|table| table.path == name)
+    }
+
     /// The parts of a stream of a device, in order of time.
     pub fn parts(&self, key: &StreamKey, device: &DeviceId) -> &[PartFact] {
         let name = key.to_string();

@@ -65,6 +65,7 @@ pub use manifest::{
     SegmentFact, StreamFact, TableFact, TakenFact,
 };
 pub use maps::{PublishedMap, PublishedProbe, check_clock_tables, earlier_map, read_map, read_probes};
+pub use overview::OVERVIEW;
 pub use receipt::{
     AuditFact, CauseFact, DamageFact, GapFact, KeptOutFact, LostFrame, NoteFact, Receipt, StreamReceipt,
     TimeFact, UnreadableFact,

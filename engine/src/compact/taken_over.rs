@@ -45,7 +45,7 @@ impl Job<'_> {
             let receipt = receipt.as_ref()?;
             stream_before(before, receipt, survey, plan)
         });
-        let overview = before.tables.iter().find(|table| table.path == OVERVIEW);
+        let overview = before.table(OVERVIEW);
         let (Some(streams), Some(overview)) = (streams.collect::<Option<Vec<_>>>(), overview) else {
             return Ok(None);
         };
@@ -64,7 +64,7 @@ impl Job<'_> {
     /// Whether the same frames would come out as they did then.
     fn is_alike(&self, before: &Manifest, tables: &[WrittenTable]) -> bool {
         let map_now = tables.iter().find(|table| table.name == CLOCK_MAP);
-        let map_then = before.tables.iter().find(|table| table.path == CLOCK_MAP);
+        let map_then = before.table(CLOCK_MAP);
         before.marey == env!("CARGO_PKG_VERSION")
             && before.alignment == ALIGNMENT_VERSION
             && before.anchor == *self.anchor

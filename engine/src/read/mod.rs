@@ -2,7 +2,7 @@
 //!
 //! `snapshot` finds the newest Parquet there is, `plan` says what it lacks, `parquet_scan` and `log_scan` give rows in
 //! order, `merge` makes one stream of them; `follow` gives what comes while it is recorded. The schema is that of the Parquet
-//! files. `published`, `channels`, `statistics` and `gaps` look at what is published alone.
+//! files. `published`, `overview`, `channels`, `statistics` and `gaps` look at what is published alone.
 //!
 //! Rows of the log are placed in time by the clocks as they are known now; those in Parquet by the clocks as they were
 //! known then. Nothing is written.
@@ -12,6 +12,7 @@ mod follow;
 mod gaps;
 mod log_scan;
 mod merge;
+mod overview;
 mod parquet_scan;
 mod plan;
 mod published;
@@ -25,6 +26,7 @@ mod tests;
 pub use channels::declarations;
 pub use follow::{Came, Follow};
 pub use gaps::{GapRow, gaps};
+pub use overview::{Bucket, Level, overview};
 pub use published::{Span, Table, check_published, published_manifest};
 pub use statistics::{ChannelStatistics, StreamParts, StreamStatistics, parts, statistics};
 pub use strip::{Stretch, span, strip};

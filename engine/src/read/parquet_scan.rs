@@ -13,6 +13,10 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMeta
 use parquet::file::statistics::Statistics;
 use std::path::{Path, PathBuf};
 
+/// Columns that every stream has.
+pub const TIME: usize = 0;
+pub const ERROR: usize = 3;
+
 /// The parts of one stream of one device.
 #[derive(Debug)]
 pub struct ParquetScan<'d> {
@@ -116,6 +120,45 @@ impl Iterator for Batches<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.batch().transpose()
+    }
+}
+
+/// First and last time of a stream's parts, and the widest bound, by what stands at the ends of the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ends {
+    /// None where there is no sample.
+    pub times_us: Option<(i64, i64)>,
+    pub err_us: Option<f32>,
+}
+
+impl Ends {
+    pub fn of(disk: &dyn Disk, parts: &[PathBuf]) -> Result<Self, ReadError> {
+        let mut ends = Self::default();
+        for path in parts {
+            for group in open(disk, path)?.metadata().row_groups() {
+                ends.add(group).ok_or_else(|| ReadError::Parquet {
+                    path: disk.describe(path),
+                    what: "a row group says nothing of its times and bounds".to_owned(),
+                })?;
+            }
+        }
+        Ok(ends)
+    }
+
+    fn add(&mut self, group: &RowGroupMetaData) -> Option<()> {
+        let of = |column: usize| group.columns().get(column)?.statistics();
+        let (Statistics::Int64(times), Statistics::Float(errors)) = (of(TIME)?, of(ERROR)?) else {
+            return None;
+        };
+        let (first, last) = (*times.min_opt()?, *times.max_opt()?);
+        let (from, until) = self.times_us.unwrap_or((first, last));
+        self.times_us = Some((from.min(first), until.max(last)));
+        self.err_us = self
+            .err_us
+            .into_iter()
+            .chain([*errors.max_opt()?])
+            .reduce(f32::max);
+        Some(())
     }
 }
 

@@ -148,7 +148,7 @@ impl<'d> Table<'d> {
     pub fn published(disk: &'d dyn Disk, session: &SessionId, name: &str) -> Result<Self, ReadError> {
         let (dir, manifest) = published_manifest(disk, session)?;
         let path = dir.join(name);
-        if !manifest.tables.iter().any(|table| table.path == name) {
+        if manifest.table(name).is_none() {
             let error = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(StorageError::io("reading", disk.describe(&path), error).into());
         }

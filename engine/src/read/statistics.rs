@@ -1,23 +1,28 @@
 //! What a stream of a device adds up to: count, rate, and of each channel the least, the greatest and the mean.
 //!
-//! Made from what Parquet there is (the newest generation, else the rolling parts) in one pass; what only the logs have is
-//! not in it. A tag says of which bytes it was made: whoever keeps a result asks [`parts`] whether it still holds.
+//! Made from what Parquet there is (the newest generation, else the rolling parts): times and bounds from the ends of its files,
+//! channels from the buckets of the overview, so that a day of samples costs no more than a minute; what neither says is read.
+//! What only the logs have is not in it. A tag says of which bytes it was made: whoever keeps a result asks [`parts`] whether
+//! it still holds.
 
+use super::overview::{self, Bucket, Found};
+use super::parquet_scan::{Ends, ParquetScan};
 use super::snapshot::Snapshot;
-use super::{OWN_COLUMNS, ReadError, no_stream, parquet_scan};
+use super::{OWN_COLUMNS, ReadError, no_stream, projected};
+use crate::compact::{OVERVIEW, TableFact};
 use crate::disk::Disk;
 use crate::session::Session;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use marey_format::DeviceId;
 use marey_format::payload::StreamKey;
 use std::path::PathBuf;
 
 /// The Parquet that there is of a stream of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StreamParts {
     /// Of which generation; none for the rolling parts of a session that is being recorded.
     pub generation: Option<u32>,
@@ -25,6 +30,11 @@ pub struct StreamParts {
     /// Names the bytes: other parts have another tag.
     pub tag: String,
     pub(super) paths: Vec<PathBuf>,
+    stream: StreamKey,
+    device: DeviceId,
+    /// What its samples come to, and the folder where that stands.
+    overview: Option<TableFact>,
+    dir: PathBuf,
 }
 
 /// What a stream of a device adds up to.
@@ -90,41 +100,78 @@ pub fn parts(
         rows: facts.iter().map(|fact| fact.rows).sum(),
         tag: hash.finalize().to_hex().to_string(),
         paths: facts.iter().map(|fact| snapshot.dir.join(&fact.path)).collect(),
+        stream: stream.clone(),
+        device: device.clone(),
+        overview: snapshot
+            .manifest
+            .as_ref()
+            .and_then(|manifest| manifest.table(OVERVIEW).cloned()),
+        dir: snapshot.dir,
     })
 }
 
-/// Adds up these parts. Long: it reads all of them.
+/// Adds up these parts. Long where there is no overview of them: it reads all of them then.
 ///
 /// # Errors
 /// If they can't be read; a generation that was published meanwhile may have taken their place.
 pub fn statistics(disk: &dyn Disk, parts: &StreamParts) -> Result<StreamStatistics, ReadError> {
-    let scan = parquet_scan::ParquetScan::new(disk, parts.paths.clone());
-    let Some(schema) = scan.schema()? else {
-        return Ok(Sums::default().finish());
-    };
-    let channels = schema.fields().iter().skip(OWN_COLUMNS).map(|field| Sum {
-        channel: field.name().clone(),
-        unit: field.metadata().get("unit").cloned(),
-        ..Sum::default()
-    });
-    let mut sums = Sums {
-        channels: channels.collect(),
-        ..Sums::default()
-    };
-    let columns = (0..schema.fields().len()).collect();
-    for batch in scan.with_columns(schema, columns) {
-        sums.add(&batch?);
+    let scan = ParquetScan::new(disk, parts.paths.clone());
+    let (ends, whole) = (Ends::of(disk, &parts.paths)?, scan.schema()?);
+    let fields = whole
+        .iter()
+        .flat_map(|schema| schema.fields().iter().skip(OWN_COLUMNS));
+    let mut channels: Vec<Sum> = fields
+        .map(|field| Sum {
+            channel: field.name().clone(),
+            unit: field.metadata().get("unit").cloned(),
+            ..Sum::default()
+        })
+        .collect();
+    if let Some(whole) = whole {
+        let seen = seen(disk, parts)?;
+        let mut columns = Vec::new();
+        for (sum, column) in channels.iter_mut().zip(OWN_COLUMNS..) {
+            let buckets = seen.iter().find(|(channel, _)| *channel == sum.channel);
+            match (buckets, whole.field(column).data_type()) {
+                (Some((_, buckets)), _) => sum.add_buckets(buckets, parts.rows),
+                (None, DataType::Utf8 | DataType::Binary) => sum.values = parts.rows,
+                (None, _) => columns.push(column),
+            }
+        }
+        if !columns.is_empty() {
+            for batch in scan.with_columns(projected(&whole, &columns)?, columns.clone()) {
+                for (column, values) in columns.iter().zip(batch?.columns()) {
+                    channels[column - OWN_COLUMNS].add(values);
+                }
+            }
+        }
     }
-    Ok(sums.finish())
+    let lasted_s = ends.times_us.map(|(first, last)| (last - first) as f64 / 1e6);
+    let rate_hz = lasted_s
+        .filter(|lasted_s| *lasted_s > 0.0 && parts.rows > 1)
+        .map(|lasted_s| (parts.rows - 1) as f64 / lasted_s);
+    Ok(StreamStatistics {
+        rows: parts.rows,
+        first_time_us: ends.times_us.map(|times| times.0),
+        last_time_us: ends.times_us.map(|times| times.1),
+        rate_hz,
+        time_err_us_max: ends.err_us,
+        channels: channels.into_iter().map(Sum::finish).collect(),
+    })
 }
 
-#[derive(Default)]
-struct Sums {
-    rows: u64,
-    first_time_us: Option<i64>,
-    last_time_us: Option<i64>,
-    err_us: Option<f32>,
-    channels: Vec<Sum>,
+/// The buckets of its channels, if an overview that holds has them.
+fn seen(disk: &dyn Disk, parts: &StreamParts) -> Result<Vec<(String, Vec<Bucket>)>, ReadError> {
+    let Some(table) = &parts.overview else {
+        return Ok(Vec::new());
+    };
+    // The widest will do: of buckets of any width the sums are the same.
+    let found = overview::level(disk, &parts.dir, table, (&parts.stream, &parts.device), i64::MAX)?;
+    Ok(match found {
+        Found::Level(Some(level)) => level.channels,
+        // The samples themselves are there.
+        Found::Level(None) | Found::Changed => Vec::new(),
+    })
 }
 
 #[derive(Default)]
@@ -138,47 +185,18 @@ struct Sum {
     range: Option<(f64, f64)>,
 }
 
-impl Sums {
-    fn add(&mut self, batch: &RecordBatch) {
-        self.rows += batch.num_rows() as u64;
-        if let Some(times) = batch.column(0).as_primitive_opt::<TimestampMicrosecondType>() {
-            let times = times.values();
-            self.first_time_us = self.first_time_us.or(times.first().copied());
-            self.last_time_us = times.last().copied().or(self.last_time_us);
-        }
-        if let Some(errors) = batch.column(3).as_primitive_opt::<Float32Type>() {
-            let widest = errors.values().iter().copied().reduce(f32::max);
-            self.err_us = self.err_us.into_iter().chain(widest).reduce(f32::max);
-        }
-        for (sum, column) in self
-            .channels
-            .iter_mut()
-            .zip(batch.columns().iter().skip(OWN_COLUMNS))
-        {
-            sum.add(column);
-        }
-    }
-
-    fn finish(self) -> StreamStatistics {
-        let lasted_s = self
-            .first_time_us
-            .zip(self.last_time_us)
-            .map(|(first, last)| (last - first) as f64 / 1e6);
-        let rate_hz = lasted_s
-            .filter(|lasted_s| *lasted_s > 0.0 && self.rows > 1)
-            .map(|lasted_s| (self.rows - 1) as f64 / lasted_s);
-        StreamStatistics {
-            rows: self.rows,
-            first_time_us: self.first_time_us,
-            last_time_us: self.last_time_us,
-            rate_hz,
-            time_err_us_max: self.err_us,
-            channels: self.channels.into_iter().map(Sum::finish).collect(),
-        }
-    }
-}
-
 impl Sum {
+    fn add_buckets(&mut self, buckets: &[Bucket], rows: u64) {
+        self.values = rows;
+        for bucket in buckets.iter().filter(|bucket| bucket.count > 0) {
+            self.numbers += bucket.count;
+            self.sum += bucket.mean * bucket.count as f64;
+            let (least, most) = self.range.unwrap_or((bucket.min, bucket.max));
+            self.range = Some((least.min(bucket.min), most.max(bucket.max)));
+        }
+        self.nan = rows.saturating_sub(self.numbers);
+    }
+
     fn add(&mut self, column: &ArrayRef) {
         macro_rules! numbers {
             ($type:ty) => {

@@ -1,7 +1,8 @@
 //! A stream over time in so many equal stretches: how many samples, and the widest bound. For pictures.
 
+use super::parquet_scan::{ERROR, Ends, ParquetScan, TIME};
 use super::statistics::StreamParts;
-use super::{ReadError, parquet_scan, projected};
+use super::{ReadError, projected};
 use crate::disk::Disk;
 use arrow::array::AsArray;
 use arrow::datatypes::{Float32Type, TimestampMicrosecondType};
@@ -25,7 +26,7 @@ pub fn strip(
     stretches: usize,
 ) -> Result<Vec<Stretch>, ReadError> {
     let mut strip = vec![Stretch::default(); stretches];
-    let scan = parquet_scan::ParquetScan::new(disk, parts.paths.clone());
+    let scan = ParquetScan::new(disk, parts.paths.clone());
     let Some(whole) = scan.schema()? else {
         return Ok(strip);
     };
@@ -54,30 +55,10 @@ pub fn strip(
     Ok(strip)
 }
 
-/// The first and the last moment of a stream, in microseconds; none where it has no sample. Reads one column.
+/// The first and the last moment of a stream, in microseconds; none where it has no sample. Reads the ends of its files.
 ///
 /// # Errors
 /// As [`strip`].
 pub fn span(disk: &dyn Disk, parts: &StreamParts) -> Result<Option<(i64, i64)>, ReadError> {
-    let scan = parquet_scan::ParquetScan::new(disk, parts.paths.clone());
-    let Some(whole) = scan.schema()? else {
-        return Ok(None);
-    };
-    let schema = projected(&whole, &[TIME])?;
-    let mut span: Option<(i64, i64)> = None;
-    for batch in scan.with_columns(schema, vec![TIME]) {
-        let batch = batch?;
-        let Some(times) = batch.column(0).as_primitive_opt::<TimestampMicrosecondType>() else {
-            continue;
-        };
-        // Rows rise in time.
-        if let Some((&first, &last)) = times.values().first().zip(times.values().last()) {
-            span = Some((span.map_or(first, |(first, _)| first), last));
-        }
-    }
-    Ok(span)
+    Ok(Ends::of(disk, &parts.paths)?.times_us)
 }
-
-/// Columns that every stream has.
-const TIME: usize = 0;
-const ERROR: usize = 3;

@@ -128,7 +128,7 @@ impl Comparing<'_> {
         }
         if same_bytes {
             for table in &manifest.tables {
-                let again = made.manifest.tables.iter().find(|again| again.path == table.path);
+                let again = made.manifest.table(&table.path);
                 self.same_file(&table.path, &table.hashes, again.map(|again| &again.hashes));
             }
         }

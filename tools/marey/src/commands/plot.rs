@@ -1,7 +1,8 @@
 //! `marey plot SESSION`: each channel of a session over time, as a picture: the least and the largest value of every column of
 //! pixels, what is missing as shades, events as dashed lines.
 //!
-//! Reads what is published, once, a batch at a time: memory is that of the picture.
+//! Reads what is published, once, a batch at a time: memory is that of the picture. All of a long session is drawn from the buckets of
+//! its overview, where a column of pixels is as wide as one.
 
 use super::export::Choice;
 use super::export::cells::{Number, number};
@@ -12,6 +13,7 @@ use crate::rows::time_text;
 use crate::svg::{Panel, page};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{TimestampMicrosecondType, UInt64Type};
+use marey_engine::read::Level;
 use marey_format::{Field, FieldType};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -55,7 +57,7 @@ struct Channel {
 }
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
-    let recording = Recording::open(&arguments.choice, dir, Disguise::default(), output)?;
+    let recording = Recording::open_tables(&arguments.choice, dir, Disguise::default(), output)?;
     let axis = Axis::of(&recording)?;
     let channels: usize = recording
         .streams
@@ -75,7 +77,10 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     let events = marks(&recording, &axis)?;
     for stream in &recording.streams {
         let shades = shades(&recording, stream, &axis)?;
-        let lines = draw(&recording, stream, &axis)?;
+        let lines = match recording.overview(stream, axis.column_us())?.filter(is_finite) {
+            Some(level) => draw_buckets(&level, stream, &axis, &shades),
+            None => draw(&recording, stream, &axis)?,
+        };
         for (line, (_, field)) in lines.into_iter().zip(drawable(stream)) {
             drawn.push(Channel {
                 device: stream.device.clone(),
@@ -157,6 +162,11 @@ impl Axis {
         (self.until_us - self.from_us) as f64 / 1e6
     }
 
+    /// How long a column of pixels lasts.
+    fn column_us(&self) -> i64 {
+        (self.until_us - self.from_us) / COLUMNS as i64
+    }
+
     fn second(&self, time_us: i64) -> f64 {
         (time_us - self.from_us) as f64 / 1e6
     }
@@ -197,21 +207,26 @@ impl Line {
     }
 
     fn take(&mut self, column: usize, value: f64, begins: bool) {
-        self.samples += 1;
-        self.lowest = self.lowest.min(value);
-        self.highest = self.highest.max(value);
+        self.take_many(column, 1, (value, value, value), begins);
+    }
+
+    /// So many values, by the least, one in between, and the greatest.
+    fn take_many(&mut self, column: usize, count: u64, (least, value, most): (f64, f64, f64), begins: bool) {
+        self.samples += count;
+        self.lowest = self.lowest.min(least);
+        self.highest = self.highest.max(most);
         match &mut self.columns[column] {
             Some(column) => {
                 column.last = value;
-                column.least = column.least.min(value);
-                column.most = column.most.max(value);
+                column.least = column.least.min(least);
+                column.most = column.most.max(most);
             }
             empty => {
                 *empty = Some(Column {
                     first: value,
                     last: value,
-                    least: value,
-                    most: value,
+                    least,
+                    most,
                     begins,
                 });
             }
@@ -265,7 +280,54 @@ impl Line {
     }
 }
 
+/// Samples that are no finite numbers are left out of a picture, and a bucket does not tell how many there are.
+fn is_finite(level: &Level) -> bool {
+    let mut buckets = level.channels.iter().flat_map(|(_, buckets)| buckets);
+    buckets.all(|bucket| bucket.count == 0 || (bucket.min.is_finite() && bucket.max.is_finite()))
+}
+
+/// The same picture of buckets that are no wider than a column; a line breaks at a hole that is wider.
+fn draw_buckets(level: &Level, stream: &Stream, axis: &Axis, shades: &[(f64, f64)]) -> Vec<Line> {
+    let column_s = axis.seconds() / COLUMNS as f64;
+    let holes = || {
+        let wide = shades.iter().filter(|(from, until)| until - from > column_s);
+        wide.map(|(from, until)| f64::midpoint(*from, *until))
+    };
+    let line_of = |(_, field): (usize, &Field)| {
+        let mut line = Line::new();
+        let known = level
+            .channels
+            .iter()
+            .find(|(name, _)| name == field.name.as_str());
+        let mut before_s = None;
+        for bucket in known.iter().flat_map(|(_, buckets)| buckets) {
+            if bucket.count == 0 {
+                before_s = None;
+                continue;
+            }
+            let (from_s, until_s) = (
+                axis.second(bucket.time_us),
+                axis.second(bucket.time_us + level.width_us),
+            );
+            let begins =
+                before_s.is_none_or(|before_s| holes().any(|hole| before_s < hole && hole < until_s));
+            before_s = Some(from_s);
+            let (one, other) = (in_unit(bucket.min, field), in_unit(bucket.max, field));
+            let values = (one.min(other), in_unit(bucket.mean, field), one.max(other));
+            line.take_many(
+                axis.column(bucket.time_us + level.width_us / 2),
+                bucket.count,
+                values,
+                begins,
+            );
+        }
+        line
+    };
+    drawable(stream).map(line_of).collect()
+}
+
 fn draw(recording: &Recording<'_>, stream: &Stream, axis: &Axis) -> Result<Vec<Line>> {
+    recording.check(|read| (&read.id, &read.name) == (&stream.id, &stream.name))?;
     let disk = recording.source.disk();
     let fields: Vec<(usize, &Field)> = drawable(stream).collect();
     let mut lines: Vec<Line> = fields.iter().map(|_| Line::new()).collect();
@@ -294,9 +356,7 @@ fn draw(recording: &Recording<'_>, stream: &Stream, axis: &Axis) -> Result<Vec<L
     Ok(lines)
 }
 
-/// A value in its unit. The few numbers that are too large for a picture's arithmetic lie at its edge.
 fn scaled(batch: &RecordBatch, column: usize, row: usize, field: &Field) -> Result<f64> {
-    const LARGEST: f64 = 1e300;
     let column = batch.column(column).as_ref();
     let stored = match column.as_primitive_opt::<UInt64Type>() {
         Some(column) => column.value(row) as f64,
@@ -305,11 +365,17 @@ fn scaled(batch: &RecordBatch, column: usize, row: usize, field: &Field) -> Resu
             Number::Float(stored) => stored,
         },
     };
+    Ok(in_unit(stored, field))
+}
+
+/// A value in its unit. The few numbers that are too large for a picture's arithmetic lie at its edge.
+fn in_unit(stored: f64, field: &Field) -> f64 {
+    const LARGEST: f64 = 1e300;
     let value = stored * field.scale.unwrap_or(1.0) + field.offset.unwrap_or(0.0);
-    Ok(match value.is_finite() {
+    match value.is_finite() {
         true => value.clamp(-LARGEST, LARGEST),
         false => value,
-    })
+    }
 }
 
 /// From when to when samples of a stream are missing.
@@ -379,6 +445,7 @@ fn times<'b>(batch: &'b RecordBatch, name: &str) -> &'b [i64] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use marey_engine::read::Bucket;
 
     #[test]
     fn a_line_breaks_where_a_sample_is_missing_and_keeps_every_extreme() {
@@ -407,6 +474,58 @@ mod tests {
             ),
             (0, 0, 1, 889)
         );
+    }
+
+    /// Of buckets as wide as a column: a hole breaks the line, values are in their unit, and a bucket without numbers is one.
+    #[test]
+    fn a_line_of_buckets_breaks_at_a_hole() {
+        let declaration = marey_format::Declaration::from_json(
+            br#"{"name":"x","fields":[{"name":"t","type":"utf8"},{"name":"v","type":"i16","scale":-2.0,"offset":1.0}]}"#,
+        );
+        let stream = Stream {
+            id: "d".parse().expect("a name"),
+            key: "x@1".parse().expect("a key"),
+            name: "x@1".to_owned(),
+            device: "d".to_owned(),
+            declaration: declaration.expect("a declaration"),
+            hidden: Vec::new(),
+            rows: 60,
+        };
+        let bucket = |second: i64, count, (min, mean, max)| Bucket {
+            time_us: second * 1_000_000,
+            count,
+            min,
+            max,
+            mean,
+        };
+        let buckets = vec![
+            bucket(0, 10, (1.0, 2.0, 3.0)),
+            bucket(1, 10, (1.0, 2.0, 5.0)),
+            // Three seconds are missing.
+            bucket(5, 10, (0.0, 0.0, 0.0)),
+            bucket(6, 0, (f64::NAN, f64::NAN, f64::NAN)),
+            bucket(7, 10, (4.0, 4.0, 4.0)),
+            bucket(8, 10, (4.0, 4.0, 4.0)),
+        ];
+        let mut level = Level {
+            width_us: 1_000_000,
+            channels: vec![("v".to_owned(), buckets)],
+        };
+        let axis = Axis {
+            from_us: 0,
+            until_us: 890_000_000,
+        };
+        let lines = draw_buckets(&level, &stream, &axis, &[(1.9, 5.1)]);
+        let [line] = lines.as_slice() else {
+            panic!("one channel is a number")
+        };
+        assert_eq!((line.lowest, line.highest, line.samples), (-9.0, 1.0, 50));
+        let pieces = line.pieces(&axis);
+        assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [8, 4, 8]);
+        assert_eq!(pieces[0][5..7], [(1.5, -9.0), (1.5, -1.0)]);
+        assert!(is_finite(&level));
+        level.channels[0].1[0].max = f64::INFINITY;
+        assert!(!is_finite(&level));
     }
 
     #[test]

@@ -16,7 +16,9 @@ use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use marey_engine::compact::{Manifest, StreamFact};
 use marey_engine::disk::Disk;
-use marey_engine::read::{Reader, Span, Table, check_published, declarations, published_manifest};
+use marey_engine::read::{
+    Level, Reader, Span, Table, check_published, declarations, overview, published_manifest,
+};
 use marey_engine::salvage::{Source, What};
 use marey_engine::{Options, Session};
 use marey_format::payload::StreamKey;
@@ -74,8 +76,22 @@ struct Progress {
 }
 
 impl<'o> Recording<'o> {
-    /// Opens the session that is meant, and chooses of it.
+    /// Opens the session that is meant, and chooses of it. Its streams are held against their hashes: a changed byte would be
+    /// another value, and nobody would know.
     pub fn open(
+        choice: &Choice,
+        dir: Option<PathBuf>,
+        disguise: Disguise,
+        output: &'o Output,
+    ) -> Result<Self> {
+        let recording = Self::open_tables(choice, dir, disguise, output)?;
+        recording.check(|_| true)?;
+        Ok(recording)
+    }
+
+    /// The same for who may not need all samples: the tables beside the streams were checked, [`Recording::check`] is still to
+    /// come for the streams that are read.
+    pub fn open_tables(
         choice: &Choice,
         dir: Option<PathBuf>,
         disguise: Disguise,
@@ -105,12 +121,7 @@ impl<'o> Recording<'o> {
         }
         let mut streams = streams(&source, &manifest, &session, choice, &disguise)?;
         disguise.check(&known, &streams)?;
-        // A changed byte would be another value, and nobody would know.
-        let is_wanted = |fact: &StreamFact| {
-            let is_it = |stream: &Stream| stream.id == fact.device && stream.name == fact.stream;
-            streams.iter().any(is_it)
-        };
-        check_published(&*source.disk(), &session, is_wanted, &TABLES)?;
+        check_published(&*source.disk(), &session, |_| false, &TABLES)?;
         streams.iter_mut().for_each(|stream| disguise.hide(stream));
         let rows = streams.iter().map(|stream| stream.rows).sum();
         Ok(Self {
@@ -126,6 +137,31 @@ impl<'o> Recording<'o> {
                 ..Progress::default()
             },
         })
+    }
+
+    /// Fails where a file of these streams is not as it was published.
+    pub fn check(&self, is_read: impl Fn(&Stream) -> bool) -> Result {
+        let is_wanted = |fact: &StreamFact| {
+            let is_it = |stream: &&Stream| stream.id == fact.device && stream.name == fact.stream;
+            self.streams.iter().find(is_it).is_some_and(&is_read)
+        };
+        check_published(&*self.source.disk(), &self.session.id, is_wanted, &[])?;
+        Ok(())
+    }
+
+    /// The buckets of a stream, if they are no wider than that, and nothing but all of it is wanted.
+    pub fn overview(&self, stream: &Stream, width_max_us: i64) -> Result<Option<Level>> {
+        if self.span != Span::ALL || stream.rows == 0 {
+            return Ok(None);
+        }
+        let disk = self.source.disk();
+        Ok(overview(
+            &*disk,
+            &self.session.id,
+            &stream.key,
+            &stream.id,
+            width_max_us,
+        )?)
     }
 
     /// The session, as the export calls it.
