@@ -3,6 +3,7 @@
 //! Reads everything and changes nothing. A sample that is in a log and not in Parquet, or there twice, is a fault; so is
 //! a file whose bytes are not those of the manifest, and one that nobody named.
 
+use super::chain::Judge;
 use super::files::FileChunks;
 use super::frames::FrameEntry;
 use super::manifest::{LogFact, MANIFEST, Manifest, StreamFact};
@@ -60,14 +61,27 @@ pub struct Checked {
     pub samples_retired: Option<u64>,
 }
 
-/// Checks a session.
+/// Checks a session; that its receipts were signed by whom they name is taken for given.
 ///
 /// # Errors
-/// Only where nothing can be said, such as when the disk fails: what is broken is in the result.
+/// As [`check_session_by`].
 pub fn check_session(
     disk: &dyn Disk,
     session: &SessionId,
     options: &Options,
+) -> Result<Checked, CompactError> {
+    check_session_by(disk, session, options, &mut |_| Ok(()))
+}
+
+/// Checks a session; signatures of its receipts by `judge`.
+///
+/// # Errors
+/// Only where nothing can be said, such as when the disk fails: what is broken is in the result.
+pub fn check_session_by(
+    disk: &dyn Disk,
+    session: &SessionId,
+    options: &Options,
+    judge: &mut Judge<'_>,
 ) -> Result<Checked, CompactError> {
     let dir = Session::dir(session);
     let surveys = survey_all(disk, session, options, &|_| {})?;
@@ -107,8 +121,8 @@ pub fn check_session(
         Err(error) => return Err(error.into()),
     };
     match (manifest, retired) {
-        (Some(manifest), Some(retired)) => check.retired(&manifest, &retired)?,
-        (Some(manifest), None) => check.generation(&manifest, &surveys)?,
+        (Some(manifest), Some(retired)) => check.retired(&manifest, &retired, judge)?,
+        (Some(manifest), None) => check.generation(&manifest, &surveys, judge)?,
         (None, Some(_)) => check.fault(MANIFEST, "missing, and the logs were retired"),
         (None, None) => check.unpublished()?,
     }
@@ -148,9 +162,14 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn generation(&mut self, manifest: &Manifest, surveys: &[DeviceSurvey]) -> Result<(), CompactError> {
+    fn generation(
+        &mut self,
+        manifest: &Manifest,
+        surveys: &[DeviceSurvey],
+        judge: &mut Judge<'_>,
+    ) -> Result<(), CompactError> {
         self.checked.generation = manifest.generation;
-        self.receipt(manifest)?;
+        self.receipt(manifest, judge)?;
         for table in manifest.beside() {
             self.file(&table.path, table.hashes.bytes, &table.hashes.blake3)?;
         }
@@ -184,10 +203,15 @@ impl Check<'_> {
     }
 
     /// Without logs: every file as the manifest says, every row in order and once, and as many as the logs held.
-    fn retired(&mut self, manifest: &Manifest, retired: &Retired) -> Result<(), CompactError> {
+    fn retired(
+        &mut self,
+        manifest: &Manifest,
+        retired: &Retired,
+        judge: &mut Judge<'_>,
+    ) -> Result<(), CompactError> {
         self.checked.generation = manifest.generation;
         self.checked.samples_retired = Some(retired.samples);
-        self.receipt(manifest)?;
+        self.receipt(manifest, judge)?;
         if hash_file(self.disk, &self.dir.join(MANIFEST))? != retired.manifest_blake3 {
             self.fault(
                 MANIFEST,
@@ -229,7 +253,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn receipt(&mut self, manifest: &Manifest) -> Result<(), CompactError> {
+    fn receipt(&mut self, manifest: &Manifest, judge: &mut Judge<'_>) -> Result<(), CompactError> {
         let name = Receipt::name(manifest.generation);
         match read_receipt(self.disk, self.dir, manifest.generation) {
             Ok(Some(receipt)) => {
@@ -240,8 +264,7 @@ impl Check<'_> {
             Err(StorageError::Damaged { what, .. }) => self.fault(name, what),
             Err(error) => return Err(error.into()),
         }
-        // Whose signatures these are is judged where keys are known.
-        self.chain(manifest.generation, &mut |_| Ok(()), &mut Vec::new())?;
+        self.chain(manifest.generation, judge, &mut Vec::new())?;
         Ok(())
     }
 

@@ -55,8 +55,8 @@ mod why;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use chain::{ReceiptChecked, SignedReceipt, check_receipt};
-pub use check::{CheckFault, Checked, check_session};
+pub use chain::{Judge, ReceiptChecked, SignedReceipt, check_receipt};
+pub use check::{CheckFault, Checked, check_session, check_session_by};
 pub use frames::Place;
 pub use gaps::{Gap, NO_ROOM, gaps};
 pub use live::roll;

@@ -184,6 +184,14 @@ pub fn contents(
         .map(ToString::to_string)
         .collect();
     if let Some(session) = session {
+        // What salvage made goes on counting where it was, and is still to be published.
+        let is_salvaged = manifest.is_none() && session.state == SessionState::Stopping;
+        if session.generation > generation && !is_salvaged {
+            let sealed = session.generation;
+            warnings.push(format!(
+                "generation {sealed} was sealed, and no manifest of it can be read; `marey verify {id}` says what is wrong"
+            ));
+        }
         let streams = devices
             .iter()
             .flat_map(|device| device.streams.iter().map(move |stream| (&device.device, stream)));

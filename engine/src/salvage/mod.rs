@@ -46,7 +46,7 @@ pub use published::published_contents;
 pub use recover::{RecoverReport, SalvagedLog, recover};
 pub use report::{Checked, Fault, FaultKind, VerifyReport};
 pub use source::{SessionFound, Source, What};
-pub use verify::{VerifyOptions, verify, verify_hub};
+pub use verify::{Signatures, VerifyOptions, verify, verify_hub};
 
 use crate::error::{OpenError, StorageError};
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use super::report::{Checked, Fault, FaultKind, VerifyReport};
 use super::source::{SessionFound, Source, What};
 use super::verify_audit;
 use super::{SalvageError, inventory};
-use crate::compact::{self, CompactError, check_session};
+use crate::compact::{self, CompactError, SignedReceipt, check_session_by};
 use crate::disk::{Disk, OpenMode};
 use crate::error::StorageError;
 use crate::log::{self, Replay, segments};
@@ -35,6 +35,25 @@ pub struct VerifyOptions {
     pub rebuild: Option<Arc<dyn Disk>>,
     /// As the hub has them: row groups are cut by them.
     pub options: Options,
+    pub signatures: Signatures,
+}
+
+/// What judges the signatures of receipts: keys are known outside of the engine. Without one they are taken for good.
+#[derive(Clone, Default)]
+pub struct Signatures(Option<Arc<JudgeOf>>);
+
+type JudgeOf = dyn Fn(&SignedReceipt) -> Result<(), String> + Send + Sync;
+
+impl Signatures {
+    pub fn judged_by(judge: impl Fn(&SignedReceipt) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(judge)))
+    }
+}
+
+impl std::fmt::Debug for Signatures {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_tuple("Signatures").field(&self.0.is_some()).finish()
+    }
 }
 
 /// Checks the hub in a folder.
@@ -497,7 +516,9 @@ impl Verifying<'_> {
 
     /// Each published file against the manifest, each sample against the log.
     fn published_files(&mut self, id: &SessionId) {
-        let checked = match check_session(self.disk, id, &self.options.options) {
+        let signatures = &self.options.signatures;
+        let mut judge = |signed: &SignedReceipt| signatures.0.as_ref().map_or(Ok(()), |judge| judge(signed));
+        let checked = match check_session_by(self.disk, id, &self.options.options, &mut judge) {
             Ok(checked) => checked,
             Err(CompactError::Storage(error)) => {
                 let fault = self.failed(FaultKind::Published, error);

@@ -96,6 +96,13 @@ pub(crate) fn archive(store: &Store, hub_dir: &Path, spec: &ArchiveSpec) -> Resu
             recipients.names().join(", ")
         )));
     }
+    if recipients.is_empty() && spec.to.extension().is_some_and(|ending| ending == "age") {
+        return Err(BackupError::Refused(format!(
+            "{} ends in .age, and nobody was named to encrypt it to; name them with --encrypt-to, give the study a key with \
+             `marey key set`, or leave the .age away",
+            spec.to.display()
+        )));
+    }
     let (Some(parent), Some(name), true) = (spec.to.parent(), spec.to.file_name(), spec.to.is_absolute())
     else {
         return Err(BackupError::Refused(format!(

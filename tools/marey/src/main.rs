@@ -18,6 +18,7 @@ mod secret;
 mod svg;
 mod when;
 mod window;
+mod written;
 
 use clap::{Parser, Subcommand};
 use output::Output;

@@ -57,6 +57,9 @@ pub struct Dots {
 }
 
 /// The page.
+/// What every picture begins with.
+pub const BEGINS: &[u8] = b"<svg ";
+
 pub fn page(title: &str, panels: &[Panel]) -> String {
     let each = ABOVE + HEIGHT + BELOW;
     let height = 40.0 + each * panels.len() as f64;

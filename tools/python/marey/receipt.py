@@ -41,6 +41,9 @@ class Receipt:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.said: dict[str, Any] = _said(path)
+        for key, kind in (("complete", bool), ("streams", list), ("manifest", dict)):
+            if not isinstance(self.said.get(key), kind):
+                raise ValueError(f"{path} is no whole receipt: it says nothing of {key!r}; `marey verify` says what else is wrong")
 
     @property
     def complete(self) -> bool:

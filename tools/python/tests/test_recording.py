@@ -115,6 +115,18 @@ class Folder(Session):
                 file.write(b"more")
             self.assertEqual(len(self.session().receipt().check().problems), problems, name)
 
+    def test_a_receipt_that_lacks_something_is_said_to_be_none(self):
+        self.stream()
+        self.receipt()
+        file = self.path / "receipt-0001.json"
+        said = json.loads(file.read_text())
+        for key in ("complete", "streams", "manifest"):
+            file.write_text(json.dumps({other: value for other, value in said.items() if other != key}))
+            with self.assertRaisesRegex(ValueError, f"no whole receipt: it says nothing of '{key}'"):
+                self.session().receipt()
+            code, told = self.check()
+            self.assertEqual((code, "Traceback" in told), (2, False), told)
+
 
 if __name__ == "__main__":
     unittest.main()

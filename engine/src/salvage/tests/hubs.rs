@@ -218,7 +218,7 @@ fn a_rebuild_gives_the_same_bytes_and_sees_what_does_not() {
         let options = VerifyOptions {
             rebuild: Some(scratch),
             options: options(),
-            live: false,
+            ..VerifyOptions::default()
         };
         verify(&source(disk), &options, &|_| {}).unwrap()
     };

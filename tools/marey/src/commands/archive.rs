@@ -4,6 +4,7 @@
 use super::backup::keep;
 use super::device::other_answer;
 use crate::output::{Failure, Output, Result};
+use crate::written;
 use marey_format::SessionId;
 use marey_server::backup::{ArchiveForm, ArchiveSpec, Archived};
 use marey_server::control::{KeepRequest, Kept};
@@ -38,6 +39,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         Some(Form::Folder) => ArchiveForm::Folder,
         None => by_name(&arguments.to)?,
     };
+    written::outside("--to", &arguments.to)?;
     let spec = ArchiveSpec {
         session: arguments.session,
         to: std::path::absolute(&arguments.to)?,

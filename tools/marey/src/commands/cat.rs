@@ -8,7 +8,8 @@ use crate::output::{Failure, Output, Result};
 use crate::rows;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use marey_engine::read::{Reader, streams};
+use marey_engine::compact::StreamFact;
+use marey_engine::read::{ReadError, Reader, check_published, streams};
 use marey_engine::salvage::{Source, What, events};
 use marey_engine::{Options, Session};
 use marey_format::DeviceId;
@@ -31,10 +32,10 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["frames", "samples", "stream"])]
     events: bool,
     /// The frames of the logs as they stand, and what is wrong between them; exit 1 if anything is damaged.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["samples", "stream", "format"])]
     frames: bool,
     /// The samples of the logs as the devices stamped them, floats in hexadecimal.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["stream", "format"])]
     samples: bool,
     /// Samples that come from now on, as the hub writes them, until the session is sealed.
     #[arg(long, short = 'f', conflicts_with_all = ["events", "frames", "samples"])]
@@ -109,6 +110,16 @@ const EVENT_COLUMNS: [&str; 10] = [
 ];
 
 fn cat_events(source: &Source, session: &Session, arguments: &Arguments, lines: &mut Lines<'_>) -> Result {
+    if let Some(wanted) = &arguments.device {
+        let known = source.devices(&session.id)?;
+        if !known.contains(wanted) {
+            let known: Vec<&str> = known.iter().map(DeviceId::as_str).collect();
+            let (id, known) = (&session.id, known.join(", "));
+            return Err(Failure::fault(format!(
+                "session {id} has no log of {wanted}, but of {known}"
+            )));
+        }
+    }
     let mut has_head = false;
     for event in events(source, session, &Options::default())? {
         if arguments
@@ -155,6 +166,17 @@ fn cat_samples(source: &Source, session: &Session, arguments: &Arguments, lines:
     let mut samples = Samples::new(arguments, lines);
     for (stream, _) in &wanted {
         samples.takes(stream)?;
+    }
+    // A changed byte would be another value, and nobody would know.
+    let is_wanted = |fact: &StreamFact| {
+        let key = fact.key();
+        wanted
+            .iter()
+            .any(|(stream, device)| Some(stream) == key.as_ref() && *device == fact.device)
+    };
+    match check_published(&*disk, &session.id, is_wanted, &[]) {
+        Ok(()) | Err(ReadError::NotPublished { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
     for (stream, device) in &wanted {
         for batch in Reader::open(&*disk, session, stream, device, &options)? {

@@ -121,6 +121,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         None => Disguise::default(),
     };
     let recording = Recording::open(&arguments.choice, dir, disguise, output)?;
+    recording.has_samples()?;
     let mut place = Place::new(&arguments.out, recording.source.path(), &options, interrupted()?)?;
     let streams = match arguments.format {
         Format::Csv => csv::write(&recording, &mut place),

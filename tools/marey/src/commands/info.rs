@@ -253,6 +253,8 @@ fn show_session(info: &SessionContents) -> String {
     let complete = match info.complete {
         Some(true) => "complete",
         Some(false) => "incomplete",
+        None if info.late_frames => "its logs are not those of its receipt",
+        None if info.generation > 0 => "its receipt can't be read",
         None => "no receipt yet",
     };
     let state = info.state.map_or("unreadable", SessionState::as_str);
@@ -325,7 +327,7 @@ fn show_session(info: &SessionContents) -> String {
     for warning in &info.warnings {
         text.push_str(&format!("\nwarning: {}", plain(warning)));
     }
-    if info.late_frames {
+    if info.late_frames && info.faults == 0 {
         text.push_str("\nframes came since the newest generation; `marey compact` publishes them");
     }
     for place in &info.unreadable {

@@ -10,7 +10,8 @@ use super::export::disguise::Disguise;
 use super::export::recording::{GAPS, OWN_COLUMNS, Own, Recording, Stream};
 use crate::output::{Failure, Output, Result};
 use crate::rows::time_text;
-use crate::svg::{Panel, page};
+use crate::svg::{self, Panel, page};
+use crate::written;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{TimestampMicrosecondType, UInt64Type};
 use marey_engine::read::Level;
@@ -31,7 +32,7 @@ const EVENTS_MAX: usize = 200;
 pub struct Arguments {
     #[command(flatten)]
     choice: Choice,
-    /// The picture, in SVG; it is replaced if it is there.
+    /// The picture, in SVG; an earlier one is replaced.
     #[arg(long, value_name = "FILE", default_value = "session.svg")]
     out: PathBuf,
 }
@@ -107,8 +108,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         recording.generation(),
         time_text(axis.from_us)
     );
-    std::fs::write(&arguments.out, page(&title, &panels))
-        .map_err(|error| Failure::fault(format!("{} can't be written: {error}", arguments.out.display())))?;
+    written::write(&arguments.out, page(&title, &panels).as_bytes(), svg::BEGINS)?;
     let drawn = Drawn {
         session: recording.name(),
         from: time_text(axis.from_us),
@@ -149,6 +149,7 @@ struct Axis {
 
 impl Axis {
     fn of(recording: &Recording<'_>) -> Result<Self> {
+        recording.has_samples()?;
         let none = || Failure::fault(format!("session {} has no sample there", recording.name()));
         let (from_us, until_us) = recording.extent_us().ok_or_else(none)?;
         Ok(Self {

@@ -10,7 +10,8 @@ mod place;
 mod text;
 mod view;
 
-use crate::output::{Failure, Output, Result};
+use crate::output::{Output, Result};
+use crate::written;
 use place::Place;
 use std::path::PathBuf;
 use view::View;
@@ -28,17 +29,11 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
-    if let Some(there) = arguments.html.as_ref().filter(|file| file.exists()) {
-        return Err(Failure::Usage(format!(
-            "{} is there already; name a new one",
-            there.display()
-        )));
-    }
     let place = Place::find(&arguments.session, arguments.number, dir)?;
     let view = View::read(&place)?;
     if let Some(file) = &arguments.html {
         let page = html::page(&view, &picture::pictures(&place, &view)?);
-        std::fs::write(file, page).map_err(|error| Failure::fault(format!("{}: {error}", file.display())))?;
+        written::write(file, page.as_bytes(), b"")?;
     }
     output.result(&view, text::show)
 }

@@ -4,6 +4,7 @@
 use crate::bar::watch;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
+use crate::written;
 use marey_engine::Options;
 use marey_engine::disk::OsDisk;
 use marey_engine::salvage::{RecoverReport, recover};
@@ -23,15 +24,16 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Result {
     let source = hubdir::source(arguments.path.as_deref(), dir)?;
     let out = &arguments.out;
-    std::fs::create_dir_all(out)
-        .map_err(|error| Failure::fault(format!("making {}: {error}", out.display())))?;
-    let (from, to) = (std::fs::canonicalize(source.path())?, std::fs::canonicalize(out)?);
-    if to.starts_with(&from) {
+    written::outside("--out", out)?;
+    let from = std::fs::canonicalize(source.path())?;
+    if written::standing(&std::path::absolute(out)?).is_some_and(|to| to.starts_with(&from)) {
         let path = out.display();
         return Err(Failure::Usage(format!(
             "{path} lies inside of what is to be salvaged; name a folder elsewhere"
         )));
     }
+    std::fs::create_dir_all(out)
+        .map_err(|error| Failure::fault(format!("making {}: {error}", out.display())))?;
     // Where nobody watches, a line says what is being saved.
     let tell = |session: &SessionId, device: &DeviceId| {
         if !output.is_watched() {

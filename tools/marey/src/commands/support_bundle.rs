@@ -14,13 +14,13 @@ use crate::commands::{config, device};
 use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use crate::when::duration;
+use crate::written;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use marey_server::HubConfig;
 use marey_server::control::{Request, Response};
 use serde::Serialize;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -83,6 +83,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     let out = arguments
         .out
         .unwrap_or_else(|| PathBuf::from(format!("marey-support-{}.tar.gz", now.as_secs())));
+    written::outside("--out", &out)?;
     let pages = gather(&dir, arguments.since, now, output);
     output.progress_done();
     pack(&out, &pages, now)?;
@@ -195,13 +196,14 @@ fn pack(out: &Path, pages: &Pages, now: Duration) -> Result {
             "{there} is there already; name a new one"
         )));
     }
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(out)
-        .map_err(at)?;
-    let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
+    // Aside, so that a full disk leaves none that looks like one; a temporary file is its owner's alone.
+    let folder = out.parent().filter(|folder| *folder != Path::new(""));
+    let aside = tempfile::Builder::new()
+        .prefix(".marey-")
+        .suffix(".tmp")
+        .tempfile_in(folder.unwrap_or(Path::new(".")));
+    let mut aside = aside.map_err(at)?;
+    let mut archive = tar::Builder::new(GzEncoder::new(aside.as_file_mut(), Compression::default()));
     for (name, text) in &pages.pages {
         let mut head = tar::Header::new_gnu();
         head.set_size(text.len() as u64);
@@ -211,7 +213,11 @@ fn pack(out: &Path, pages: &Pages, now: Duration) -> Result {
             .append_data(&mut head, format!("marey-support/{name}"), text.as_bytes())
             .map_err(at)?;
     }
-    let mut file = archive.into_inner().and_then(GzEncoder::finish).map_err(at)?;
+    let file = archive.into_inner().and_then(GzEncoder::finish).map_err(at)?;
     file.flush().map_err(at)?;
-    file.sync_all().map_err(at)
+    file.sync_all().map_err(at)?;
+    aside
+        .persist_noclobber(out)
+        .map(drop)
+        .map_err(|error| at(error.error))
 }

@@ -6,8 +6,9 @@ use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use marey_engine::Options;
 use marey_engine::disk::{Disk, OsDisk};
-use marey_engine::salvage::{FaultKind, Source, VerifyOptions, VerifyReport, verify};
+use marey_engine::salvage::{FaultKind, Signatures, Source, VerifyOptions, VerifyReport, verify};
 use marey_server::control::ControlClient;
+use marey_server::pki::ReceiptTrust;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         live,
         rebuild,
         options: options_of(source.path()),
+        signatures: signatures(source.path()),
     };
     // Where nobody watches, a line says what is being read.
     let tell = |what: &str| {
@@ -60,6 +62,13 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
         faults => format!("{faults} faults"),
     };
     Err(Failure::fault(format!("{faults}; {}", what_helps(&report))))
+}
+
+/// A receipt that was changed is one whose signature does not hold, whoever is trusted to sign.
+fn signatures(path: &Path) -> Signatures {
+    let trust = hub_of(path).and_then(|hub| ReceiptTrust::of_hub(hub).ok());
+    let trust = trust.unwrap_or_default();
+    Signatures::judged_by(move |signed| trust.judge(signed).map(drop))
 }
 
 /// As the hub has them that a folder belongs to; a mistake in its configuration is not what is looked at here.

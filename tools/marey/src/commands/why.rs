@@ -3,9 +3,9 @@
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, plain};
 use marey_engine::compact::{
-    BindingFact, BoundFact, FramePlace, PieceFact, RowPlace, SampleFact, Why, rfc3339, why,
+    BindingFact, BoundFact, FramePlace, PieceFact, RowPlace, SampleFact, StreamFact, Why, rfc3339, why,
 };
-use marey_engine::read::streams;
+use marey_engine::read::{ReadError, check_published, streams};
 use marey_engine::salvage::{Source, What};
 use marey_engine::{Options, Session};
 use marey_format::payload::StreamKey;
@@ -47,6 +47,12 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, output: &Output) -> Resul
     let asked_us = moment(&arguments.at)?;
     let options = Options::default();
     let (key, device) = stream(&source, &session, &arguments, &options)?;
+    // What is explained is what was published, and no damage of the disk's.
+    let is_asked = |fact: &StreamFact| fact.device == device && fact.key().as_ref() == Some(&key);
+    match check_published(&*source.disk(), &session.id, is_asked, &["clock_map.parquet"]) {
+        Ok(()) | Err(ReadError::NotPublished { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     let found = why(&*source.disk(), &session, (&key, &device), asked_us, &options)?;
     let Some(why) = found else {
         let id = &session.id;

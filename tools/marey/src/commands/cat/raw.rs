@@ -35,6 +35,15 @@ pub fn cat(source: &Source, arguments: &Arguments, lines: &mut Lines<'_>) -> Res
         let path = source.path().display();
         return Err(Failure::Usage(format!("no device log here: {path}")));
     }
+    if let Some(wanted) = &arguments.device
+        && logs.iter().all(|(_, device)| device != wanted)
+    {
+        let known: Vec<&str> = logs.iter().map(|(_, device)| device.as_str()).collect();
+        return Err(Failure::fault(format!(
+            "no log of {wanted} here, but of {}",
+            known.join(", ")
+        )));
+    }
     let mut damaged = false;
     for (session, device) in logs {
         if arguments.device.as_ref().is_some_and(|wanted| *wanted != device) {

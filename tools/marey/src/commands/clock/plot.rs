@@ -6,7 +6,8 @@
 use crate::commands::realign::read_manifest;
 use crate::hubdir;
 use crate::output::{Failure, Output, Result, plain};
-use crate::svg::{Band, Dots, Panel, page};
+use crate::svg::{self, Band, Dots, Panel, page};
+use crate::written;
 use marey_engine::compact::{PublishedMap, PublishedProbe, check_clock_tables, read_map, read_probes};
 use marey_engine::disk::OsDisk;
 use marey_engine::{Session, SessionError};
@@ -53,8 +54,7 @@ pub fn run(plot: Plot, dir: Option<PathBuf>, output: &Output) -> Result {
         drawn.session
     );
     let panels: Vec<Panel> = clocks.iter().flat_map(Clock::panels).collect();
-    std::fs::write(&drawn.out, page(&title, &panels))
-        .map_err(|error| Failure::fault(format!("{} can't be written: {error}", drawn.out.display())))?;
+    written::write(&drawn.out, page(&title, &panels).as_bytes(), svg::BEGINS)?;
     output.result(&drawn, |drawn| {
         let (clocks, delays, out) = (drawn.clocks, drawn.delays, drawn.out.display());
         format!("{out}: {clocks} clocks, {delays} delays")

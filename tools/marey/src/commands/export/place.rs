@@ -4,6 +4,7 @@
 //! disk of the recording an export stops before it takes the room that the intake needs; nothing is made within a recording.
 
 use crate::output::{Failure, Result};
+use crate::written;
 use marey_engine::Options;
 use marey_engine::disk::{Disk, OsDisk};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -33,6 +34,7 @@ pub struct Place {
 impl Place {
     /// A place for what `to` is to name. Nothing may stand there. `interrupted` is set when it is to end.
     pub fn new(to: &Path, recording: &Path, options: &Options, interrupted: Arc<AtomicBool>) -> Result<Self> {
+        written::outside("--out", to)?;
         let to = std::path::absolute(to)?;
         let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else {
             return Err(Failure::Usage(format!("--out {} names no file", to.display())));

@@ -179,8 +179,30 @@ impl<'o> Recording<'o> {
             .time_us(self.manifest.anchor.utc_ns.div_euclid(1_000))
     }
 
+    /// Fails where the span leaves nothing of what was sampled: seconds that were meant otherwise, most likely.
+    pub fn has_samples(&self) -> Result {
+        if self.span == Span::ALL || self.extent_us().is_some() {
+            return Ok(());
+        }
+        let of_session = self.times_us().map_or_else(String::new, |(from_us, until_us)| {
+            let [from, until] = [from_us, until_us].map(|time_us| time_text(self.disguise.time_us(time_us)));
+            format!("; it has some from {from} to {until}")
+        });
+        Err(Failure::fault(format!(
+            "session {} has no sample there{of_session}",
+            self.name()
+        )))
+    }
+
     /// First and last time of what is published of its streams, within the span; none if there is nothing.
     pub fn extent_us(&self) -> Option<(i64, i64)> {
+        let (first_us, last_us) = self.times_us()?;
+        let (from_us, until_us) = (first_us.max(self.span.from_us), last_us.min(self.span.until_us));
+        (from_us <= until_us).then(|| (self.disguise.time_us(from_us), self.disguise.time_us(until_us)))
+    }
+
+    /// The same whatever the span, and as it was recorded.
+    fn times_us(&self) -> Option<(i64, i64)> {
         let is_chosen = |fact: &&StreamFact| {
             let is_it = |stream: &Stream| stream.id == fact.device && stream.name == fact.stream;
             self.streams.iter().any(is_it)
@@ -196,9 +218,10 @@ impl<'o> Recording<'o> {
             .map(|part| Some((time_us(&part.first_time)?, time_us(&part.last_time)?)))
             .collect();
         let times = times?;
-        let from_us = times.iter().map(|time| time.0).min()?.max(self.span.from_us);
-        let until_us = times.iter().map(|time| time.1).max()?.min(self.span.until_us);
-        (from_us <= until_us).then(|| (self.disguise.time_us(from_us), self.disguise.time_us(until_us)))
+        Some((
+            times.iter().map(|time| time.0).min()?,
+            times.iter().map(|time| time.1).max()?,
+        ))
     }
 
     /// What a person wants to know of the session, in a few words each.

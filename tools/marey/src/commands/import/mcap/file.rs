@@ -4,6 +4,7 @@ use super::super::making::{open_file, unreadable};
 use crate::output::{Failure, Result};
 use ::mcap::records::Record;
 use ::mcap::sans_io::indexed_reader::{IndexedReadEvent, IndexedReader, IndexedReaderOptions};
+use ::mcap::sans_io::linear_reader::{LinearReadEvent, LinearReader, LinearReaderOptions};
 use ::mcap::sans_io::summary_reader::{SummaryReadEvent, SummaryReader, SummaryReaderOptions};
 use ::mcap::{Summary, parse_record};
 use std::collections::BTreeMap;
@@ -57,11 +58,36 @@ impl Messages {
         if summary.chunk_indexes.is_empty() && messages > 0 {
             return Err(broken(&"it has no index of its messages"));
         }
-        Ok(Self {
+        let mut messages = Self {
             path: path.to_owned(),
             file,
             summary,
-        })
+        };
+        messages.check()?;
+        Ok(messages)
+    }
+
+    /// Every chunk against its checksum: whoever reads through the index alone never does.
+    fn check(&mut self) -> Result {
+        let options = LinearReaderOptions::default()
+            .with_validate_chunk_crcs(true)
+            .with_validate_data_section_crc(true)
+            .with_validate_summary_section_crc(true)
+            .with_record_length_limit(RECORD_BYTES_MAX);
+        self.file
+            .rewind()
+            .map_err(|error| unreadable(&self.path, &error))?;
+        let mut reader = LinearReader::new_with_options(options);
+        while let Some(event) = reader.next_event() {
+            match event.map_err(|error| self.damaged(&error.to_string()))? {
+                LinearReadEvent::ReadRequest(need) => {
+                    let read = self.file.read(reader.insert(need));
+                    reader.notify_read(read.map_err(|error| unreadable(&self.path, &error))?);
+                }
+                LinearReadEvent::Record { .. } => {}
+            }
+        }
+        Ok(())
     }
 
     pub fn summary(&self) -> &Summary {

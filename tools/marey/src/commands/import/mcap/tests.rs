@@ -309,3 +309,40 @@ fn what_is_no_file_of_messages_is_said_in_one_sentence() {
         }
     }
 }
+
+/// Chunks that are not compressed hide no change of theirs: the checksum alone tells.
+#[test]
+fn a_changed_byte_of_a_message_is_found_by_its_chunk() {
+    let dir = hub();
+    let mut bytes = Cursor::new(Vec::new());
+    let options = WriteOptions::new().compression(None);
+    let mut to: Writer<_> = options.create(&mut bytes).expect("a file");
+    let channel_id = to
+        .add_channel(0, "/a/b", "json", &BTreeMap::new())
+        .expect("a channel");
+    let header = MessageHeader {
+        channel_id,
+        sequence: 0,
+        log_time: UTC_NS,
+        publish_time: UTC_NS,
+    };
+    to.write_to_known_channel(&header, br#"{"x": 42}"#)
+        .expect("written");
+    to.finish().expect("finished");
+    drop(to);
+    let mut bytes = bytes.into_inner();
+    let at = bytes
+        .windows(2)
+        .position(|two| two == b"42")
+        .expect("it stands there");
+    bytes[at..at + 2].copy_from_slice(b"99");
+    let refused = run(&dir, &mcap(&dir, &bytes))
+        .expect_err("it is damaged")
+        .to_string();
+    assert!(
+        refused.contains("is damaged, so nothing was imported"),
+        "{refused}"
+    );
+    bytes[at..at + 2].copy_from_slice(b"42");
+    run(&dir, &mcap(&dir, &bytes)).expect("it is whole");
+}
