@@ -490,6 +490,52 @@ fn every_damaged_file_of_a_backup_is_named_and_restores_to_no_hub() {
     archive.restore_as("out", |_| ()).expect("restored");
 }
 
+/// Nobody can say which files belong to a session whose manifest is damaged: all of them are in the backup, and it says so.
+#[test]
+fn parquet_beside_a_damaged_manifest_is_backed_up_and_told() {
+    let archive = Archive::closed();
+    let paths = |dir: &Path| {
+        let found = files_below(&dir.join(Session::dir(&session())));
+        let below = |path: &PathBuf| path.strip_prefix(dir).expect("below").to_owned();
+        let found = found.iter().map(below).collect::<std::collections::BTreeSet<_>>();
+        found
+    };
+    let spec = || BackupSpec {
+        to: archive.beside("backups"),
+        ..BackupSpec::default()
+    };
+    let manifest = archive.dir().join(Session::dir(&session())).join("manifest.json");
+    let whole = std::fs::read(&manifest).expect("a manifest");
+    for left in [Some(300), None] {
+        match left {
+            Some(bytes) => std::fs::write(&manifest, &whole[..bytes]).expect("damaged"),
+            None => std::fs::remove_file(&manifest).expect("gone"),
+        }
+        let Kept::Taken(taken) = archive.keep(KeepRequest::Backup(spec())) else {
+            panic!("another answer");
+        };
+        assert!(
+            matches!(&taken.problems[..], [one] if one.contains("manifest.json")),
+            "{:?}",
+            taken.problems
+        );
+        let out = archive.beside("out");
+        archive
+            .restore_as("out", |spec| spec.with_faults = true)
+            .expect("what there is");
+        let parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+        let there = |dir: &Path| paths(dir).into_iter().filter(parquet).collect::<Vec<_>>();
+        assert!(
+            there(&out)
+                .iter()
+                .any(|path| path.ends_with("part-g0001-000000.parquet"))
+        );
+        assert_eq!(there(&out), there(&archive.dir()));
+        std::fs::remove_dir_all(&out).expect("ours");
+        archive.kernel.advance(DAY_NS);
+    }
+}
+
 /// Every file below a folder.
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -7,7 +7,7 @@ mod pack;
 mod ro_crate;
 
 use super::crypt::Recipients;
-use super::gather::{Found, From, gather};
+use super::gather::{Found, From, Gathered, gather};
 use super::objects::{In, Out};
 use super::taking::Room;
 use super::{BackupError, made_folder, sync_all};
@@ -246,7 +246,7 @@ fn fill(
     at: &At<'_>,
     mut pack: Pack<'_>,
 ) -> Result<Option<Packed>, BackupError> {
-    let Some(files) = gather(store, session)? else {
+    let Some(Gathered { files, .. }) = gather(store, session)? else {
         return Ok(None);
     };
     let disk = &**store.disk();

@@ -28,6 +28,14 @@ pub(super) struct Found {
     pub at_rest: bool,
 }
 
+/// The files of a session.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub files: Vec<Found>,
+    /// Why nobody can say which published files belong together; all that there are are among the files then.
+    pub unnamed: Option<String>,
+}
+
 /// Where a file's bytes are.
 #[derive(Debug)]
 pub(super) enum From {
@@ -42,7 +50,7 @@ const SMALL_BYTES_MAX: u64 = 256 << 20;
 const DEPTH_MAX: usize = 16;
 
 /// Lists what belongs to a session now. None while a publication is under way: again a moment later.
-pub(super) fn gather(store: &Store, session: &Session) -> Result<Option<Vec<Found>>, BackupError> {
+pub(super) fn gather(store: &Store, session: &Session) -> Result<Option<Gathered>, BackupError> {
     let disk = &**store.disk();
     let dir = Session::dir(&session.id);
     if exists(disk, &dir.join("publish.json"))? {
@@ -55,10 +63,19 @@ pub(super) fn gather(store: &Store, session: &Session) -> Result<Option<Vec<Foun
         false => None,
     };
     let parsed = match manifest.as_ref().map(|found| &found.from) {
-        Some(From::Memory(bytes)) => serde_json::from_slice::<Manifest>(bytes).ok(),
-        _ => None,
+        Some(From::Memory(bytes)) => serde_json::from_slice::<Manifest>(bytes).map_err(|why| why.to_string()),
+        _ => Err("it is gone".to_owned()),
     };
     let facts = parsed.as_ref().map(Facts::of).unwrap_or_default();
+    // Before the first seal there is none.
+    let is_due = manifest.is_some() || session.generation > 0;
+    let unnamed = parsed.err().filter(|_| is_due).map(|why| {
+        format!(
+            "{}: {why}; nobody can say which files of streams/ belong to the session, and all of them are in the backup as \
+             they are; see `marey verify`",
+            disk.describe(&dir.join("manifest.json")).display()
+        )
+    });
     files.extend(manifest);
     let media = match exists(disk, &dir.join(MEDIA))? {
         true => Some(small(disk, &dir.join(MEDIA))?),
@@ -73,18 +90,19 @@ pub(super) fn gather(store: &Store, session: &Session) -> Result<Option<Vec<Foun
     files.extend(media);
     for path in rest {
         let Some(name) = below(&dir, &path) else { continue };
+        let is_named = facts.published.contains_key(&name);
         let is_part = name.starts_with("streams/");
         // A part that the manifest does not name belongs to the generation after it, or to nothing.
         if name == "session.json"
             || name == "manifest.json"
             || name == MEDIA
-            || (is_part && !facts.published.contains_key(&name))
+            || (is_part && !is_named && unnamed.is_none())
         {
             continue;
         }
         files.push(Found {
             content: facts.published.get(&name).cloned(),
-            at_rest: is_part,
+            at_rest: is_part && is_named,
             path: text(&path)?,
             from: From::Disk(path),
         });
@@ -103,7 +121,7 @@ pub(super) fn gather(store: &Store, session: &Session) -> Result<Option<Vec<Foun
             from: From::Disk(at_rest.path),
         });
     }
-    Ok(Some(files))
+    Ok(Some(Gathered { files, unnamed }))
 }
 
 /// The names of the files below `media/` that a list of media has.

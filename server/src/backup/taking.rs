@@ -4,7 +4,7 @@
 
 use super::BackupError;
 use super::crypt::Recipients;
-use super::gather::{Found, From, exists, gather, small};
+use super::gather::{Found, From, Gathered, exists, gather, small};
 use super::layout::{Catalogue, FileFact, IDENTITY, IdentityLine, Manifest, ObjectFact, Part, VERSION};
 use super::objects::{Content, In, Objects, content_of, hash};
 use super::take::{PartTaken, Taken};
@@ -161,7 +161,7 @@ impl Taking<'_> {
     fn session(&mut self, growing: &mut Growing, session: &Session) -> Result<(), BackupError> {
         let mut last_try = Vec::new();
         for _ in 0..TRIES {
-            let Some(files) = gather(self.store, session)? else {
+            let Some(Gathered { files, unnamed }) = gather(self.store, session)? else {
                 std::thread::sleep(PAUSE);
                 continue;
             };
@@ -174,11 +174,16 @@ impl Taking<'_> {
                 }
             }
             if others.is_empty() {
+                if let Some(why) = unnamed {
+                    self.without.push(session.id.clone());
+                    self.taken.problems.push(why);
+                }
                 return self.add(growing, stored);
             }
             if others == last_try {
                 // Twice the same, so it is no publication that we met: it is damage, and worth more than nothing.
                 self.without.push(session.id.clone());
+                self.taken.problems.extend(unnamed);
                 return self.damaged(growing, &files, &others);
             }
             last_try = others;

@@ -130,7 +130,7 @@ fn media_that_are_listed_and_gone_are_missed_in_a_backup() {
     upload.append(b"abc").expect("taken");
     upload.finish("video/mp4", 2).expect("stored");
     let session = hub.store.session(&walk()).expect("there");
-    let found = gather(&hub.store, &session).expect("read").expect("quiet");
+    let found = gather(&hub.store, &session).expect("read").expect("quiet").files;
     let at = |name: &str| {
         let path = Session::dir(&walk()).join(name);
         let path = path.to_str().expect("UTF-8");
