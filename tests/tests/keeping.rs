@@ -490,6 +490,113 @@ fn every_damaged_file_of_a_backup_is_named_and_restores_to_no_hub() {
     archive.restore_as("out", |_| ()).expect("restored");
 }
 
+/// `--with-faults` gives out what there is, whatever object of a study is damaged or gone, and names the file and the object.
+#[test]
+fn what_can_be_read_of_a_damaged_backup_is_given_out_with_its_faults() {
+    let archive = Archive::closed();
+    let taken = archive.backup();
+    let backups = archive.beside("backups");
+    let manifest = std::fs::read(
+        backups
+            .join("snapshots")
+            .join(&taken.snapshot)
+            .join("study=default.json"),
+    );
+    // Its second line is a hash of the first.
+    let manifest = String::from_utf8(manifest.expect("a manifest")).expect("text");
+    let manifest: serde_json::Value =
+        serde_json::from_str(manifest.lines().next().expect("a line")).expect("JSON");
+    let name = manifest["catalogue"].as_str().expect("a name").to_owned();
+    let catalogue = backups.join("objects").join(&name[..2]).join(&name);
+    let catalogue: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(catalogue).expect("a catalogue")).expect("JSON");
+    let files = catalogue["files"].as_array().expect("files");
+    assert!(files.len() > 8, "{files:?}");
+    for (number, file) in files.iter().enumerate() {
+        let text = |key: &str| file[key].as_str().expect("text").to_owned();
+        let (path, name) = (text("path"), text("object"));
+        let at = backups.join("objects").join(&name[..2]).join(&name);
+        let whole = std::fs::read(&at).expect("an object");
+        let mut flipped = whole.clone();
+        let middle = whole.len() / 2;
+        flipped[middle] ^= 4;
+        let damages = [Some(flipped), Some(whole[..middle].to_vec()), None];
+        // Each opens and verifies a hub: one kind of damage each, and every kind of a log.
+        let is_log = path.contains("/logs/");
+        let damages = damages
+            .iter()
+            .enumerate()
+            .filter(|(kind, _)| is_log || number % 3 == *kind);
+        for (kind, damage) in damages {
+            // Not the hub's own file where this is another name of it.
+            std::fs::remove_file(&at).expect("ours");
+            if let Some(bytes) = damage {
+                std::fs::write(&at, bytes).expect("damaged");
+            }
+            let refused = archive
+                .restore_as("out", |_| ())
+                .expect_err("damaged")
+                .to_string();
+            assert!(
+                refused.contains(&name) && refused.contains("--with-faults"),
+                "{path}: {refused}"
+            );
+            let restored = archive
+                .restore_as("out", |spec| spec.with_faults = true)
+                .unwrap_or_else(|why| panic!("{path}, damage {kind}: {why}"));
+            let named = |fault: &String| fault.starts_with(&path) && fault.contains(&name);
+            assert_eq!(
+                restored.faults.iter().filter(|fault| named(fault)).count(),
+                1,
+                "{restored:?}"
+            );
+            let out = archive.beside("out");
+            assert_eq!(
+                out.join(&path).exists(),
+                damage.is_some() || path.ends_with("LOCK"),
+                "{path}, damage {kind}"
+            );
+            std::fs::remove_dir_all(&out).expect("ours");
+            std::fs::remove_file(&at).ok();
+            std::fs::write(&at, &whole).expect("mended");
+        }
+    }
+    // What lists the files of a study is gone: the hub without it.
+    let at = backups.join("objects").join(&name[..2]).join(&name);
+    std::fs::remove_file(&at).expect("ours");
+    assert!(archive.restore_as("out", |_| ()).is_err());
+    let restored = archive
+        .restore_as("out", |spec| spec.with_faults = true)
+        .expect("the rest");
+    assert!(
+        restored.sessions == 0 && restored.faults[0].starts_with("study=default: "),
+        "{restored:?}"
+    );
+}
+
+#[test]
+fn a_hub_is_restored_beside_its_backups_and_into_a_folder() {
+    let archive = Archive::closed();
+    archive.backup();
+    let below = || {
+        std::fs::read_dir(archive.beside("backups"))
+            .expect("read")
+            .count()
+    };
+    let before = below();
+    let within = archive
+        .restore_as("backups/new/hub", |_| ())
+        .expect_err("within")
+        .to_string();
+    assert!(within.contains("inside of each other"), "{within}");
+    assert_eq!(below(), before, "nothing is made");
+    std::fs::write(archive.beside("letter"), "dear").expect("written");
+    for name in ["letter", "letter/hub"] {
+        let refused = archive.restore_as(name, |_| ()).expect_err("a file").to_string();
+        assert!(refused.contains("letter is a file; name another"), "{refused}");
+    }
+}
+
 /// Nobody can say which files belong to a session whose manifest is damaged: all of them are in the backup, and it says so.
 #[test]
 fn parquet_beside_a_damaged_manifest_is_backed_up_and_told() {

@@ -49,7 +49,7 @@ pub(crate) use take::take;
 use marey_engine::disk::{self, Disk, OpenMode, OsDisk};
 use marey_engine::{OpenError, StorageError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Why nothing was backed up, pruned or restored: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +114,31 @@ impl BackupError {
             what: what.to_string(),
         }
     }
+}
+
+/// Where a folder stands, or will when it is made. Nothing is made yet: a folder that should not be there would be a fault of
+/// whatever it stands in from then on.
+fn place_of(folder: &Path) -> Result<PathBuf, BackupError> {
+    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(folder);
+    let made = folder.strip_prefix(there).unwrap_or(Path::new(""));
+    if made.components().any(|part| part == Component::ParentDir) {
+        let (shown, there) = (folder.display(), there.display());
+        return Err(BackupError::Refused(format!(
+            "{shown} goes back by `..` from what is not there, below {there}; name the folder itself"
+        )));
+    }
+    if there.is_file() {
+        let (shown, there) = (folder.display(), there.display());
+        return Err(BackupError::Refused(format!(
+            "{shown} can be no folder, since {there} is a file; name another"
+        )));
+    }
+    Ok(real(there)?.join(made))
+}
+
+fn real(path: &Path) -> Result<PathBuf, BackupError> {
+    path.canonicalize()
+        .map_err(|error| BackupError::file("looking at", path, &error))
 }
 
 /// A folder of the system that is made if it is not there, with those above it.

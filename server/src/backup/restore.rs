@@ -16,8 +16,8 @@ use super::folder::{catalogue, no_snapshot, open, read_object};
 use super::layout::{
     Catalogue, FileFact, IDENTITY, IdentityLine, Manifest, Part, checked_path, snapshot_name, snapshots,
 };
-use super::objects::{Content, Objects, Out};
-use super::{BackupError, made_folder, sync_all};
+use super::objects::{Objects, Out};
+use super::{BackupError, made_folder, place_of, real, sync_all};
 use marey_engine::disk::{self, Disk, OpenMode, OsDisk};
 use marey_engine::salvage::{Source, VerifyOptions, verify};
 use marey_engine::time::HubClock;
@@ -25,6 +25,7 @@ use marey_engine::{Actor, AuditEvent, IdentityEntry, Options, Store};
 use marey_format::types::unhex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -83,6 +84,7 @@ pub fn restore(
     clock: Arc<dyn HubClock>,
     progress: &mut dyn FnMut(String),
 ) -> Result<Restored, BackupError> {
+    check_place(spec)?;
     if let Some(restored) = finish_earlier(spec)? {
         progress("an earlier restore was verified and cut off; it is put in place".into());
         return Ok(restored);
@@ -105,8 +107,22 @@ pub fn restore(
         has_ca: false,
     };
     for part in &parts {
-        let manifest = Manifest::read(&from, &snapshot, part)?;
-        match catalogue(&objects, &manifest, &spec.identities)? {
+        let read = Manifest::read(&from, &snapshot, part);
+        let opened = read.and_then(|manifest| {
+            let catalogue = catalogue(&objects, &manifest, &spec.identities)?;
+            Ok((manifest, catalogue))
+        });
+        let (manifest, catalogue) = match opened {
+            Ok(opened) => opened,
+            Err(error) if spec.with_faults && *part != Part::Hub => {
+                restored.faults.push(format!(
+                    "{part}: nothing of it is restored, since what lists its files can't be read: {error}"
+                ));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match catalogue {
             Some(catalogue) => {
                 restored.parts.push(part.to_string());
                 chosen.push((manifest, catalogue));
@@ -129,9 +145,28 @@ pub fn restore(
     for (manifest, catalogue) in &chosen {
         progress(format!("{}: {} files", manifest.part, catalogue.files.len()));
         for file in &catalogue.files {
-            put(&stage, &objects, manifest, file, &spec.identities)?;
-            restored.files += 1;
-            restored.bytes += file.bytes;
+            let put = put(&stage, &objects, manifest, file, &spec.identities)?;
+            restored.files += u64::from(put.bytes.is_some());
+            restored.bytes += put.bytes.unwrap_or_default();
+            match put.fault {
+                None => {}
+                // Without what it says of itself no part of it is a hub.
+                Some(fault) if spec.with_faults && manifest.part != Part::Hub => {
+                    restored.faults.push(format!("{}: {fault}", file.path));
+                }
+                Some(fault) => {
+                    return Err(BackupError::damaged(
+                        stage.describe(Path::new(&file.path)),
+                        format!(
+                            "{fault}; `marey backup verify` says what else is damaged; restore another snapshot{}",
+                            match manifest.part {
+                                Part::Hub => "",
+                                Part::Study(_) => ", or --with-faults for what there is",
+                            }
+                        ),
+                    ));
+                }
+            }
         }
     }
     sync_all(&stage)?;
@@ -169,6 +204,20 @@ pub fn restore(
     hand_over(&spec.to, &restored)?;
     give_out(&spec.to)?;
     Ok(restored)
+}
+
+/// The hub stands apart from its backups: whoever copies or removes these must not meet it.
+fn check_place(spec: &RestoreSpec) -> Result<(), BackupError> {
+    let to = place_of(&spec.to)?;
+    // Where it is not there, whoever opens it says so.
+    match real(&spec.from) {
+        Ok(from) if to.starts_with(&from) || from.starts_with(&to) => Err(BackupError::Refused(format!(
+            "{} and the folder of backups {} lie inside of each other; name another",
+            to.display(),
+            from.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn choose(from: &OsDisk, spec: &RestoreSpec, now_utc_ns: i64) -> Result<(String, Vec<Part>), BackupError> {
@@ -251,16 +300,28 @@ fn prepare(spec: &RestoreSpec, chosen: &[(Manifest, Catalogue)]) -> Result<OsDis
 /// Room for journal and databases.
 const ROOM_BESIDE_BYTES: u64 = 128 << 20;
 
-/// Writes one file, and checks what it wrote.
+/// What became of one file.
+struct Put {
+    /// That stand there; none where nothing of it could be read.
+    bytes: Option<u64>,
+    /// How its object is not what was backed up.
+    fault: Option<String>,
+}
+
+/// Writes one file, and checks what it wrote. An error is of the folder that is made; what is wrong with an object is a fault.
 fn put(
     stage: &OsDisk,
     objects: &Objects<'_>,
     manifest: &Manifest,
     file: &FileFact,
     identities: &Identities,
-) -> Result<(), BackupError> {
-    let path = checked_path(&manifest.part, &file.path)
-        .ok_or_else(|| BackupError::damaged(&file.path, "no path of a file of a hub"))?;
+) -> Result<Put, BackupError> {
+    let Some(path) = checked_path(&manifest.part, &file.path) else {
+        return Ok(Put {
+            bytes: None,
+            fault: Some("no path of a file of a hub; it is left out".to_owned()),
+        });
+    };
     let failed = |action: &'static str| {
         let path = &path;
         move |error: std::io::Error| BackupError::file(action, stage.describe(path), &error)
@@ -268,29 +329,63 @@ fn put(
     let dir = path.parent().unwrap_or(Path::new(""));
     make_dirs(stage, dir)?;
     let opened = stage.open(&path, OpenMode::CreateNew).map_err(failed("making"))?;
-    let mut to = Out::new(opened);
-    let Some(content) = read_object(objects, &file.object, identities, &mut to)? else {
-        return Err(BackupError::Crypt(format!(
-            "the key of {} does not open {}",
-            manifest.part, file.object
-        )));
+    let mut to = Told {
+        to: Out::new(opened),
+        failed: None,
     };
-    let (written, ..) = to.finish().map_err(failed("writing"))?;
+    let read = read_object(objects, &file.object, identities, &mut to);
+    if let Some(error) = to.failed {
+        return Err(failed("writing")(error));
+    }
+    let (written, bytes, blake3) = to.to.finish().map_err(failed("writing"))?;
     written.sync().map_err(failed("syncing"))?;
-    let said = Content {
-        bytes: file.bytes,
-        blake3: file.blake3.clone(),
+    let object = &file.object;
+    let why = match read {
+        Ok(Some(_)) if bytes == file.bytes && blake3 == file.blake3 => {
+            return Ok(Put {
+                bytes: Some(bytes),
+                fault: None,
+            });
+        }
+        Ok(Some(_)) => format!(
+            "object {object} gives {bytes} bytes with BLAKE3 {blake3}, and {} bytes with {} were backed up",
+            file.bytes, file.blake3
+        ),
+        Ok(None) => format!("object {object} is not opened by the key of {}", manifest.part),
+        Err(error) => format!("object {object} can't be read: {error}"),
     };
-    match content == said {
-        true => Ok(()),
-        false => Err(BackupError::damaged(
-            stage.describe(&path),
-            format!(
-                "object {} gives {} bytes with BLAKE3 {}, and {} bytes with {} were backed up; `marey backup verify` says \
-                 what else is damaged; restore another snapshot",
-                file.object, content.bytes, content.blake3, said.bytes, said.blake3
-            ),
-        )),
+    // Frames of a log are known by their own checksums, so that the beginning of one is worth something.
+    if bytes > 0 {
+        return Ok(Put {
+            bytes: Some(bytes),
+            fault: Some(why),
+        });
+    }
+    drop(written);
+    stage.remove_file(&path).map_err(failed("removing"))?;
+    Ok(Put {
+        bytes: None,
+        fault: Some(format!("{why}; it is left out")),
+    })
+}
+
+/// Remembers what failed in writing, which is no fault of what is read.
+struct Told {
+    to: Out,
+    failed: Option<std::io::Error>,
+}
+
+impl Write for Told {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.to.write(bytes).map_err(|error| {
+            let kind = error.kind();
+            self.failed = Some(error);
+            kind.into()
+        })
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

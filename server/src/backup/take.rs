@@ -19,14 +19,14 @@ use super::layout::{
 };
 use super::objects::Objects;
 use super::taking::{Growing, Room, Taking};
-use super::{BackupError, made_folder, make_private};
+use super::{BackupError, made_folder, make_private, place_of, real};
 use crate::keeping;
 use marey_engine::Store;
 use marey_engine::disk::{self, Disk, OsDisk};
 use marey_format::types::hex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// What is to be backed up, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,20 +147,7 @@ fn prepare(store: &Store, hub_dir: &Path, to: &Path) -> Result<OsDisk, BackupErr
             "{shown} is no absolute path; the hub may stand elsewhere than you do"
         )));
     }
-    let real = |path: &Path| {
-        path.canonicalize()
-            .map_err(|error| BackupError::file("looking at", path, &error))
-    };
-    // Before it is made: a folder that should not be there would be a fault of the hub from then on.
-    let there = to.ancestors().find(|path| path.exists()).unwrap_or(to);
-    let made = to.strip_prefix(there).unwrap_or(Path::new(""));
-    if made.components().any(|part| part == Component::ParentDir) {
-        let (shown, there) = (to.display(), there.display());
-        return Err(BackupError::Refused(format!(
-            "{shown} goes back by `..` from what is not there, below {there}; name the folder itself"
-        )));
-    }
-    let (at, hub) = (real(there)?.join(made), real(hub_dir)?);
+    let (at, hub) = (place_of(to)?, real(hub_dir)?);
     if at.starts_with(&hub) || hub.starts_with(&at) {
         let (at, hub) = (at.display(), store.disk().describe(Path::new("")));
         let hub = hub.display();
