@@ -35,6 +35,13 @@ fn say(lab: &Lab, text: &str, more: &[&str]) -> Value {
     process::run(arguments).well().json()
 }
 
+/// Ninety days before now.
+fn long_ago() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now_ns = now.expect("after 1970").as_nanos();
+    (now_ns - 90 * 86_400 * 1_000_000_000).to_string()
+}
+
 /// What pandas, pyarrow and the Python package find, held against what was answered when it was said.
 fn found(dir: &Path, events: &Path, wanted: &[&Value], others: &[[&str; 3]]) {
     let wanted = json!({"annotations": wanted, "others": others}).to_string();
@@ -116,7 +123,7 @@ fn pandas_sees_what_everybody_said_live_and_after_the_fact() {
     let later = say(
         &lab,
         "had slept badly",
-        &["--time-ns", "1795248000123456789", "--device", "phone"],
+        &["--time-ns", &long_ago(), "--device", "phone"],
     );
     let corrected = json!({"text": "lower, \"said\" he", "corrects": live_over_api["n"]});
     let corrected = post(&lab, &corrected);
@@ -162,7 +169,7 @@ fn pandas_sees_what_everybody_said_live_and_after_the_fact() {
     process::run(["receipt", &dir_arg]).well();
 
     // Without a hub it is published by the one who says it.
-    let alone = say(&lab, "coughs", &["--time-ns", "1795248000123456789"]);
+    let alone = say(&lab, "coughs", &["--time-ns", &long_ago()]);
     let alone_too = [all[0], all[1], &alone];
     found(&dir, &events, &alone_too, &label);
     process::run(["verify", "--rebuild", "--dir", hub_arg]).well();

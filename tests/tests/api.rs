@@ -216,11 +216,12 @@ fn a_session_is_led_and_annotated_from_afar() {
         web.post("/api/v1/sessions/a/annotations", RIA, &json!({"text": "a\u{7}b"})),
         422,
     );
-    well(web.post(
-        "/api/v1/sessions/a/annotations",
-        RIA,
-        &json!({"text": "later", "time_ns": "1795248000000000001"}),
-    ));
+    let later = (ns(&anchor["utc_ns"]) - 3_600_000_000_000).to_string();
+    let said = json!({"text": "later", "time_ns": &later});
+    well(web.post("/api/v1/sessions/a/annotations", RIA, &said));
+    // The same rule as at the hub's machine.
+    let seconds = json!({"text": "seconds", "time_ns": "1795381388"});
+    problem(web.post("/api/v1/sessions/a/annotations", RIA, &seconds), 409);
     let page = well(web.get("/api/v1/sessions/a/annotations?limit=1", VIC)).json();
     assert_eq!(page["items"][0]["text"], "walks to the <door>");
     let next = page["next"].as_str().expect("a second page");
@@ -231,7 +232,7 @@ fn a_session_is_led_and_annotated_from_afar() {
     .json();
     assert_eq!(
         (&page["items"][0]["time_ns"], &page["next"]),
-        (&json!("1795248000000000001"), &Value::Null)
+        (&json!(later), &Value::Null)
     );
     well(web.post("/api/v1/sessions/a/stop", RIA, &nothing));
     until("a seal", PATIENCE, || {

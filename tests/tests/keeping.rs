@@ -14,7 +14,7 @@ use marey_server::backup::{
     ArchiveForm, ArchiveSpec, BackupError, BackupSpec, Identities, Lock, Pruned, RestoreSpec, Restored,
     Taken, check, list, new_identity, put_back_ca, restore, save_ca,
 };
-use marey_server::control::{self, ControlError, KeepRequest, Kept, Request, Response};
+use marey_server::control::{self, AnnotationSpec, ControlError, KeepRequest, Kept, Request, Response};
 use marey_server::keeping::{Judged, RuleChange};
 use marey_tests::hub::config;
 use marey_tests::python;
@@ -931,6 +931,65 @@ fn what_changes_something_is_audited_and_what_looks_is_not() {
     let after: Vec<_> = before.iter().copied().chain(["hub.restore"]).collect();
     assert_eq!(actions(&archive.beside("out")), after);
     archive.verified(&archive.beside("out"));
+}
+
+/// What is said of a session is near it, and about what it has.
+#[test]
+fn an_annotation_is_of_its_session() {
+    let archive = Archive::new();
+    let said = |change: &dyn Fn(&mut AnnotationSpec)| {
+        let mut spec = AnnotationSpec {
+            session: session(),
+            time_ns: Some(BEGAN_UTC_NS),
+            duration_s: None,
+            kind: None,
+            text: "coughs".into(),
+            device: None,
+            stream: None,
+            by: "ada".into(),
+            corrects: None,
+            withdraw: false,
+        };
+        change(&mut spec);
+        archive.ask(Request::SessionAnnotate(spec))
+    };
+    let refused = |change: &dyn Fn(&mut AnnotationSpec)| match said(change) {
+        Err(ControlError::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let device = |name: &str| Some(marey_format::DeviceId::new(name).expect("a name"));
+    // In seconds; before 1970; in 2262; a little too early and too late.
+    for time_ns in [
+        BEGAN_UTC_NS / 1_000_000_000,
+        -1,
+        i64::MAX,
+        BEGAN_UTC_NS - 367 * DAY_NS,
+        archive.clock().wall().utc_ns + 25 * DAY_NS / 24,
+    ] {
+        let why = refused(&|spec| spec.time_ns = Some(time_ns));
+        assert!(
+            why.contains("in nanoseconds since 1970 UTC")
+                && why.contains("session walk spans 2026-11-21T22:26:40"),
+            "{why}"
+        );
+    }
+    for (of, stream, what) in [
+        (device("watch"), None, "no device watch"),
+        (None, Some("nosuch@1"), "no stream nosuch@1"),
+        (None, Some("imu@9"), "no stream imu@9"),
+        (device("phone"), Some("imu@9"), "no stream imu@9 of device phone"),
+    ] {
+        let why = refused(&|spec| {
+            spec.device.clone_from(&of);
+            spec.stream = stream.map(str::to_owned);
+        });
+        assert!(why.contains(what) && why.contains("`marey info walk`"), "{why}");
+    }
+    let made = said(&|spec| {
+        spec.time_ns = Some(BEGAN_UTC_NS - 365 * DAY_NS);
+        (spec.device, spec.stream) = (device("phone"), Some("imu@1".into()));
+    });
+    assert!(matches!(made, Ok(Response::Annotated(_))), "{made:?}");
 }
 
 /// Any tar opens it, and what it holds verifies as a session; a study's key closes it.

@@ -3,14 +3,16 @@
 //! It is durable at once, and stands in the next generation: of a session that is published already the hub makes that when
 //! nobody has said more for a while; without a hub it is made here.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use marey_engine::annotation::{self, Annotation, Annotations, NewAnnotation};
-use marey_engine::compact::{Generation, Manifest};
+use marey_engine::compact::{Generation, Manifest, rfc3339};
+use marey_engine::log;
 use marey_engine::time::HubInstant;
 use marey_engine::{Session, SessionState, Store};
 use marey_format::payload::StreamKey;
-use marey_format::{DeviceId, SessionId};
+use marey_format::{DeviceId, HubEpoch, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::verbs::Desk;
@@ -142,6 +144,8 @@ fn write_down(desk: &Desk<'_>, session: &Session, spec: AnnotationSpec) -> Resul
             session.id
         ));
     }
+    check_time(desk.store, session, &spec)?;
+    check_subject(desk, session, &spec)?;
     let disk = &**desk.store.disk();
     let known = annotation::read(disk, &session.id).map_err(|e| text(&e))?;
     let new = new_annotation(desk.store, session, &known, spec)?;
@@ -186,26 +190,131 @@ fn new_annotation(
     })
 }
 
+/// A time that somebody writes is near its session, or it is another unit, or another session.
+fn check_time(store: &Store, session: &Session, spec: &AnnotationSpec) -> Result<(), String> {
+    let Some(time_ns) = spec.time_ns else {
+        return Ok(());
+    };
+    let now = store.clock().wall().utc_ns;
+    let began = session.anchor.map(|anchor| anchor.utc_ns);
+    let ended = session.stopped.and_then(|stopped| {
+        let ended = on_session_time(store, session, stopped.hub_epoch, stopped.hub_ns);
+        ended.ok().flatten()
+    });
+    // By a wall clock that was wrong a session may lie ahead of now.
+    let latest = [began, ended].into_iter().flatten().fold(now, i64::max);
+    let first = began.unwrap_or(now).saturating_sub(BEFORE_NS);
+    if (first..=latest.saturating_add(AHEAD_NS)).contains(&time_ns) {
+        return Ok(());
+    }
+    let shown = |ns: i64| rfc3339(ns.div_euclid(1_000));
+    let spans = match (began, ended) {
+        (None, _) => "has not begun".to_owned(),
+        (Some(began), Some(ended)) => format!("spans {} to {}", shown(began), shown(ended)),
+        (Some(began), None) => format!("began at {}", shown(began)),
+    };
+    Err(format!(
+        "a time of {time_ns} is {}: a time is in nanoseconds since 1970 UTC, no more than 366 days before its session and a day \
+         after now; session {} {spans}",
+        shown(time_ns),
+        session.id
+    ))
+}
+
+/// What an annotation is about is of its session. Where nothing is known of that yet, anything may be.
+fn check_subject(desk: &Desk<'_>, session: &Session, spec: &AnnotationSpec) -> Result<(), String> {
+    if spec.device.is_none() && spec.stream.is_none() {
+        return Ok(());
+    }
+    let disk = &**desk.store.disk();
+    // Who can't read what is published does not know what there is.
+    let Ok(manifest) = Manifest::read(disk, &Session::dir(&session.id)) else {
+        return Ok(());
+    };
+    let mut devices: BTreeSet<DeviceId> = session.roster.iter().flatten().cloned().collect();
+    let mut streams: BTreeSet<(DeviceId, String)> = BTreeSet::new();
+    if let Some(manifest) = manifest {
+        devices.extend(manifest.logs.into_iter().map(|log| log.device));
+        let published = manifest.streams.into_iter();
+        streams.extend(published.map(|stream| (stream.device, stream.stream)));
+    }
+    devices.extend(log::devices(disk, &session.id).map_err(|error| error.to_string())?);
+    for log in desk.store.log_status() {
+        if log.session == session.id {
+            let declared = log.streams.into_keys();
+            streams.extend(declared.map(|stream| (log.device.clone(), stream)));
+            devices.insert(log.device);
+        }
+    }
+    devices.extend(streams.iter().map(|(device, _)| device.clone()));
+    let id = &session.id;
+    if let Some(device) = spec.device.as_ref().filter(|device| !devices.contains(*device)) {
+        let may_come = session.roster.is_none()
+            && !matches!(session.state, SessionState::Sealed | SessionState::Closed)
+            && is_enrolled(desk, device)?;
+        if !devices.is_empty() && !may_come {
+            return Err(format!(
+                "session {id} has no device {device}; `marey info {id}` shows those that it has"
+            ));
+        }
+    }
+    let Some(stream) = &spec.stream else {
+        return Ok(());
+    };
+    let of_it = |of: &DeviceId| spec.device.as_ref().is_none_or(|device| device == of);
+    let mut known = streams.iter().filter(|(of, _)| of_it(of)).peekable();
+    if known.peek().is_none() || known.any(|(_, name)| name == stream) {
+        return Ok(());
+    }
+    let of = spec.device.as_ref();
+    let of = of.map_or(String::new(), |device| format!(" of device {device}"));
+    Err(format!(
+        "session {id} has no stream {stream}{of}; `marey info {id}` shows those that it has"
+    ))
+}
+
+fn is_enrolled(desk: &Desk<'_>, device: &DeviceId) -> Result<bool, String> {
+    let record = desk.registrar.registry().device(device.as_str());
+    record
+        .map(|record| record.is_some())
+        .map_err(|error| error.to_string())
+}
+
 /// A moment of hub time on the session's own time.
 fn session_time(store: &Store, session: &Session, now: HubInstant) -> Result<i64, String> {
-    let unknown = || {
+    on_session_time(store, session, now.epoch, now.ns)?.ok_or_else(|| {
         format!(
             "session {} has no time of this moment; say which one is meant, in nanoseconds UTC",
             session.id
         )
+    })
+}
+
+/// None where nobody knows yet.
+fn on_session_time(
+    store: &Store,
+    session: &Session,
+    epoch: HubEpoch,
+    hub_ns: i64,
+) -> Result<Option<i64>, String> {
+    let Some(anchor) = session.anchor else {
+        return Ok(None);
     };
-    let anchor = session.anchor.ok_or_else(unknown)?;
-    if anchor.hub_epoch == now.epoch {
-        return Ok(anchor.utc_ns.saturating_add(now.ns.saturating_sub(anchor.hub_ns)));
+    if anchor.hub_epoch == epoch {
+        return Ok(Some(
+            anchor.utc_ns.saturating_add(hub_ns.saturating_sub(anchor.hub_ns)),
+        ));
     }
     // The hub was booted since: how its clocks hang together is known when the session is published.
     let manifest = Manifest::read(&**store.disk(), &Session::dir(&session.id)).map_err(|e| e.to_string())?;
     let epochs = manifest.map(|manifest| manifest.hub_epochs).unwrap_or_default();
-    let known = epochs.into_iter().find(|epoch| epoch.hub_epoch == now.epoch);
-    known
-        .map(|epoch| now.ns.saturating_add(epoch.offset_ns))
-        .ok_or_else(unknown)
+    let known = epochs.into_iter().find(|known| known.hub_epoch == epoch);
+    Ok(known.map(|known| hub_ns.saturating_add(known.offset_ns)))
 }
 
+/// How long before its session something may be that is said of it.
+const BEFORE_NS: i64 = 366 * 86_400 * 1_000_000_000;
+/// How far clocks may be apart, and time zones that somebody forgot.
+const AHEAD_NS: i64 = 86_400 * 1_000_000_000;
 const KIND_BYTES_MAX: usize = 32;
 const DURATION_S_MAX: f64 = 1e9;
