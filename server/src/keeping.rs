@@ -466,6 +466,12 @@ pub(crate) fn study_recipients(hub_dir: &Path, study: &str) -> Result<Recipients
     }
 }
 
+/// Whether recipients stand there for a study, readable or not.
+pub(crate) fn has_study_key(hub_dir: &Path, study: &str) -> bool {
+    let stat = |study| OsDisk::new(hub_dir).stat(&recipients_file(study));
+    Part::study(study).is_ok() && stat(study).is_ok_and(|stat| stat.is_some())
+}
+
 /// Studies that have a key of their own.
 pub(crate) fn study_keys(hub_dir: &Path) -> Result<Vec<StudyKey>, BackupError> {
     let disk = OsDisk::new(hub_dir);

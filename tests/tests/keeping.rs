@@ -8,13 +8,15 @@ use marey_engine::salvage::verify_hub;
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{OpenError, Options, Session, SessionState, Store};
-use marey_format::SessionId;
+use marey_format::{SessionId, StudyId};
 use marey_server::HubConfig;
 use marey_server::backup::{
     ArchiveForm, ArchiveSpec, BackupError, BackupSpec, Identities, Lock, Pruned, RestoreSpec, Restored,
     Taken, check, list, new_identity, put_back_ca, restore, save_ca,
 };
-use marey_server::control::{self, AnnotationSpec, ControlError, KeepRequest, Kept, Request, Response};
+use marey_server::control::{
+    self, AnnotationSpec, ControlError, KeepRequest, Kept, PeopleRequest, Request, Response,
+};
 use marey_server::keeping::{Judged, RuleChange};
 use marey_tests::hub::config;
 use marey_tests::python;
@@ -116,6 +118,14 @@ impl Archive {
             Err(ControlError::Refused(why)) => why,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn study(&self, study: &str) {
+        let create = PeopleRequest::StudyCreate {
+            study: StudyId::new(study).expect("a name"),
+            description: String::new(),
+        };
+        self.ask(Request::People(create)).expect("made");
     }
 
     #[track_caller]
@@ -856,10 +866,18 @@ fn a_study_with_a_key_is_encrypted_beside_one_without() {
     store.close().expect("closed");
     drop(store);
     let (_, public) = new_identity("of a study");
-    let set = KeepRequest::SetKey {
-        study: "sleep".into(),
-        recipients: vec![public],
+    let set = |study: &str| KeepRequest::SetKey {
+        study: study.into(),
+        recipients: vec![public.clone()],
     };
+    archive.study("sleep");
+    // A typing error leaves no study in the clear without a word.
+    let refused = archive.refused(set("slepe"));
+    assert!(
+        refused.contains("no study slepe; `marey study create slepe`"),
+        "{refused}"
+    );
+    let set = set("sleep");
     assert!(matches!(archive.keep(set), Kept::Key(_)));
     let taken = archive.backup();
     let parts: Vec<_> = taken

@@ -486,6 +486,24 @@ fn people_are_looked_after_without_a_hub_too_and_mistakes_are_told() {
             .sentence(1)
             .contains("no study typo")
     );
+    // What was meant would stay in the clear, or be kept for ever.
+    let key = folder.path().join("typo.key");
+    let key = key.to_str().expect("UTF-8");
+    for verb in [
+        &["key", "make", "typo", "--out", key][..],
+        &["key", "remove", "typo"],
+        &["retention", "set", "typo", "--keep-logs"],
+    ] {
+        assert!(marey(verb).sentence(1).contains("no study typo"), "{verb:?}");
+        assert!(!Path::new(key).exists(), "{verb:?}");
+    }
+    std::fs::write(key, "another key").expect("written");
+    let taken = marey(&["key", "make", "default", "--out", key]);
+    let taken = taken.sentence(1);
+    assert!(
+        taken.contains("typo.key is there already") && taken.contains("--out"),
+        "{taken}"
+    );
     assert!(
         marey(&["study", "create", "default"])
             .sentence(1)

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::verbs::Desk;
 use crate::backup::{self, ArchiveSpec, Archived, BackupSpec, Pruned, Taken};
 use crate::keeping::{self, Hold, Judged, RuleChange, RuleOf, StudyKey};
+use crate::people::People;
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -187,6 +188,9 @@ fn work(request: &KeepRequest) -> Option<(&'static str, String)> {
 
 fn done(desk: &Desk<'_>, request: KeepRequest, progress: &mut dyn FnMut(String)) -> Result<Kept, String> {
     let store = desk.store;
+    if let KeepRequest::SetRule { study, .. } | KeepRequest::SetKey { study, .. } = &request {
+        must_have_study(desk, &request, study)?;
+    }
     let done = match request {
         KeepRequest::Backup(spec) => backup::take(store, desk.hub_dir, &spec, progress).map(Kept::Taken),
         KeepRequest::Archive(spec) => backup::archive(store, desk.hub_dir, &spec).map(Kept::Archived),
@@ -208,4 +212,17 @@ fn done(desk: &Desk<'_>, request: KeepRequest, progress: &mut dyn FnMut(String))
         KeepRequest::CaCopied { .. } => Ok(Kept::Noted),
     };
     done.map_err(|error| error.to_string())
+}
+
+/// What is set for a study that is not there covers nothing, and the one that was meant stays as it is. What a study was left with
+/// that was never made, or went, can still be taken away.
+fn must_have_study(desk: &Desk<'_>, request: &KeepRequest, study: &str) -> Result<(), String> {
+    if let KeepRequest::SetKey { recipients, .. } = request
+        && recipients.is_empty()
+        && keeping::has_study_key(desk.hub_dir, study)
+    {
+        return Ok(());
+    }
+    let has = People::of(desk.store).must_have_study(study);
+    has.map_err(|error| error.to_string())
 }

@@ -74,7 +74,8 @@ impl People<'_> {
         self.show_study(study)
     }
 
-    /// Whether there is a study of this name: a session that names another would be seen by nobody but admins, for a typing error.
+    /// Whether there is a study of this name: a session that names another would be seen by nobody but admins, and a key or a rule
+    /// of another would cover nothing, for a typing error.
     ///
     /// # Errors
     /// There is none, or it is no name.

@@ -95,5 +95,15 @@ fn write_private(path: &Path, text: &str) -> Result {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    write().map_err(|error: std::io::Error| Failure::fault(format!("writing {}: {error}", path.display())))
+    write().map_err(|error: std::io::Error| {
+        let path = path.display();
+        Failure::fault(match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                format!(
+                    "{path} is there already, and a key is written over nothing; name another file with --out"
+                )
+            }
+            _ => format!("writing {path}: {error}"),
+        })
+    })
 }
