@@ -877,6 +877,15 @@ fn a_study_with_a_key_is_encrypted_beside_one_without() {
         refused.contains("no study slepe; `marey study create slepe`"),
         "{refused}"
     );
+    // What stands there of one that was never made can be taken away.
+    let left = archive.dir().join("keys/study=slepe.recipients");
+    std::fs::create_dir_all(archive.dir().join("keys")).expect("a folder");
+    std::fs::write(&left, &public).expect("written");
+    archive.keep(KeepRequest::SetKey {
+        study: "slepe".into(),
+        recipients: Vec::new(),
+    });
+    assert!(!left.exists());
     let set = set("sleep");
     assert!(matches!(archive.keep(set), Kept::Key(_)));
     let taken = archive.backup();
