@@ -105,7 +105,6 @@ fn every_recipe_runs_on_a_fresh_demo() {
 }
 
 #[test]
-#[ignore = "installs Spark and a Java runtime, 620 MB, and takes minutes; docs/recipes.md says so too"]
 fn the_recipe_for_spark_runs() {
     let folder = tempfile::tempdir().expect("a folder");
     let demo = folder.path().join("marey-demo");

@@ -41,9 +41,13 @@ class Receipt:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.said: dict[str, Any] = _said(path)
-        for key, kind in (("complete", bool), ("streams", list), ("manifest", dict)):
-            if not isinstance(self.said.get(key), kind):
-                raise ValueError(f"{path} is no whole receipt: it says nothing of {key!r}; `marey verify` says what else is wrong")
+        self._says("complete", bool)
+        self._says("streams", list)
+
+    def _says(self, key: str, kind: type) -> Any:
+        if not isinstance(self.said.get(key), kind):
+            raise ValueError(f"{self.path} is no whole receipt: it says nothing of {key!r}; `marey verify` says what else is wrong")
+        return self.said[key]
 
     @property
     def complete(self) -> bool:
@@ -75,13 +79,13 @@ class Receipt:
         """Hashes every file that the receipt speaks of."""
         root, problems, skipped, files = self.path.parent, [], [], 1
         manifest_path = root / "manifest.json"
-        found = _hash(manifest_path)
-        if found != self.said["manifest"]["sha256"]:
+        found, known = _hash(manifest_path), self._says("manifest", dict).get("sha256", "")
+        if found != known:
             newer = [p.name for p in root.glob("receipt-[0-9]*.json") if p.name > self.path.name]
             if newer:
                 skipped.append(f"manifest and files: {max(newer)} speaks of what is published now")
             else:
-                problems.append(f"{manifest_path}: {_what(found, self.said['manifest']['sha256'])}")
+                problems.append(f"{manifest_path}: {_what(found, known)}")
             return Check(self.path, files, problems, skipped)
         manifest = _said(manifest_path)
         parts = [part for stream in manifest["streams"] for part in stream["parts"]]

@@ -123,7 +123,7 @@ class Folder(Session):
         for key in ("complete", "streams", "manifest"):
             file.write_text(json.dumps({other: value for other, value in said.items() if other != key}))
             with self.assertRaisesRegex(ValueError, f"no whole receipt: it says nothing of '{key}'"):
-                self.session().receipt()
+                self.session().receipt().check()
             code, told = self.check()
             self.assertEqual((code, "Traceback" in told), (2, False), told)
 
