@@ -624,8 +624,7 @@ fn parquet_beside_a_damaged_manifest_is_backed_up_and_told() {
     let paths = |dir: &Path| {
         let found = files_below(&dir.join(Session::dir(&session())));
         let below = |path: &PathBuf| path.strip_prefix(dir).expect("below").to_owned();
-        let found = found.iter().map(below).collect::<std::collections::BTreeSet<_>>();
-        found
+        found.iter().map(below).collect::<std::collections::BTreeSet<_>>()
     };
     let spec = || BackupSpec {
         to: archive.beside("backups"),
