@@ -20,6 +20,8 @@ from .recording import NotFound
 ROWS = 16384
 #: Bytes of a chunk, about.
 CHUNK_BYTES = 1 << 20
+#: Bytes of the buffers of all columns, about.
+COLUMNS_BYTES = 16 << 20
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def batches(files: list[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of all parts, which do not overlap and follow each other."""
     for path in files:
         # Without these pyarrow keeps the whole file once it was read.
-        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK_BYTES)
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_share(len(columns)))
         total, rows = 0, max(1, file.metadata.num_rows)
         for at in range(file.metadata.num_row_groups):
             total += file.metadata.row_group(at).total_byte_size
@@ -71,6 +73,11 @@ def batches(files: list[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
         most = min(ROWS, max(1, 8 * CHUNK_BYTES // max(1, width)))
         for group in range(file.num_row_groups):
             yield from file.iter_batches(batch_size=1 << (most.bit_length() - 1), row_groups=[group], columns=columns)
+
+
+def _share(columns: int) -> int:
+    """Bytes of a buffer that each column has one of."""
+    return min(CHUNK_BYTES, max(COLUMNS_BYTES // max(1, columns), 1 << 14))
 
 
 def _width(kind: pa.DataType) -> int:

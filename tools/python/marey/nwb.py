@@ -90,8 +90,10 @@ def export(session: Session, out: str | os.PathLike[str]) -> dict[str, int]:
     before = (session.path / "manifest.json").read_bytes()
     with aside(Path(out)) as name:
         plan = _Plan(session, before)
-        # Chunks are written whole, so that a dataset needs no more of a cache than one; HDF5 would keep 8 MiB for each.
-        with h5py.File(name, "w", rdcc_nbytes=CHUNK_BYTES) as raw, NWBHDF5IO(file=raw, mode="w") as io:
+        # Chunks are written whole, so that a dataset needs no more of a cache than one; HDF5 would keep 8 MiB for each, and a session
+        # may have hundreds.
+        cache = max((filling.chunk_bytes for filling in plan.fillings), default=CHUNK_BYTES)
+        with h5py.File(name, "w", rdcc_nbytes=cache) as raw, NWBHDF5IO(file=raw, mode="w") as io:
             io.write(plan.file)
             for filling in plan.fillings:
                 filling.fill()
@@ -113,6 +115,8 @@ class _Filling:
     #: What reads the files, if not :func:`batches`.
     read: Callable[[Path], Iterator[pa.RecordBatch]] | None = None
     into: list[tuple[Any, Callable[[pa.RecordBatch], Any]]] = field(default_factory=list)
+    #: Of the largest chunk.
+    chunk_bytes: int = 0
 
     def data(self, dtype: Any, shape: tuple[int, ...], values: Callable[[pa.RecordBatch], Any]) -> Any:
         """A dataset, empty until :meth:`fill`."""
@@ -122,6 +126,7 @@ class _Filling:
         width = int(dtype.itemsize * np.prod(shape, dtype=np.int64))
         # A power of two divides a batch, so that no chunk is packed twice.
         chunk = 1 << (min(ROWS, max(1, CHUNK_BYTES // max(1, width))).bit_length() - 1)
+        self.chunk_bytes = max(self.chunk_bytes, chunk * width)
         data = H5DataIO(shape=(self.rows, *shape), maxshape=(None, *shape), dtype=dtype, chunks=(min(chunk, max(1, self.rows)), *shape),
                         compression="gzip", shuffle=dtype.kind in "iuf")
         self.into.append((data, values))
