@@ -279,6 +279,7 @@ fn a_late_sensor_is_caught_and_mistakes_are_told() {
             1,
             "can't be written",
         ),
+        (with(&["--out", "/dev/null"]), 2, "there already"),
     ] {
         assert!(mistake.sentence(code).contains(words), "{words}: {mistake:?}");
     }

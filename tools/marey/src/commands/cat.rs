@@ -110,9 +110,12 @@ const EVENT_COLUMNS: [&str; 10] = [
 ];
 
 fn cat_events(source: &Source, session: &Session, arguments: &Arguments, lines: &mut Lines<'_>) -> Result {
+    let events = events(source, session, &Options::default())?;
     if let Some(wanted) = &arguments.device {
+        // Logs may be retired, and what people said of a device stays.
         let known = source.devices(&session.id)?;
-        if !known.contains(wanted) {
+        let is_named = events.iter().any(|event| event.device.as_ref() == Some(wanted));
+        if !is_named && !known.is_empty() && !known.contains(wanted) {
             let known: Vec<&str> = known.iter().map(DeviceId::as_str).collect();
             let (id, known) = (&session.id, known.join(", "));
             return Err(Failure::fault(format!(
@@ -121,7 +124,7 @@ fn cat_events(source: &Source, session: &Session, arguments: &Arguments, lines: 
         }
     }
     let mut has_head = false;
-    for event in events(source, session, &Options::default())? {
+    for event in events {
         if arguments
             .device
             .as_ref()

@@ -13,6 +13,7 @@ mod plot;
 mod simulate;
 
 use crate::output::{Failure, Output, Result};
+use crate::written;
 use evidence::{Evidence, Moment};
 use marey_engine::clock::{Alignment, Options, align};
 use serde::Serialize;
@@ -155,9 +156,9 @@ fn run_fit(fit: &Fit, output: &Output) -> Result {
     let (rows, report) = aligned(fit)?;
     match &fit.out {
         Some(path) => {
-            let failed = |error| Failure::fault(format!("{} can't be written: {error}", path.display()));
-            let file = std::fs::File::create(path).map_err(failed)?;
-            write(std::io::BufWriter::new(file), &rows).map_err(failed)?;
+            let mut table = Vec::new();
+            write(&mut table, &rows)?;
+            written::write(path, &table, PLACED.as_bytes())?;
         }
         None if report.score.is_none() && !output.is_json() => {
             return match write(std::io::stdout().lock(), &rows) {
@@ -302,8 +303,11 @@ fn percentile(sorted: &[f64]) -> Option<f64> {
         .copied()
 }
 
+/// Columns of the placed times.
+const PLACED: &str = "device_time,hub_time,err_ns,epoch,segment";
+
 fn write(mut to: impl Write, rows: &[Row]) -> std::io::Result<()> {
-    writeln!(to, "device_time,hub_time,err_ns,epoch,segment")?;
+    writeln!(to, "{PLACED}")?;
     for row in rows {
         // Rounded up, so that it still holds; `inf` where nothing is known.
         let err_ns = row.err_ns.ceil();

@@ -17,6 +17,7 @@ use crate::hubdir;
 use crate::output::{Failure, Output, Result};
 use crate::rows::time_text;
 use crate::window::Window;
+use crate::written;
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, TimestampMicrosecondType};
@@ -26,7 +27,7 @@ use marey_engine::read::{Reader, streams};
 use marey_engine::{Options, Session, SessionError, SessionState};
 use marey_format::payload::StreamKey;
 use marey_format::{DeviceId, SessionId};
-use report::{LeftOut, StreamReport, csv, report, show, tenth};
+use report::{COLUMNS, LeftOut, StreamReport, csv, report, show, tenth};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -114,8 +115,7 @@ pub fn run(check: Check, dir: Option<PathBuf>, output: &Output) -> Result {
     published.in_window(&looked)?;
     let report = report(&check, &published, looked, left_out);
     if let Some(path) = &check.out {
-        std::fs::write(path, csv(&report))
-            .map_err(|error| Failure::fault(format!("{} can't be written: {error}", path.display())))?;
+        written::write(path, csv(&report).as_bytes(), COLUMNS.as_bytes())?;
     }
     output.result(&report, show)?;
     match report.explained {

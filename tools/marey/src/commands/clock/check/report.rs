@@ -257,8 +257,11 @@ impl Report {
     }
 }
 
+/// Columns of the table of events.
+pub(super) const COLUMNS: &str = "a,b,time,residual_us,bound_us,resolution_us,likeness,by,verdict\n";
+
 pub(super) fn csv(report: &Report) -> String {
-    let mut csv = "a,b,time,residual_us,bound_us,resolution_us,likeness,by,verdict\n".to_owned();
+    let mut csv = COLUMNS.to_owned();
     for pair in &report.pairs {
         for event in &pair.events {
             let bound = event
