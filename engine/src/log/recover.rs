@@ -18,7 +18,7 @@ use crate::time::HubInstant;
 use marey_format::frame::{Frame, Kind};
 use marey_format::log::{Predecessor, SEGMENT_HEADER_BYTES};
 use marey_format::payload::Checkpoint;
-use marey_format::{DeviceId, SessionId};
+use marey_format::{DeviceId, EpochId, Seed, SessionId};
 
 /// Frames that the journal holds for a log.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ pub(crate) fn recover(
         if let (Some(_), Some(data_bytes)) = (&summary.index, summary.sealed_bytes)
             && !unproven
             && counts_whole
-            && take_index(disk, summary, &mut applier.state)?
+            && take_index(disk, summary, (device, session), &mut applier.state)?
         {
             predecessor = match is_tail && found.crashed {
                 // The footer proves the frames and not itself: the crash may have come between its write and its sync.
@@ -189,8 +189,13 @@ pub(crate) fn recover(
 }
 
 /// Takes a sealed segment from its index: data frames by their rows, all else by reading it. False, with the state as
-/// it was, if rows and frames do not fit.
-fn take_index(disk: &dyn Disk, summary: &SegmentSummary, state: &mut LogState) -> Result<bool, StorageError> {
+/// it was, if rows and frames do not fit, or if a frame that is read is not what it was.
+fn take_index(
+    disk: &dyn Disk,
+    summary: &SegmentSummary,
+    (device, session): (&DeviceId, &SessionId),
+    state: &mut LogState,
+) -> Result<bool, StorageError> {
     let io = |error| StorageError::io("reading", disk.describe(&summary.path), error);
     let file = disk.open(&summary.path, OpenMode::Read).map_err(io)?;
     let mut after = state.clone();
@@ -205,9 +210,18 @@ fn take_index(disk: &dyn Disk, summary: &SegmentSummary, state: &mut LogState) -
             Some(judged) => Some(judged),
             None => {
                 let epoch = (row.epoch != u32::MAX).then_some(row.epoch);
+                // The hub goes on by what these frames say, so their bytes are held against their checksums.
+                let id = match epoch {
+                    Some(epoch) => after.epochs().get(epoch as usize).map(|epoch| epoch.id),
+                    None => Some(EpochId::HUB),
+                };
                 match super::read_frame(&*file, u64::from(row.offset), row.length, row.crc, &mut buffer) {
-                    Ok(frame) => after.inspect(&frame, epoch, row.offset).ok(),
-                    Err(_) => None,
+                    Ok(frame)
+                        if id.is_some_and(|id| frame.verify(Seed::new(device, session, &id)).is_ok()) =>
+                    {
+                        after.inspect(&frame, epoch, row.offset).ok()
+                    }
+                    _ => None,
                 }
             }
         };

@@ -105,6 +105,24 @@ fn a_log_that_ends_below_what_the_journal_proves_is_damaged() {
 }
 
 #[test]
+fn a_hub_that_opens_goes_on_by_no_frame_that_has_rotted() {
+    let disk = record(End::Closed, 9);
+    for (path, bytes) in log_files(&disk) {
+        for at in (0..bytes.len()).step_by(3) {
+            let damaged = disk.snapshot();
+            damaged.damage(&path, |bytes| bytes[at] ^= 0x10).unwrap();
+            let kernel = SimulatedKernel::new(1, 1_700_000_100_000_000_000);
+            let shared: Arc<dyn Disk> = Arc::new(damaged);
+            let (store, _) = Store::open(shared, kernel.hub_clock(), options()).unwrap();
+            for log in store.log_status() {
+                let named = log.streams.keys().all(|stream| stream == "imu@1");
+                assert!(named && log.epochs <= 2, "{} byte {at}: {log:?}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_journal_with_one_block_left_is_read() {
     let disk = record(End::Killed, 3);
     let truth = frames_of(&disk);

@@ -5,6 +5,7 @@ mod hubs;
 mod lies;
 mod random;
 mod refills;
+mod reports;
 mod segments;
 
 use super::inventory::{Inventory, Key};

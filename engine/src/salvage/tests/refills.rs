@@ -10,7 +10,7 @@ fn bytes_of(disk: &MemoryDisk, known: &Known) -> Vec<u8> {
 }
 
 /// A recording of which the hub found two frames of the first epoch damaged, and got them again after later ones.
-fn refilled() -> (MemoryDisk, BTreeMap<(u32, u8, u64), Known>) {
+pub(super) fn refilled() -> (MemoryDisk, BTreeMap<(u32, u8, u64), Known>) {
     let disk = record(End::Closed, 9);
     let truth = frames_of(&disk);
     let again: Vec<Vec<u8>> = [2, 5]

@@ -1,0 +1,460 @@
+//! What is reported of many kinds of harm, to the letter. The other tests hold that nothing is lost in silence; this one
+//! that the places, numbers and causes are the right ones, and stay so. `reports.txt` and `openings.txt` were read by people; after
+//! a change that is meant to change them, `MAREY_BLESS=1 cargo test -p marey-engine --lib reports` writes them again, and
+//! the difference is to be read.
+
+use super::*;
+use crate::log::{Fault as LogFault, FaultKind as LogFaultKind};
+use std::fmt::Write;
+
+/// Lines, and the sentences in them by number, so that a line stays short.
+struct Book {
+    name: &'static str,
+    expected: std::str::Lines<'static>,
+    /// To be written in place of the file that is there.
+    blessed: Option<String>,
+    lines: usize,
+    causes: Vec<String>,
+    /// What the last reports have in common: kind of harm, first and last offset, report.
+    run: Option<(String, usize, usize, String)>,
+}
+
+impl Book {
+    fn new(name: &'static str, expected: &'static str) -> Self {
+        Self {
+            name,
+            expected: expected.lines(),
+            blessed: std::env::var_os("MAREY_BLESS").map(|_| String::new()),
+            lines: 0,
+            causes: Vec::new(),
+            run: None,
+        }
+    }
+
+    fn cause(&mut self, cause: &str) -> String {
+        let cause = without_checksums(cause);
+        let known = self.causes.iter().position(|known| *known == cause);
+        let number = known.unwrap_or_else(|| {
+            self.causes.push(cause);
+            self.causes.len() - 1
+        });
+        format!("c{number}")
+    }
+
+    fn line(&mut self, line: &str) {
+        self.lines += 1;
+        match &mut self.blessed {
+            Some(text) => writeln!(text, "{line}").unwrap(),
+            None => assert_eq!(
+                Some(line),
+                self.expected.next(),
+                "{}, line {}",
+                self.name,
+                self.lines
+            ),
+        }
+    }
+
+    /// A line of harm at an offset; neighbours with the same report become one.
+    fn at(&mut self, harm: String, offset: usize, report: String) {
+        match &mut self.run {
+            Some((of, _, last, so_far)) if (&*of, &*so_far) == (&harm, &report) => *last = offset,
+            _ => {
+                self.close();
+                self.run = Some((harm, offset, offset, report));
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some((harm, first, last, report)) = self.run.take() {
+            let range = range(first as u64, Some(last as u64));
+            self.line(&format!("  {harm} {range}: {report}"));
+        }
+    }
+
+    fn end(mut self) {
+        self.close();
+        for (number, cause) in std::mem::take(&mut self.causes).iter().enumerate() {
+            self.line(&format!("c{number}: {cause}"));
+        }
+        match self.blessed {
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "a file of the sources, written for people to read"
+            )]
+            Some(text) => {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("src/salvage/tests")
+                    .join(self.name);
+                std::fs::write(path, text).unwrap();
+            }
+            None => assert_eq!(self.expected.next(), None, "{}", self.name),
+        }
+    }
+}
+
+/// Checksums and hashes as `#`: they tell one byte of a frame from another, and nothing of the report.
+fn without_checksums(cause: &str) -> String {
+    let mut text = String::new();
+    for (at, word) in cause.split(' ').enumerate() {
+        let digits = word.trim_matches(|c: char| !c.is_ascii_hexdigit());
+        let hexadecimal = digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        text.push_str(if at == 0 { "" } else { " " });
+        text.push_str(&if hexadecimal {
+            word.replace(digits, "#")
+        } else {
+            word.to_owned()
+        });
+    }
+    text
+}
+
+fn short(path: &Path) -> String {
+    let dir = Session::dir(&session());
+    let path = path
+        .strip_prefix(log_dir())
+        .or_else(|_| path.strip_prefix(dir))
+        .unwrap_or(path);
+    path.display().to_string()
+}
+
+fn range(first: u64, last: Option<u64>) -> String {
+    match last {
+        Some(last) if last == first => first.to_string(),
+        Some(last) => format!("{first}-{last}"),
+        None => format!("{first}-"),
+    }
+}
+
+/// What salvage and verify say of a disk, on one line.
+fn said(disk: &MemoryDisk, book: &mut Book) -> String {
+    let mut text = String::new();
+    let (_, report) = recovered(disk);
+    for log in &report.logs {
+        let (frames, samples, hub) = (log.frames, log.samples, log.hub_frames);
+        write!(
+            text,
+            "{frames} frames; {samples} samples; {hub} of hub; {} from journal; {} segments; {} bytes",
+            log.from_journal, log.segments, log.bytes
+        )
+        .unwrap();
+    }
+    for lost in &report.lost.frames {
+        let (sure, epoch) = (
+            if lost.certain { "" } else { "?" },
+            lost.epoch.map_or(-1, i64::from),
+        );
+        let (file, cause) = (short(&lost.file), book.cause(&lost.cause));
+        let range = range(lost.first, lost.last);
+        write!(
+            text,
+            "; {} {epoch}:{range}{sure} {file}+{} {cause}",
+            lost.lane, lost.offset
+        )
+        .unwrap();
+    }
+    for lost in &report.lost.samples {
+        let sure = if lost.certain { "" } else { "?" };
+        let (file, cause) = (short(&lost.file), book.cause(&lost.cause));
+        let range = range(lost.first, lost.last);
+        write!(
+            text,
+            "; {} {}:{range}{sure} {file}+{} {cause}",
+            lost.stream, lost.epoch, lost.offset
+        )
+        .unwrap();
+    }
+    for lost in &report.lost.bytes {
+        let (file, cause) = (short(&lost.file), book.cause(&lost.cause));
+        write!(text, "; bytes {file}+{}/{} {cause}", lost.offset, lost.bytes).unwrap();
+    }
+    for torn in &report.torn_tails {
+        write!(text, "; torn {}", faulty(torn, book)).unwrap();
+    }
+    for note in &report.notes {
+        write!(text, "; note {}", book.cause(note)).unwrap();
+    }
+    let report = verified(disk);
+    let checked = report.checked;
+    write!(
+        text,
+        " | {}/{} read; {} bytes read; {} frames read; {} samples read; journal {}/{}; {} files; {} rows",
+        checked.sealed_segments,
+        checked.segments,
+        checked.log_bytes,
+        checked.frames,
+        checked.samples,
+        checked.journal_records,
+        checked.journal_frames,
+        checked.parquet_files,
+        checked.parquet_rows
+    )
+    .unwrap();
+    for fault in &report.faults {
+        write!(text, "; {}", faulty(fault, book)).unwrap();
+    }
+    for note in &report.notes {
+        write!(text, "; note {}", book.cause(note)).unwrap();
+    }
+    text
+}
+
+fn faulty(fault: &crate::salvage::Fault, book: &mut Book) -> String {
+    let (offset, bytes) = (
+        fault.offset.map_or(-1, |at| at as i64),
+        fault.bytes.map_or(-1, |at| at as i64),
+    );
+    format!(
+        "{:?} {}+{offset}/{bytes} {}",
+        fault.kind,
+        short(&fault.file),
+        book.cause(&fault.cause)
+    )
+}
+
+fn parts(report: &str) -> impl Iterator<Item = &str> {
+    report
+        .split([';', '|'])
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+}
+
+/// All kinds of harm to a recording; what is said of each stands in the book.
+fn harm_all(
+    name: &str,
+    disk: &MemoryDisk,
+    step: usize,
+    book: &mut Book,
+    said: fn(&MemoryDisk, &mut Book) -> String,
+) {
+    let whole = said(disk, book);
+    book.close();
+    book.line(&format!("{name}: {whole}"));
+    let files: Vec<(PathBuf, Vec<u8>)> = content(disk)
+        .into_iter()
+        .filter(|(path, _)| path.starts_with(log_dir()) || path.starts_with("journal"))
+        .collect();
+    let logs: Vec<&PathBuf> = files
+        .iter()
+        .map(|(path, _)| path)
+        .filter(|path| path.starts_with(log_dir()))
+        .collect();
+    let mut one = |kind: &str, path: &Path, at: usize, harm: &dyn Fn(&MemoryDisk)| {
+        let damaged = disk.snapshot();
+        harm(&damaged);
+        // What is as it would be without harm needs no words.
+        let report = said(&damaged, book);
+        let mut others: Vec<&str> = parts(&whole).collect();
+        let new = parts(&report).filter(|part| {
+            let known = others.iter().position(|other| other == part);
+            known.map(|known| others.remove(known)).is_none()
+        });
+        let mut new = new.collect::<Vec<_>>().join("; ");
+        others.retain(|other| {
+            !other.starts_with(|c: char| c.is_ascii_digit()) && !other.starts_with("journal ")
+        });
+        for gone in others {
+            write!(new, "; not {gone}").unwrap();
+        }
+        book.at(format!("{kind} {}", short(path)), at, new);
+    };
+    for (path, bytes) in &files {
+        let used = bytes
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        // Records of the journal are many times as long as frames.
+        let step = if path.starts_with("journal") {
+            step * 4
+        } else {
+            step
+        };
+        for at in (0..used).step_by(step) {
+            one("flip", path, at, &|disk| {
+                disk.damage(path, |bytes| bytes[at] ^= 0x10).unwrap()
+            });
+        }
+        for at in (0..used).step_by(step * 3) {
+            one("cut", path, at, &|disk| {
+                disk.damage(path, |bytes| bytes.truncate(at)).unwrap()
+            });
+        }
+        for at in (0..used).step_by(768) {
+            one("zeros", path, at, &|disk| {
+                disk.damage(path, |bytes| {
+                    bytes[at..].iter_mut().take(512).for_each(|byte| *byte = 0)
+                })
+                .unwrap();
+            });
+        }
+        // A frame, and the list of frames that says what stood there.
+        for at in (64..used.saturating_sub(200)).step_by(step * 4) {
+            one("flip with its index", path, at, &|disk| {
+                disk.damage(path, |bytes| {
+                    bytes[at] ^= 0x10;
+                    bytes[used - 70] ^= 1;
+                })
+                .unwrap();
+            });
+        }
+        one("remove", path, 0, &|disk| disk.remove_file(path).unwrap());
+    }
+    for (at, path) in logs.iter().enumerate() {
+        for (other_at, other) in logs.iter().enumerate().filter(|(other_at, _)| *other_at != at) {
+            if at.abs_diff(other_at) == 1 {
+                one("copied over the one before or after", path, other_at, &|disk| {
+                    let bytes = disk::read_all(disk, other, u64::MAX).unwrap();
+                    disk.damage(path, |content| *content = bytes).unwrap();
+                });
+                one("both removed", path, other_at, &|disk| {
+                    disk.remove_file(path).unwrap();
+                    disk.remove_file(other).unwrap();
+                });
+            }
+            if at < other_at {
+                one("both flipped in the middle", path, other_at, &|disk| {
+                    for path in [path, other] {
+                        disk.damage(path, |bytes| {
+                            let middle = bytes.len() / 2;
+                            bytes[middle] ^= 4;
+                        })
+                        .unwrap();
+                    }
+                });
+            }
+        }
+        one("this and all after it removed", path, at, &|disk| {
+            logs[at..].iter().for_each(|path| disk.remove_file(path).unwrap());
+        });
+    }
+}
+
+#[test]
+fn reports_of_salvage_are_those_that_were_read() {
+    let mut book = Book::new("reports.txt", include_str!("reports.txt"));
+    harm_all("sealed", &record(End::Sealed, 9), 56, &mut book, said);
+    harm_all("killed", &record(End::Killed, 9), 56, &mut book, said);
+    harm_all("refilled", &refills::refilled().0, 88, &mut book, said);
+    book.end();
+}
+
+/// What a hub says that opens on the disk, tells the device, and publishes.
+fn opened(disk: &MemoryDisk, book: &mut Book) -> String {
+    let mut text = String::new();
+    let disk = disk.snapshot();
+    let kernel = SimulatedKernel::new(1, 1_700_000_100_000_000_000);
+    let (store, report) = match Store::open(Arc::new(disk.clone()), kernel.hub_clock(), options()) {
+        Ok(opened) => opened,
+        Err(error) => return format!("does not open: {}", book.cause(&error.to_string())),
+    };
+    write!(
+        text,
+        "{} records; {} carried; {} logs",
+        report.journal_records, report.frames_carried, report.logs
+    )
+    .unwrap();
+    if report.found_damage() {
+        text.push_str("; damage");
+    }
+    let of_log = |fault: &LogFault, book: &mut Book| {
+        let kind = match fault.kind {
+            LogFaultKind::Damage => "damage",
+            LogFaultKind::TornTail => "torn",
+        };
+        format!(
+            "; {kind} {}+{}/{} {}",
+            short(&fault.path),
+            fault.offset,
+            fault.bytes,
+            book.cause(&fault.why)
+        )
+    };
+    for fault in &report.faults {
+        let fault = of_log(fault, book);
+        text.push_str(&fault);
+    }
+    for (session, device) in &report.orphans {
+        write!(text, "; orphan {session}/{device}").unwrap();
+    }
+    for unreadable in &report.unreadable {
+        write!(text, "; unreadable {}", book.cause(unreadable)).unwrap();
+    }
+    for epoch in [2, 1, 3] {
+        let open = Open {
+            session: session(),
+            epoch: EpochId([epoch; 16]),
+            boot: BootId([9; 16]),
+            highest_ack: Acked { data: 9, live: 2 },
+        };
+        match store.open_log(&device(), &open) {
+            Ok(log) => {
+                let (next, holes, lost) = (log.next, log.holes, log.proven_loss);
+                write!(
+                    text,
+                    "; epoch {epoch}: {} {} holes {:?} {:?} lost {lost:?}",
+                    next.data, next.live, holes.data, holes.live
+                )
+                .unwrap();
+                if !log.recording {
+                    text.push_str(" late");
+                }
+            }
+            Err(error) => write!(text, "; epoch {epoch}: {}", book.cause(&error.to_string())).unwrap(),
+        }
+    }
+    for log in store.log_status() {
+        write!(
+            text,
+            "; {} epochs {} frames {} samples",
+            log.epochs, log.frames, log.samples
+        )
+        .unwrap();
+    }
+    let _ = store.stop_session(&session());
+    match store.seal_session(&session(), &|_| {}) {
+        Ok(sealed) => {
+            let gaps = sealed.compacted.receipt.streams.iter().map(|stream| {
+                format!(
+                    "{} {}/{:?} {} gaps",
+                    stream.stream, stream.parquet, stream.missing, stream.gap_count
+                )
+            });
+            write!(text, "; sealed {}", gaps.collect::<Vec<_>>().join(" ")).unwrap();
+        }
+        Err(error) => write!(text, "; not sealed: {}", book.cause(&error.to_string())).unwrap(),
+    }
+    if let Err(error) = store.close() {
+        write!(text, "; not closed: {}", book.cause(&error.to_string())).unwrap();
+    }
+    drop(store);
+    write!(
+        text,
+        " | {}",
+        log_files(&disk)
+            .iter()
+            .map(|(_, bytes)| bytes.len().to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
+    )
+    .unwrap();
+    let after = verified(&disk);
+    write!(
+        text,
+        " {} frames {} rows",
+        after.checked.frames, after.checked.parquet_rows
+    )
+    .unwrap();
+    for fault in &after.faults {
+        write!(text, "; {}", faulty(fault, book)).unwrap();
+    }
+    text
+}
+
+#[test]
+fn reports_of_openings_are_those_that_were_read() {
+    let mut book = Book::new("openings.txt", include_str!("openings.txt"));
+    harm_all("closed", &record(End::Closed, 9), 104, &mut book, opened);
+    harm_all("killed", &record(End::Killed, 9), 56, &mut book, opened);
+    book.end();
+}
