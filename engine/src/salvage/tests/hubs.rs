@@ -368,10 +368,10 @@ fn what_is_none_of_ours_is_said_in_a_sentence() {
 
 /// A disk that can't read some bytes of one file.
 #[derive(Debug)]
-struct BadSector {
-    disk: MemoryDisk,
-    path: PathBuf,
-    bytes: std::ops::Range<u64>,
+pub(super) struct BadSector {
+    pub disk: MemoryDisk,
+    pub path: PathBuf,
+    pub bytes: std::ops::Range<u64>,
 }
 
 #[derive(Debug)]

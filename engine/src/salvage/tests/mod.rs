@@ -3,6 +3,7 @@
 mod every_byte;
 mod hubs;
 mod lies;
+mod looks;
 mod random;
 mod refills;
 mod reports;

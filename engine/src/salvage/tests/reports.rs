@@ -1,10 +1,11 @@
 //! What is reported of many kinds of harm, to the letter. The other tests hold that nothing is lost in silence; this one
-//! that the places, numbers and causes are the right ones, and stay so. `reports.txt` and `openings.txt` were read by people; after
+//! that the places, numbers and causes are the right ones, and stay so. `reports.txt`, `openings.txt` and `contents.txt` were read by people; after
 //! a change that is meant to change them, `MAREY_BLESS=1 cargo test -p marey-engine --lib reports` writes them again, and
 //! the difference is to be read.
 
 use super::*;
 use crate::log::{Fault as LogFault, FaultKind as LogFaultKind};
+use crate::salvage::{contents, events, published_contents};
 use std::fmt::Write;
 
 /// Lines, and the sentences in them by number, so that a line stays short.
@@ -130,7 +131,7 @@ fn range(first: u64, last: Option<u64>) -> String {
 /// What salvage and verify say of a disk, on one line.
 fn said(disk: &MemoryDisk, book: &mut Book) -> String {
     let mut text = String::new();
-    let (_, report) = recovered(disk);
+    let (copy, report) = recovered(disk);
     for log in &report.logs {
         let (frames, samples, hub) = (log.frames, log.samples, log.hub_frames);
         write!(
@@ -174,6 +175,17 @@ fn said(disk: &MemoryDisk, book: &mut Book) -> String {
     }
     for note in &report.notes {
         write!(text, "; note {}", book.cause(note)).unwrap();
+    }
+    if !report.logs.is_empty() {
+        let copy = verified(&copy);
+        let (segments, frames, samples) = (copy.checked.segments, copy.checked.frames, copy.checked.samples);
+        write!(text, "; copy {segments} with {frames} and {samples}").unwrap();
+        for fault in &copy.faults {
+            write!(text, "; in copy {}", faulty(fault, book)).unwrap();
+        }
+        for note in &copy.notes {
+            write!(text, "; of copy {}", book.cause(note)).unwrap();
+        }
     }
     let report = verified(disk);
     let checked = report.checked;
@@ -251,9 +263,12 @@ fn harm_all(
             known.map(|known| others.remove(known)).is_none()
         });
         let mut new = new.collect::<Vec<_>>().join("; ");
-        others.retain(|other| {
-            !other.starts_with(|c: char| c.is_ascii_digit()) && !other.starts_with("journal ")
-        });
+        // A number that changed stands there as it is now.
+        let about = |part: &str| part.split(' ').take(2).map(str::to_owned).collect::<Vec<_>>();
+        let changed: Vec<_> = new.split("; ").map(about).collect();
+        let is_number =
+            |part: &str| part.starts_with(|c: char| c.is_ascii_digit()) || part.starts_with("journal ");
+        others.retain(|other| !is_number(other) && !changed.contains(&about(other)));
         for gone in others {
             write!(new, "; not {gone}").unwrap();
         }
@@ -333,9 +348,9 @@ fn harm_all(
 #[test]
 fn reports_of_salvage_are_those_that_were_read() {
     let mut book = Book::new("reports.txt", include_str!("reports.txt"));
-    harm_all("sealed", &record(End::Sealed, 9), 56, &mut book, said);
-    harm_all("killed", &record(End::Killed, 9), 56, &mut book, said);
-    harm_all("refilled", &refills::refilled().0, 88, &mut book, said);
+    harm_all("sealed", &record(End::Sealed, 9), 72, &mut book, said);
+    harm_all("killed", &record(End::Killed, 9), 72, &mut book, said);
+    harm_all("refilled", &refills::refilled().0, 168, &mut book, said);
     book.end();
 }
 
@@ -456,5 +471,105 @@ fn reports_of_openings_are_those_that_were_read() {
     let mut book = Book::new("openings.txt", include_str!("openings.txt"));
     harm_all("closed", &record(End::Closed, 9), 104, &mut book, opened);
     harm_all("killed", &record(End::Killed, 9), 56, &mut book, opened);
+    book.end();
+}
+
+/// What `info` says of the session, from its logs and from what is published alone.
+fn told(disk: &MemoryDisk, book: &mut Book) -> String {
+    let mut text = String::new();
+    let (id, source) = (session(), source(disk));
+    let session = Session::read(disk, &Session::dir(&id)).unwrap();
+    let of_logs = contents(&source, &id, Some(&session), &options()).map(Some);
+    for (from, contents) in [
+        ("logs", of_logs),
+        ("published", published_contents(&source, &session)),
+    ] {
+        let contents = match contents {
+            Ok(Some(contents)) => contents,
+            Ok(None) => {
+                write!(text, "; {from}: not all").unwrap();
+                continue;
+            }
+            Err(error) => {
+                write!(text, "; {from}: {}", book.cause(&error.to_string())).unwrap();
+                continue;
+            }
+        };
+        let (generation, complete) = (contents.generation, contents.complete);
+        write!(
+            text,
+            "; {from}: generation {generation} complete {complete:?} late {} faults {} anchor {:?}",
+            contents.late_frames, contents.faults, contents.anchor
+        )
+        .unwrap();
+        for warning in contents
+            .warnings
+            .iter()
+            .chain(&contents.unreadable)
+            .chain(&contents.left_out)
+        {
+            write!(text, "; {from}: {}", book.cause(warning)).unwrap();
+        }
+        for device in &contents.devices {
+            let clock = &device.clock;
+            write!(
+                text,
+                "; {from}: {} epochs {} segments {} bytes {} frames, {} clocks {} segments {} rows {:.3?} ppm",
+                device.epochs,
+                device.segments,
+                device.log_bytes,
+                device.frames,
+                clock.clocks,
+                clock.segments,
+                clock.evidence,
+                clock.drift_ppm
+            )
+            .unwrap();
+            for stream in &device.streams {
+                write!(
+                    text,
+                    "; {from}: {} {:?} {} samples {:?} Hz {:.3?} Hz {:?} to {:?} {} s, {} gaps of {}, bytes {:?} {} bound {:.1?} ended {}",
+                    stream.stream,
+                    stream.fields,
+                    stream.samples,
+                    stream.rate_hz,
+                    stream.measured_hz,
+                    stream.first_time,
+                    stream.last_time,
+                    stream.duration_s,
+                    stream.gaps,
+                    stream.missing,
+                    stream.bytes,
+                    stream.parquet_bytes > 0,
+                    stream.time_err_us_max,
+                    stream.ended
+                )
+                .unwrap();
+            }
+        }
+    }
+    match events(&source, &session, &options()) {
+        Ok(events) => {
+            for event in events {
+                let (device, stream) = (event.device, event.stream);
+                write!(
+                    text,
+                    "; event {} {:?} {} {:?} {stream:?}",
+                    event.time_us, event.time_err_us, event.source, device
+                )
+                .unwrap();
+            }
+        }
+        Err(error) => write!(text, "; no events: {}", book.cause(&error.to_string())).unwrap(),
+    }
+    text
+}
+
+#[test]
+fn what_info_says_is_what_was_read() {
+    let mut book = Book::new("contents.txt", include_str!("contents.txt"));
+    harm_all("sealed", &record(End::Sealed, 9), 480, &mut book, told);
+    harm_all("killed", &record(End::Killed, 9), 480, &mut book, told);
+    harm_all("refilled", &refills::refilled().0, 480, &mut book, told);
     book.end();
 }

@@ -1,0 +1,221 @@
+//! Looking changes nothing, says how far it has come, and what it could not read, each range once.
+
+use super::hubs::BadSector;
+use super::*;
+use crate::disk::OpenMode;
+use crate::salvage::view::View;
+use crate::salvage::{FaultKind, Progress, SalvageError, What};
+use std::io;
+
+#[test]
+fn a_view_refuses_every_change_of_what_it_looks_into() {
+    let disk = record(End::Sealed, 2);
+    let before = content(&disk);
+    let view = View::new(Arc::new(disk.clone()), "", "");
+    let [a, b] = [segment(1), Session::dir(&session()).join("session.json")];
+    let refused =
+        |result: io::Result<()>| assert_eq!(result.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    refused(view.rename(&a, &b));
+    refused(view.exchange(&a, &b));
+    refused(view.hard_link(&a, Path::new("new")));
+    refused(view.remove_file(&a));
+    refused(view.remove_dir_all(&log_dir()));
+    refused(view.create_dir(Path::new("new")));
+    refused(view.open(Path::new("new"), OpenMode::CreateNew).map(drop));
+    refused(view.lock(Path::new("lock")).map(drop));
+    for mode in [OpenMode::Read, OpenMode::ReadWrite] {
+        let file = view.open(&a, mode).unwrap();
+        refused(file.write_at(0, b"new"));
+        refused(file.set_len(0));
+    }
+    assert_eq!(content(&disk), before);
+}
+
+#[test]
+fn a_view_shows_its_mounts_and_hides_what_is_hidden() {
+    let disk = record(End::Sealed, 2);
+    let scratch = MemoryDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let view = View::new(shared, "logs/phone", log_dir()).with_scratch(Arc::new(scratch.clone()));
+    let names = |dir: &str| -> Vec<String> {
+        view.list(Path::new(dir))
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.name)
+            .collect()
+    };
+    assert_eq!(names(""), ["logs"]);
+    assert_eq!(names("logs"), ["phone"]);
+    assert!(names("logs/phone").contains(&"000001.mlog".to_owned()));
+    assert!(
+        view.stat(Path::new("logs"))
+            .unwrap()
+            .is_some_and(|stat| stat.is_dir)
+    );
+    // A name below a file is nothing, as everywhere.
+    assert_eq!(
+        view.stat(Path::new("logs/phone/000001.mlog/below")).unwrap(),
+        None
+    );
+    assert_eq!(
+        view.list(Path::new("elsewhere")).unwrap_err().kind(),
+        io::ErrorKind::NotFound
+    );
+    // What is not mounted goes to the scratch disk.
+    view.create_dir(Path::new("made")).unwrap();
+    let file = view.open(Path::new("made/file"), OpenMode::CreateNew).unwrap();
+    file.write_at(0, b"text").unwrap();
+    view.hard_link(Path::new("made/file"), Path::new("made/other"))
+        .unwrap();
+    view.rename(Path::new("made/other"), Path::new("made/third"))
+        .unwrap();
+    assert_eq!(names("made"), ["file", "third"]);
+    let other = view.open(Path::new("made/other"), OpenMode::CreateNew).unwrap();
+    other.write_at(0, b"words").unwrap();
+    view.exchange(Path::new("made/other"), Path::new("made/file"))
+        .unwrap();
+    assert_eq!(view.stat(Path::new("made/file")).unwrap().unwrap().bytes, 5);
+    view.remove_file(Path::new("made/third")).unwrap();
+    assert_eq!(names("made"), ["file", "other"]);
+    assert!(scratch.stat(Path::new("made/file")).unwrap().is_some());
+    view.remove_dir_all(Path::new("made")).unwrap();
+    assert!(scratch.stat(Path::new("made")).unwrap().is_none());
+    let hidden = View::new(Arc::new(disk), "", "").hide(segment(1));
+    assert_eq!(hidden.stat(&segment(1)).unwrap(), None);
+    assert!(
+        hidden
+            .list(&log_dir())
+            .unwrap()
+            .iter()
+            .all(|entry| entry.name != "000001.mlog")
+    );
+}
+
+#[test]
+fn what_the_disk_refused_is_told_once_and_in_one_piece() {
+    let disk = MemoryDisk::new();
+    let path = PathBuf::from("file");
+    let bytes: Vec<u8> = (0..16_384_u32).map(|at| (at % 251) as u8 + 1).collect();
+    disk.open(&path, OpenMode::CreateNew)
+        .unwrap()
+        .write_at(0, &bytes)
+        .unwrap();
+    let bad: Arc<dyn Disk> = Arc::new(BadSector {
+        disk,
+        path: path.clone(),
+        bytes: 5000..9000,
+    });
+    let view = View::new(bad, "", "");
+    let file = view.open(&path, OpenMode::Read).unwrap();
+    // The disk is asked again for each 4 KiB of what it refused.
+    for (from, length) in [(0, 16_384), (4096, 8192), (6000, 3000), (0, 16_384)] {
+        let mut read = vec![1; length];
+        assert_eq!(file.read_at(from as u64, &mut read).unwrap(), length);
+        for (at, byte) in (from..).zip(read) {
+            let expected = if (4096..12_288).contains(&at) {
+                0
+            } else {
+                bytes[at]
+            };
+            assert_eq!(byte, expected, "byte {at} of {length} from {from}");
+        }
+    }
+    let found = view.unreadable();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        (found[0].path.clone(), found[0].offset, found[0].bytes),
+        (path, 4096, 8192)
+    );
+}
+
+#[test]
+fn progress_counts_the_bytes_of_each_phase() {
+    let progress = Progress::default();
+    assert_eq!(
+        (
+            progress.now().what.as_str(),
+            progress.now().done_bytes,
+            progress.now().bytes
+        ),
+        ("", 0, 0)
+    );
+    progress.count(7);
+    assert_eq!(progress.now().done_bytes, 7);
+    progress.begin("reading", 100);
+    assert_eq!((progress.now().done_bytes, progress.now().bytes), (0, 100));
+    progress.clone().count(40);
+    assert_eq!(
+        (progress.now().what.as_str(), progress.now().done_bytes),
+        ("reading", 40)
+    );
+    progress.count(400);
+    assert_eq!(progress.now().done_bytes, 100, "never more than all of it");
+
+    // Verify and recover tell their phases, with the bytes that they read.
+    let disk = record(End::Sealed, 60);
+    let logs: u64 = log_files(&disk).iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let source = source(&disk);
+    let (seen, steps) = (source.progress(), std::cell::RefCell::new(Vec::new()));
+    let options = VerifyOptions {
+        options: options(),
+        ..VerifyOptions::default()
+    };
+    verify(&source, &options, &|what| {
+        let step = seen.now();
+        assert_eq!((step.what.as_str(), step.done_bytes), (what, 0));
+        steps.borrow_mut().push((step.what, step.bytes));
+    })
+    .unwrap();
+    let steps = steps.into_inner();
+    assert!(
+        steps.contains(&("walk: the log of phone".into(), logs)),
+        "{steps:?} of {logs}"
+    );
+    let published = steps.iter().find(|step| step.0 == "walk: what is published");
+    assert!(published.is_some_and(|step| step.1 > 0), "{steps:?}");
+    let again = super::source(&disk);
+    recover(&again, Arc::new(MemoryDisk::new()), &super::options(), &|_, _| {}).unwrap();
+    let end = again.progress().now();
+    assert!(!end.what.is_empty() && end.done_bytes > 0, "{end:?}");
+}
+
+#[test]
+fn the_kinds_of_faults_have_the_names_that_people_read() {
+    let names = [
+        (FaultKind::Damage, "damage"),
+        (FaultKind::TornTail, "torn tail"),
+        (FaultKind::Meaning, "no meaning"),
+        (FaultKind::Index, "index"),
+        (FaultKind::Journal, "journal"),
+        (FaultKind::Published, "published"),
+        (FaultKind::Rebuild, "rebuild"),
+        (FaultKind::Session, "session"),
+        (FaultKind::Hub, "hub"),
+        (FaultKind::Audit, "audit"),
+        (FaultKind::Added, "added"),
+        (FaultKind::Unreadable, "unreadable"),
+    ];
+    for (kind, name) in names {
+        assert_eq!(kind.as_str(), name);
+    }
+}
+
+#[test]
+fn a_segment_alone_is_known_by_its_header_or_by_its_folder() {
+    let disk = record(End::Sealed, 9);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let of = |path: &Path| Source::on(shared.clone(), path).map(|source| source.what().clone());
+    let expected = |segment| What::Segment {
+        session: session(),
+        device: device(),
+        segment,
+    };
+    assert_eq!(of(&segment(2)).unwrap(), expected(2));
+    // Its neighbours say whose it is, and its name which.
+    disk.damage(&segment(2), |bytes| bytes[20] ^= 1).unwrap();
+    assert_eq!(of(&segment(2)).unwrap(), expected(2));
+    assert!(matches!(
+        of(&segment(2).join("below")),
+        Err(SalvageError::Missing { .. })
+    ));
+}
