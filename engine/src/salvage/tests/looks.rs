@@ -201,6 +201,114 @@ fn the_kinds_of_faults_have_the_names_that_people_read() {
 }
 
 #[test]
+fn a_fault_reads_as_file_place_and_cause() {
+    let fault = |kind, offset, bytes| crate::salvage::Fault {
+        kind,
+        session: None,
+        device: None,
+        file: "a/file".into(),
+        offset,
+        bytes,
+        cause: "why".into(),
+    };
+    let reads = |kind, offset, bytes| fault(kind, offset, bytes).to_string();
+    assert_eq!(
+        reads(FaultKind::Damage, Some(8), Some(4)),
+        "a/file: offset 8: 4 bytes: damage: why"
+    );
+    assert_eq!(
+        reads(FaultKind::TornTail, Some(0), Some(0)),
+        "a/file: offset 0: torn tail: why"
+    );
+    assert_eq!(reads(FaultKind::Published, None, Some(1)), "a/file: 1 bytes: why");
+    assert_eq!(reads(FaultKind::Hub, None, None), "a/file: why");
+    let of_log = crate::log::Fault {
+        kind: crate::log::FaultKind::TornTail,
+        path: "a/file".into(),
+        segment: 1,
+        offset: 8,
+        bytes: 4,
+        why: "why".into(),
+    };
+    assert_eq!(of_log.to_string(), "a/file: torn tail at offset 8, 4 bytes: why");
+}
+
+#[test]
+fn a_hub_takes_up_what_reads_as_a_session_of_its_folder() {
+    let disk = record(End::Closed, 3);
+    let open = |disk: &MemoryDisk| {
+        let kernel = SimulatedKernel::new(1, 1_700_000_100_000_000_000);
+        let (store, report) = Store::open(Arc::new(disk.clone()), kernel.hub_clock(), options()).unwrap();
+        let found: Vec<String> = store
+            .sessions()
+            .into_iter()
+            .map(|session| session.id.to_string())
+            .collect();
+        (found, report.unreadable)
+    };
+    assert_eq!(open(&disk), (vec!["walk".to_owned()], vec![]));
+    // A session that was being made when the end came has a folder and nothing in it.
+    let cut = disk.snapshot();
+    disk::create_dirs(&cut, Path::new("sessions/session=other")).unwrap();
+    disk::create_dirs(&cut, Path::new("sessions/notes")).unwrap();
+    assert_eq!(open(&cut), (vec!["walk".to_owned()], vec![]));
+    // A copy under another name is not that session.
+    let copied = disk.snapshot();
+    copied
+        .rename(&Session::dir(&session()), Path::new("sessions/session=other"))
+        .unwrap();
+    let (found, unreadable) = open(&copied);
+    assert_eq!((found.len(), unreadable.len()), (0, 1), "{unreadable:?}");
+    assert!(unreadable[0].ends_with("holds session walk"), "{unreadable:?}");
+    let torn = disk.snapshot();
+    torn.damage(&Session::dir(&session()).join("session.json"), |bytes| {
+        bytes.truncate(9)
+    })
+    .unwrap();
+    assert_eq!((open(&torn).0.len(), open(&torn).1.len()), (0, 1));
+}
+
+#[test]
+fn only_who_may_record_opens_a_log() {
+    use marey_format::registry::RefusalCode;
+    let disk = MemoryDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk);
+    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
+    Store::init(&shared, [7; 16], &options()).unwrap();
+    assert_eq!(Store::read_hub_id(&*shared).unwrap(), [7; 16]);
+    let (store, _) = Store::open(shared, kernel.hub_clock(), options()).unwrap();
+    let other = SessionId::new("other").unwrap();
+    let open = |session: &SessionId, epoch| {
+        let open = Open {
+            session: session.clone(),
+            epoch: EpochId([epoch; 16]),
+            boot: BootId([9; 16]),
+            highest_ack: Acked { data: 0, live: 0 },
+        };
+        match store.open_log(&device(), &open) {
+            Ok(_) => None,
+            Err(crate::LogOpenError::Refused(refusal)) => Some(refusal.code),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(open(&session(), 1), Some(RefusalCode::UnknownSession));
+    store.create_session(NewSession::open_to_all(session())).unwrap();
+    assert_eq!(open(&session(), 1), Some(RefusalCode::NotStarted));
+    store.start_session(&session()).unwrap();
+    assert_eq!(open(&session(), 1), None);
+    // In one session at a time; the one that ended takes what is late.
+    store
+        .create_session(NewSession::open_to_all(other.clone()))
+        .unwrap();
+    store.start_session(&other).unwrap();
+    assert_eq!(open(&other, 2), Some(RefusalCode::RecordedElsewhere));
+    assert_eq!(open(&session(), 3), None);
+    store.stop_session(&session()).unwrap();
+    assert_eq!(open(&other, 2), None);
+    assert_eq!(open(&session(), 3), None);
+}
+
+#[test]
 fn a_segment_alone_is_known_by_its_header_or_by_its_folder() {
     let disk = record(End::Sealed, 9);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
