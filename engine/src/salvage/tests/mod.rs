@@ -8,6 +8,7 @@ mod random;
 mod refills;
 mod reports;
 mod segments;
+mod starts;
 
 use super::inventory::{Inventory, Key};
 use super::{RecoverReport, Source, VerifyOptions, VerifyReport, recover, verify};
