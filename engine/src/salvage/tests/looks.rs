@@ -306,6 +306,217 @@ fn only_who_may_record_opens_a_log() {
     store.stop_session(&session()).unwrap();
     assert_eq!(open(&other, 2), None);
     assert_eq!(open(&session(), 3), None);
+    store.seal_session(&session(), &|_| {}).unwrap();
+    assert_eq!(open(&session(), 4), None);
+    store.close_session(&session()).unwrap();
+    assert_eq!(open(&session(), 3), Some(RefusalCode::SessionClosed));
+}
+
+#[test]
+fn blocks_of_the_journal_come_free_when_logs_are_flushed() {
+    let disk = MemoryDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk);
+    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
+    let options = Options {
+        journal_blocks: 4,
+        ..options()
+    };
+    Store::init(&shared, [7; 16], &options).unwrap();
+    let (store, _) = Store::open(shared, kernel.hub_clock(), options).unwrap();
+    let free = || store.health().journal_blocks_free;
+    // The hub begins a block when it opens.
+    assert_eq!(free(), 3);
+    store.create_session(NewSession::open_to_all(session())).unwrap();
+    store.start_session(&session()).unwrap();
+    let mut sender = Sender {
+        store: &store,
+        epoch: EpochId([1; 16]),
+        live: 0,
+        data: 0,
+        chain: Default::default(),
+    };
+    let handle = sender.open();
+    sender.declare(handle);
+    let mut seen = vec![free()];
+    for _ in 0..50 {
+        sender.samples(handle);
+        if seen.last() != Some(&free()) {
+            seen.push(free());
+        }
+    }
+    assert_eq!(seen, [3, 2, 1]);
+    store.flush().unwrap();
+    // All but the one at hand.
+    assert_eq!(free(), 3);
+    store.close().unwrap();
+}
+
+#[test]
+fn verify_counts_every_session_and_knows_what_was_never_made() {
+    let disk = record(End::Sealed, 3);
+    let dir = Session::dir(&session());
+    // A copy under another name: its session.json says whose it is.
+    let two = disk.snapshot();
+    let other = Path::new("sessions/session=other");
+    for (path, bytes) in content(&disk)
+        .into_iter()
+        .filter(|(path, _)| path.starts_with(&dir))
+    {
+        let to = other.join(path.strip_prefix(&dir).unwrap());
+        disk::create_dirs(&two, to.parent().unwrap()).unwrap();
+        two.open(&to, OpenMode::CreateNew)
+            .unwrap()
+            .write_at(0, &bytes)
+            .unwrap();
+    }
+    assert_eq!(
+        (verified(&disk).checked.sessions, verified(&two).checked.sessions),
+        (1, 2)
+    );
+    // A folder in which nothing stands yet is a note; one that has logs and no session.json is a fault.
+    let empty = disk.snapshot();
+    disk::create_dirs(&empty, other).unwrap();
+    let report = verified(&empty);
+    assert_eq!(
+        (report.faults.len(), report.checked.sessions, report.notes.len()),
+        (0, 1, 1),
+        "{report:#?}"
+    );
+    assert!(report.notes[0].contains("never made whole"), "{report:#?}");
+    let headless = disk.snapshot();
+    headless.remove_file(&dir.join("session.json")).unwrap();
+    let report = verified(&headless);
+    assert!(
+        report.faults.iter().any(|fault| fault.kind == FaultKind::Session),
+        "{report:#?}"
+    );
+    assert!(report.notes.is_empty(), "{report:#?}");
+    // Sealed, and the manifest is gone: a fault, and a warning of info. Not so of a copy that salvage made.
+    let gone = disk.snapshot();
+    gone.remove_file(&dir.join("manifest.json")).unwrap();
+    let cause = "generation 1 was sealed, and its manifest is gone";
+    assert!(verified(&gone).faults.iter().any(|fault| fault.cause == cause));
+    let (copy, _) = recovered(&gone);
+    assert_eq!(verified(&copy).faults, []);
+    let warned = |disk: &MemoryDisk| {
+        let read = Session::read(disk, &dir).unwrap();
+        let told = crate::salvage::contents(&source(disk), &session(), Some(&read), &options()).unwrap();
+        told.warnings
+            .iter()
+            .any(|warning| warning.starts_with("generation 1 was sealed"))
+    };
+    assert_eq!(
+        (warned(&disk), warned(&gone), warned(&copy)),
+        (false, true, false)
+    );
+    // Without logs nothing is said of the session without a look at what says so.
+    let bare = disk.snapshot();
+    bare.remove_dir_all(&dir.join("logs")).unwrap();
+    let read = Session::read(&bare, &dir).unwrap();
+    assert!(
+        crate::salvage::published_contents(&source(&bare), &read)
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[test]
+fn a_session_alone_is_known_by_any_of_its_files() {
+    let disk = record(End::Sealed, 3);
+    let dir = Session::dir(&session());
+    for name in ["session.json", "manifest.json", "logs"] {
+        let alone = MemoryDisk::new();
+        for (path, bytes) in content(&disk)
+            .into_iter()
+            .filter(|(path, _)| path.starts_with(dir.join(name)))
+        {
+            disk::create_dirs(&alone, path.parent().unwrap()).unwrap();
+            alone
+                .open(&path, OpenMode::CreateNew)
+                .unwrap()
+                .write_at(0, &bytes)
+                .unwrap();
+        }
+        let source = Source::on(Arc::new(alone), &dir).unwrap();
+        assert_eq!(*source.what(), What::Session { session: session() }, "{name}");
+    }
+    // A file among the folders of sessions is none of them.
+    let file = disk
+        .open(Path::new("sessions/session=file"), OpenMode::CreateNew)
+        .unwrap();
+    file.write_at(0, b"text").unwrap();
+    let (found, _) = source(&disk).sessions().unwrap();
+    assert_eq!(found.len(), 1);
+    // A log whose headers are all gone is whose its folders say.
+    let headless = disk.snapshot();
+    for (path, _) in log_files(&disk) {
+        headless.damage(&path, |bytes| bytes[..64].fill(0)).unwrap();
+    }
+    let source = Source::on(Arc::new(headless), &log_dir()).unwrap();
+    assert_eq!(
+        *source.what(),
+        What::Log {
+            session: session(),
+            device: device()
+        }
+    );
+}
+
+#[test]
+fn an_index_that_lies_is_found() {
+    use marey_format::log::{Footer, TRAILER_BYTES, Trailer};
+    let disk = record(End::Sealed, 9);
+    let forged = |change: &dyn Fn(&mut Footer)| {
+        let damaged = disk.snapshot();
+        let harm = |bytes: &mut Vec<u8>| {
+            let at = bytes.len() - TRAILER_BYTES;
+            let trailer = Trailer::parse(&bytes[at..], bytes.len() as u64).unwrap();
+            let index =
+                trailer.data_bytes as usize..trailer.data_bytes as usize + trailer.index_bytes() as usize;
+            let mut footer = Footer::parse(&trailer, &bytes[index]).unwrap();
+            bytes.truncate(footer.data_bytes as usize);
+            change(&mut footer);
+            bytes.extend(footer.to_bytes());
+        };
+        damaged.damage(&segment(2), harm).unwrap();
+        let faults = verified(&damaged).faults.into_iter();
+        faults
+            .filter(|fault| fault.kind == FaultKind::Index)
+            .map(|fault| (fault.offset.unwrap(), fault.cause))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(forged(&|_| {}), []);
+    let says = |found: Vec<(u64, String)>, cause: &str| {
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].1.contains(cause), "{found:?}");
+        found[0].0
+    };
+    let row = |footer: &Footer| {
+        footer
+            .entries
+            .iter()
+            .position(|row| row.kind == Kind::DATA)
+            .unwrap()
+    };
+    let at = std::cell::Cell::new(0);
+    let other = forged(&|footer| {
+        let row = row(footer);
+        footer.entries[row].first_index += 1;
+        at.set(u64::from(footer.entries[row].offset));
+    });
+    assert_eq!(says(other, "says otherwise"), at.get());
+    let missing = forged(&|footer| {
+        let row = row(footer);
+        footer.entries.remove(row);
+    });
+    assert_eq!(says(missing, "does not list"), at.get());
+    let more = forged(&|footer| {
+        let mut row = footer.entries[row(footer)];
+        row.offset += 8;
+        row.sequence += 1000;
+        footer.entries.push(row);
+    });
+    assert_eq!(says(more, "and none was read"), at.get() + 8);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is reported of many kinds of harm, to the letter. The other tests hold that nothing is lost in silence; this one
-//! that the places, numbers and causes are the right ones, and stay so. `reports.txt`, `openings.txt` and `contents.txt` were read by people; after
-//! a change that is meant to change them, `MAREY_BLESS=1 cargo test -p marey-engine --lib reports` writes them again, and
-//! the difference is to be read.
+//! that the places, numbers and causes are the right ones, and stay so. `reports.txt`, `openings.txt` and `contents.txt`
+//! were looked through; after a change that is meant to change them, `MAREY_BLESS=1 cargo test -p marey-engine --lib
+//! tests::reports` writes them again, and the difference is to be read.
 
 use super::*;
 use crate::log::{Fault as LogFault, FaultKind as LogFaultKind};
@@ -252,6 +252,10 @@ fn harm_all(
         .map(|(path, _)| path)
         .filter(|path| path.starts_with(log_dir()))
         .collect();
+    let whole_journal = files
+        .iter()
+        .find(|(path, bytes)| path.starts_with("journal") && bytes.starts_with(b"MJR1"));
+    let whole_journal = whole_journal.map(|(path, _)| path.as_path());
     let mut one = |kind: &str, path: &Path, at: usize, harm: &dyn Fn(&MemoryDisk)| {
         let damaged = disk.snapshot();
         harm(&damaged);
@@ -313,6 +317,29 @@ fn harm_all(
                 .unwrap();
             });
         }
+        let is_log = path.starts_with(log_dir());
+        let next = files
+            .iter()
+            .map(|(path, _)| path)
+            .find(|other| is_log && *other > path);
+        if let Some(next) = next.filter(|next| next.starts_with(log_dir())) {
+            // Frames that an index lists as gone, and behind them some that nothing lists.
+            for at in (64..used).step_by(400) {
+                one("flip, and the next removed", path, at, &|disk| {
+                    disk.damage(path, |bytes| bytes[at] ^= 0x10).unwrap();
+                    disk.remove_file(next).unwrap();
+                });
+            }
+        } else if is_log && whole_journal.is_some() {
+            // What the journal proves, where the journal is damaged too.
+            for at in (0..used).step_by(400) {
+                one("cut, and a record of the journal flipped", path, at, &|disk| {
+                    disk.damage(path, |bytes| bytes.truncate(at)).unwrap();
+                    disk.damage(whole_journal.unwrap(), |bytes| bytes[100] ^= 0x10)
+                        .unwrap();
+                });
+            }
+        }
         one("remove", path, 0, &|disk| disk.remove_file(path).unwrap());
     }
     for (at, path) in logs.iter().enumerate() {
@@ -346,7 +373,7 @@ fn harm_all(
 }
 
 #[test]
-fn reports_of_salvage_are_those_that_were_read() {
+fn salvage_and_verify_say_what_they_said() {
     let mut book = Book::new("reports.txt", include_str!("reports.txt"));
     harm_all("sealed", &record(End::Sealed, 9), 72, &mut book, said);
     harm_all("killed", &record(End::Killed, 9), 72, &mut book, said);
@@ -467,7 +494,7 @@ fn opened(disk: &MemoryDisk, book: &mut Book) -> String {
 }
 
 #[test]
-fn reports_of_openings_are_those_that_were_read() {
+fn openings_say_what_they_said() {
     let mut book = Book::new("openings.txt", include_str!("openings.txt"));
     harm_all("closed", &record(End::Closed, 9), 104, &mut book, opened);
     harm_all("killed", &record(End::Killed, 9), 56, &mut book, opened);
@@ -566,7 +593,7 @@ fn told(disk: &MemoryDisk, book: &mut Book) -> String {
 }
 
 #[test]
-fn what_info_says_is_what_was_read() {
+fn info_says_what_it_said() {
     let mut book = Book::new("contents.txt", include_str!("contents.txt"));
     harm_all("sealed", &record(End::Sealed, 9), 480, &mut book, told);
     harm_all("killed", &record(End::Killed, 9), 480, &mut book, told);
