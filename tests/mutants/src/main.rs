@@ -34,7 +34,8 @@ const FILES: [&str; 4] = [
 #[derive(Parser)]
 #[command(about = "Which mutants of log, journal, salvage and opening the tests catch")]
 struct Arguments {
-    /// Where the copy is made and built, and the results are kept: a second run goes on where the first ended.
+    /// Where the copy is made and built, and the results are kept: a second run goes on where the first ended. After a
+    /// change of the code that is mutated take another one: results are kept by line.
     #[arg(long, default_value = "target/mutants")]
     out: PathBuf,
     /// Only every Nth mutant, from the Kth on, as K/N.
@@ -50,14 +51,14 @@ struct Arguments {
     #[arg(long, default_value = "")]
     filter: String,
     /// Leave out tests that take longer, in seconds: for a first look.
-    #[arg(long)]
-    longest: Option<f64>,
+    #[arg(long, value_parser = seconds)]
+    longest: Option<Duration>,
     /// Leave out tests that take less, in seconds: where these were tried before.
-    #[arg(long, default_value_t = 0.0)]
-    shortest: f64,
+    #[arg(long, value_parser = seconds, default_value = "0")]
+    shortest: Duration,
     /// How many tests run at the same time.
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
 }
 
 fn shard(text: &str) -> Result<(usize, usize), String> {
@@ -67,6 +68,14 @@ fn shard(text: &str) -> Result<(usize, usize), String> {
     parsed
         .filter(|(k, n)| k < n)
         .ok_or_else(|| "as K/N, with K below N".into())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let parsed = text
+        .parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    parsed.ok_or_else(|| "as seconds, such as 2 or 0.5".into())
 }
 
 /// A mutant, as `cargo mutants --list --json` has it.
@@ -103,7 +112,8 @@ fn main() -> Result<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .canonicalize()?;
-    std::fs::create_dir_all(&arguments.out)?;
+    std::fs::create_dir_all(&arguments.out)
+        .with_context(|| format!("{} can't be made; --out names a folder", arguments.out.display()))?;
     let out = arguments.out.canonicalize()?;
     let tree = out.join("tree");
 
@@ -154,7 +164,6 @@ fn main() -> Result<()> {
         wanted.len(),
         tests.iter().map(|binary| binary.tests.len()).sum::<usize>()
     );
-    let longest = arguments.longest.map_or(Duration::MAX, Duration::from_secs_f64);
     trial::run(
         &out,
         &listed,
@@ -162,9 +171,9 @@ fn main() -> Result<()> {
         &tests,
         &trial::Limits {
             again: arguments.missed,
-            shortest: Duration::from_secs_f64(arguments.shortest),
-            longest,
-            jobs: arguments.jobs,
+            shortest: arguments.shortest,
+            longest: arguments.longest.unwrap_or(Duration::MAX),
+            jobs: arguments.jobs.into(),
         },
     )
 }
@@ -290,7 +299,6 @@ fn build(tree: &Path, out: &Path, suites: &[String], filter: &str) -> Result<Bui
             .env("CARGO_TARGET_DIR", &target)
             .args(arguments)
             .arg("--message-format=json")
-            .stderr(Stdio::null())
             .output()?;
         let mut errors = Vec::new();
         for line in output
@@ -321,8 +329,9 @@ fn build(tree: &Path, out: &Path, suites: &[String], filter: &str) -> Result<Bui
         }
         ensure!(
             output.status.success() || !errors.is_empty(),
-            "cargo {} failed",
-            arguments.join(" ")
+            "cargo {} failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim_end()
         );
         Ok((!output.status.success()).then_some(errors))
     };

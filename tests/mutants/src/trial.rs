@@ -3,7 +3,7 @@
 use crate::{Binary, Mutant};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -56,14 +56,18 @@ pub fn run(
     binaries: &[Binary],
     limits: &Limits,
 ) -> Result<()> {
-    let jobs = limits.jobs;
     let path = out.join("results.jsonl");
     let mut verdicts: BTreeMap<String, Verdict> = BTreeMap::new();
-    for line in std::fs::read_to_string(&path).unwrap_or_default().lines() {
-        let verdict: Verdict = serde_json::from_str(line).with_context(|| format!("{}", path.display()))?;
+    for (at, line) in std::fs::read_to_string(&path)
+        .unwrap_or_default()
+        .lines()
+        .enumerate()
+    {
+        let verdict: Verdict = serde_json::from_str(line)
+            .with_context(|| format!("{} line {} is no result; remove it", path.display(), at + 1))?;
         verdicts.insert(verdict.name.clone(), verdict);
     }
-    let mut tests = look(out, binaries, jobs)?;
+    let mut tests = look(out, binaries, limits.jobs)?;
     tests.retain(|test| (limits.shortest..=limits.longest).contains(&test.takes));
     let left: Vec<usize> = wanted
         .iter()
@@ -80,32 +84,25 @@ pub fn run(
             .open(&path)?,
         Vec::new(),
     ));
-    let next = AtomicUsize::new(0);
     let began = Instant::now();
-    std::thread::scope(|scope| -> Result<()> {
-        let workers: Vec<_> = (0..jobs)
-            .map(|_| {
-                scope.spawn(|| -> Result<()> {
-                    while let Some(&mutant) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let verdict = try_one(&listed[mutant].name, mutant, &tests)?;
-                        let mut results = results.lock().expect("a worker panicked");
-                        writeln!(results.0, "{}", serde_json::to_string(&verdict)?)?;
-                        results.1.push(verdict);
-                        if results.1.len().is_multiple_of(25) {
-                            eprintln!(
-                                "{} of {} tried, {} s",
-                                results.1.len(),
-                                left.len(),
-                                began.elapsed().as_secs()
-                            );
-                        }
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        for worker in workers {
-            worker.join().expect("a worker panicked")?;
+    shared_out(limits.jobs, &left, |_, &mutant| {
+        let name = &listed[mutant].name;
+        let mut verdict = try_one(name, mutant, &tests)?;
+        // Other tests may have passed it before: they count.
+        if let Some(before) = verdicts.get(name) {
+            verdict.tests += before.tests;
+            if verdict.verdict == "unreached" {
+                verdict.verdict.clone_from(&before.verdict);
+            }
+        }
+        let mut results = results.lock().expect("a worker panicked");
+        // One write, so that whoever stops it finds whole lines.
+        let line = serde_json::to_string(&verdict)? + "\n";
+        results.0.write_all(line.as_bytes())?;
+        results.1.push(verdict);
+        if results.1.len().is_multiple_of(25) {
+            let (tried, seconds) = (results.1.len(), began.elapsed().as_secs());
+            eprintln!("{tried} of {} tried, {seconds} s", left.len());
         }
         Ok(())
     })?;
@@ -136,49 +133,60 @@ pub fn run(
     Ok(())
 }
 
+/// Each item by whichever of so many workers is free; `work` is told which one it is.
+fn shared_out<T: Sync>(
+    jobs: usize,
+    items: &[T],
+    work: impl Fn(usize, &T) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (next, work) = (&next, &work);
+        let worker = move |job| -> Result<()> {
+            while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                work(job, item)?;
+            }
+            Ok(())
+        };
+        let workers: Vec<_> = (0..jobs).map(|job| scope.spawn(move || worker(job))).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().expect("a worker panicked"))
+    })
+}
+
 /// Runs every test once as the code is.
 fn look<'a>(out: &Path, binaries: &'a [Binary], jobs: usize) -> Result<Vec<Test<'a>>> {
     let all: Vec<(&Binary, &str)> = binaries
         .iter()
         .flat_map(|binary| binary.tests.iter().map(move |name| (binary, name.as_str())))
         .collect();
-    let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());
-    std::thread::scope(|scope| -> Result<()> {
-        let workers: Vec<_> = (0..jobs)
-            .map(|job| {
-                let (all, next, found) = (&all, &next, &found);
-                scope.spawn(move || -> Result<()> {
-                    let notes = out.join(format!("seen-{job}"));
-                    while let Some(&(binary, name)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let _ = std::fs::remove_file(&notes);
-                        let began = Instant::now();
-                        let ended = run_test(binary, name, None, Some(&notes), Duration::from_secs(600))?;
-                        let takes = began.elapsed();
-                        if !matches!(ended, Ended::Passed) {
-                            eprintln!("{name} does not pass as the code is, and is left out");
-                            continue;
-                        }
-                        let passes = std::fs::read_to_string(&notes).unwrap_or_default();
-                        let passes = passes.lines().filter_map(|line| line.parse().ok()).collect();
-                        found.lock().expect("a worker panicked").push(Test {
-                            binary,
-                            name,
-                            takes,
-                            passes,
-                        });
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        for worker in workers {
-            worker.join().expect("a worker panicked")?;
+    shared_out(jobs, &all, |job, &(binary, name)| {
+        let notes = out.join(format!("seen-{job}"));
+        let _ = std::fs::remove_file(&notes);
+        let began = Instant::now();
+        let ended = run_test(binary, name, None, Some(&notes), Duration::from_secs(600))?;
+        let takes = began.elapsed();
+        if !matches!(ended, Ended::Passed) {
+            eprintln!("{name} does not pass as the code is, and is left out");
+            return Ok(());
         }
+        let passes = std::fs::read_to_string(&notes).unwrap_or_default();
+        let passes = passes.lines().filter_map(|line| line.parse().ok()).collect();
+        found.lock().expect("a worker panicked").push(Test {
+            binary,
+            name,
+            takes,
+            passes,
+        });
         Ok(())
     })?;
     let mut tests = found.into_inner().expect("a worker panicked");
-    ensure!(!tests.is_empty(), "no test passes as the code is");
+    ensure!(
+        !tests.is_empty(),
+        "no test was asked for, or none passes as the code is"
+    );
     tests.sort_by_key(|test| test.takes);
     Ok(tests)
 }
@@ -201,11 +209,8 @@ fn try_one(name: &str, mutant: usize, tests: &[Test<'_>]) -> Result<Verdict> {
         .iter()
         .filter(|test| test.passes.contains(&mutant))
         .collect();
-    let mut near: HashMap<&str, bool> = HashMap::new();
-    for test in &order {
-        near.insert(test.name, test.name.starts_with(&module));
-    }
-    order.sort_by_key(|test| (test.takes > Duration::from_secs(2), !near[test.name], test.takes));
+    let is_slow = |test: &Test<'_>| test.takes > Duration::from_secs(2);
+    order.sort_by_key(|test| (is_slow(test), !test.name.starts_with(&module), test.takes));
     for test in order {
         verdict.verdict = "missed".into();
         verdict.tests += 1;

@@ -1,7 +1,7 @@
 //! What is reported of many kinds of harm, to the letter. The other tests hold that nothing is lost in silence; this one
-//! that the places, numbers and causes are the right ones, and stay so. `reports.txt`, `openings.txt` and `contents.txt`
-//! were looked through; after a change that is meant to change them, `MAREY_BLESS=1 cargo test -p marey-engine --lib
-//! tests::reports` writes them again, and the difference is to be read.
+//! that places, numbers and causes change only where somebody means it. `reports.txt`, `openings.txt` and `contents.txt`
+//! are what the code said when they were written, not what somebody reckoned. After a change that is meant to change them,
+//! `MAREY_BLESS=1 cargo test -p marey-engine --lib tests::reports` writes them again, and the difference is to be read.
 
 use super::*;
 use crate::log::{Fault as LogFault, FaultKind as LogFaultKind};
