@@ -314,27 +314,15 @@ fn only_who_may_record_opens_a_log() {
 
 #[test]
 fn blocks_of_the_journal_come_free_when_logs_are_flushed() {
-    let disk = MemoryDisk::new();
-    let shared: Arc<dyn Disk> = Arc::new(disk);
-    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
     let options = Options {
         journal_blocks: 4,
         ..options()
     };
-    Store::init(&shared, [7; 16], &options).unwrap();
-    let (store, _) = Store::open(shared, kernel.hub_clock(), options).unwrap();
+    let store = recording(options);
     let free = || store.health().journal_blocks_free;
     // The hub begins a block when it opens.
     assert_eq!(free(), 3);
-    store.create_session(NewSession::open_to_all(session())).unwrap();
-    store.start_session(&session()).unwrap();
-    let mut sender = Sender {
-        store: &store,
-        epoch: EpochId([1; 16]),
-        live: 0,
-        data: 0,
-        chain: Default::default(),
-    };
+    let mut sender = sender(&store);
     let handle = sender.open();
     sender.declare(handle);
     let mut seen = vec![free()];

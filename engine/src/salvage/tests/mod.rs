@@ -107,6 +107,28 @@ fn record(end: End, rounds: u64) -> MemoryDisk {
     disk
 }
 
+/// A hub on a disk of its own that records the session, and has heard of nobody yet.
+fn recording(options: Options) -> Store {
+    let shared: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
+    Store::init(&shared, [7; 16], &options).unwrap();
+    let (store, _) = Store::open(shared, kernel.hub_clock(), options).unwrap();
+    store.create_session(NewSession::open_to_all(session())).unwrap();
+    store.start_session(&session()).unwrap();
+    store
+}
+
+/// The device's first epoch, of which nothing is sent yet.
+fn sender(store: &Store) -> Sender<'_> {
+    Sender {
+        store,
+        epoch: EpochId([1; 16]),
+        live: 0,
+        data: 0,
+        chain: Default::default(),
+    }
+}
+
 struct Sender<'a> {
     store: &'a Store,
     epoch: EpochId,

@@ -44,20 +44,8 @@ fn outcomes(store: &Store, handle: LogHandle, frames: Vec<Vec<u8>>) -> Vec<Strin
 
 #[test]
 fn a_frame_is_taken_once_and_in_its_turn() {
-    let disk = MemoryDisk::new();
-    let shared: Arc<dyn Disk> = Arc::new(disk);
-    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
-    Store::init(&shared, [7; 16], &options()).unwrap();
-    let (store, _) = Store::open(shared, kernel.hub_clock(), options()).unwrap();
-    store.create_session(NewSession::open_to_all(session())).unwrap();
-    store.start_session(&session()).unwrap();
-    let mut sender = Sender {
-        store: &store,
-        epoch: EpochId([1; 16]),
-        live: 0,
-        data: 0,
-        chain: Default::default(),
-    };
+    let store = recording(options());
+    let mut sender = sender(&store);
     let (handle, seed) = (sender.open(), sender.seed());
     // Before the stream is declared its frames are refused, and those behind them wait, whatever they are.
     let refused = format!("{:?}", RefusalCode::UndeclaredStream);
