@@ -147,10 +147,7 @@ fn read(
     session: &SessionId,
     device: &DeviceId,
 ) -> Result<DeviceSurvey, CompactError> {
-    let mut replay = Replay::open(disk, session, device)?;
-    if tolerant.is_some() {
-        replay = replay.with_stand_ins();
-    }
+    let mut replay = Replay::open(disk, session, device)?.with_stand_ins();
     let mut taking = Taking::default();
     let summaries: Vec<_> = replay
         .reader()

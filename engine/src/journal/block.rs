@@ -292,4 +292,106 @@ mod tests {
             assert_eq!(replayed.records, u64::from(kept == 15), "{kept:04b}");
         }
     }
+
+    /// A record of so many bytes.
+    fn record_of(length: u64, commit: u64) -> RecordBuilder {
+        let around = record(8, commit).len() - 8;
+        let record = record(length as usize - around, commit);
+        assert_eq!(record.len() as u64, length);
+        record
+    }
+
+    #[test]
+    fn blocks_that_are_not_there_are_made() {
+        let memory = MemoryDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let (journal, replayed) = Journal::open(disk, HUB, &options()).unwrap();
+        assert_eq!((journal.free_blocks(), replayed.newest), (2, 0));
+        for number in 0..2 {
+            let bytes = crate::disk::read_all(&memory, &block_path(number), u64::MAX).unwrap();
+            assert_eq!(bytes, [0; 4096]);
+        }
+        assert!(memory.stat(&block_path(2)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_record_may_fill_a_block_and_no_block_grows() {
+        let memory = MemoryDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let (mut journal, _) = Journal::open(disk.clone(), HUB, &options()).unwrap();
+        let longer = journal.append(&mut record_of(4104, 1), 1, 1);
+        assert!(
+            matches!(longer, Err(AppendError::TooLong { bytes: 4104 })),
+            "{longer:?}"
+        );
+        for commit in 1..=2 {
+            journal.append(&mut record_of(4096, commit), commit, 1).unwrap();
+        }
+        // Both are in use as long as their newest commits count, each to the last.
+        for oldest in [1, 1] {
+            let full = journal.append(&mut record_of(4096, 3), 3, oldest);
+            assert!(matches!(full, Err(AppendError::NoRoom)), "{full:?}");
+        }
+        journal.append(&mut record_of(4096, 3), 3, 2).unwrap();
+        for number in 0..2 {
+            assert_eq!(memory.stat(&block_path(number)).unwrap().unwrap().bytes, 4096);
+        }
+        let (_, replayed) = Journal::open(disk, HUB, &options()).unwrap();
+        assert_eq!((replayed.newest, replayed.records), (3, 2));
+        assert!(replayed.faults.is_empty(), "{:?}", replayed.faults);
+    }
+
+    /// A block whose records have these commits, one after the other; the first names the filling.
+    fn block_of(commits: &[u64]) -> MemoryDisk {
+        let memory = MemoryDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        Journal::create(&disk, &options()).unwrap();
+        let mut at = 0;
+        for &commit in commits {
+            let mut builder = record(8, commit);
+            let bytes = builder.finish(&HUB, commits[0], commit, 1).to_vec();
+            memory
+                .damage(&block_path(0), |content| {
+                    content[at..at + bytes.len()].copy_from_slice(&bytes)
+                })
+                .unwrap();
+            at += bytes.len();
+        }
+        memory
+    }
+
+    fn replayed(memory: &MemoryDisk) -> Replayed {
+        Journal::open(Arc::new(memory.clone()), HUB, &options())
+            .unwrap()
+            .1
+    }
+
+    #[test]
+    fn commits_of_a_filling_go_up() {
+        // No hub writes the same filling backwards: such a record is none, and those behind it are found.
+        let found = replayed(&block_of(&[4, 2, 5]));
+        let frames: Vec<_> = found
+            .logs
+            .values()
+            .flatten()
+            .map(|frames| frames.bytes[0])
+            .collect();
+        assert_eq!((found.newest, frames), (5, vec![4, 5]));
+        // Nor one that could have no successor, or that says it is none.
+        let found = replayed(&block_of(&[4, u64::MAX / 2, 5]));
+        assert_eq!((found.newest, found.records), (5, 2));
+        for first in [0, u64::MAX / 2] {
+            let found = replayed(&block_of(&[first, 5]));
+            assert_eq!((found.newest, found.records), (0, 0), "{first}");
+        }
+    }
+
+    #[test]
+    fn a_filling_whose_first_record_is_gone_can_t_be_told_from_the_one_before() {
+        let memory = block_of(&[4, 5, 6]);
+        memory.damage(&block_path(0), |content| content[70] ^= 1).unwrap();
+        let found = replayed(&memory);
+        assert_eq!((found.newest, found.records), (0, 0));
+        assert!(found.faults.is_empty() && found.stale.is_empty(), "{found:?}");
+    }
 }

@@ -78,8 +78,8 @@ impl<'d> Replay<'d> {
         })
     }
 
-    /// The same, where an epoch's frame may be unreadable for now: the headers of later segments stand in for it, but
-    /// for the boot, which they do not know.
+    /// The same, where an epoch's frame may be unreadable, for now or for ever: the headers of later segments stand in for it,
+    /// but for the boot, which they do not know.
     pub(crate) fn with_stand_ins(mut self) -> Self {
         let segments = self.reader.segments().iter();
         self.stand_ins = segments

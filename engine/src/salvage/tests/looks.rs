@@ -452,21 +452,10 @@ fn a_session_alone_is_known_by_any_of_its_files() {
 
 #[test]
 fn an_index_that_lies_is_found() {
-    use marey_format::log::{Footer, TRAILER_BYTES, Trailer};
     let disk = record(End::Sealed, 9);
     let forged = |change: &dyn Fn(&mut Footer)| {
         let damaged = disk.snapshot();
-        let harm = |bytes: &mut Vec<u8>| {
-            let at = bytes.len() - TRAILER_BYTES;
-            let trailer = Trailer::parse(&bytes[at..], bytes.len() as u64).unwrap();
-            let index =
-                trailer.data_bytes as usize..trailer.data_bytes as usize + trailer.index_bytes() as usize;
-            let mut footer = Footer::parse(&trailer, &bytes[index]).unwrap();
-            bytes.truncate(footer.data_bytes as usize);
-            change(&mut footer);
-            bytes.extend(footer.to_bytes());
-        };
-        damaged.damage(&segment(2), harm).unwrap();
+        relist(&damaged, 2, change);
         let faults = verified(&damaged).faults.into_iter();
         faults
             .filter(|fault| fault.kind == FaultKind::Index)

@@ -1,6 +1,10 @@
 //! Salvage of logs that are broken in every way: what is whole comes through, all else is named, nothing is made up.
 
+mod crowd;
+mod cuts;
 mod every_byte;
+mod forged;
+mod held;
 mod hubs;
 mod lies;
 mod looks;
@@ -18,6 +22,7 @@ use crate::session::{NewSession, Session};
 use crate::time::simulated::SimulatedKernel;
 use crate::{Batch, LogHandle, Options, Outcome, Stamp, Store};
 use marey_format::frame::{DataBuilder, Kind, Lane, Value, control_frame};
+use marey_format::log::{Footer, TRAILER_BYTES, Trailer};
 use marey_format::payload::EndOfStream;
 use marey_format::wire::{Acked, Open};
 use marey_format::{BootId, Declaration, DeviceId, EpochId, Seed, SessionId};
@@ -109,7 +114,11 @@ fn record(end: End, rounds: u64) -> MemoryDisk {
 
 /// A hub on a disk of its own that records the session, and has heard of nobody yet.
 fn recording(options: Options) -> Store {
-    let shared: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    recording_on(&MemoryDisk::new(), options)
+}
+
+fn recording_on(disk: &MemoryDisk, options: Options) -> Store {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
     Store::init(&shared, [7; 16], &options).unwrap();
     let (store, _) = Store::open(shared, kernel.hub_clock(), options).unwrap();
@@ -289,6 +298,20 @@ fn log_files(disk: &MemoryDisk) -> Vec<(PathBuf, Vec<u8>)> {
         .into_iter()
         .filter(|(path, _)| path.starts_with(log_dir()))
         .collect()
+}
+
+/// Puts another index at the end of a sealed segment, with checksums that fit.
+fn relist(disk: &MemoryDisk, number: u32, change: impl FnOnce(&mut Footer)) {
+    let harm = |bytes: &mut Vec<u8>| {
+        let at = bytes.len() - TRAILER_BYTES;
+        let trailer = Trailer::parse(&bytes[at..], bytes.len() as u64).unwrap();
+        let index = trailer.data_bytes as usize..trailer.data_bytes as usize + trailer.index_bytes() as usize;
+        let mut footer = Footer::parse(&trailer, &bytes[index]).unwrap();
+        bytes.truncate(footer.data_bytes as usize);
+        change(&mut footer);
+        bytes.extend(footer.to_bytes());
+    };
+    disk.damage(&segment(number), harm).unwrap();
 }
 
 /// Salvages a damaged disk and judges: each frame that was there came through as it was, or is listed as lost; nothing

@@ -4,7 +4,7 @@ use super::*;
 use crate::state::Meaning;
 
 /// The bytes of a frame that a log holds.
-fn bytes_of(disk: &MemoryDisk, known: &Known) -> Vec<u8> {
+pub(super) fn bytes_of(disk: &MemoryDisk, known: &Known) -> Vec<u8> {
     let content = disk::read_all(disk, &segment(known.segment), u64::MAX).unwrap();
     content[known.offset as usize..][..known.length as usize].to_vec()
 }

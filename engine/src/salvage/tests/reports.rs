@@ -1,6 +1,6 @@
 //! What is reported of many kinds of harm, to the letter. The other tests hold that nothing is lost in silence; this one
-//! that places, numbers and causes change only where somebody means it. `reports.txt`, `openings.txt` and `contents.txt`
-//! are what the code said when they were written, not what somebody reckoned. After a change that is meant to change them,
+//! that places, numbers and causes change only where somebody means it. The texts beside it, `reports.txt` and the others, are
+//! what the code said when they were written, not what somebody reckoned. After a change that is meant to change them,
 //! `MAREY_BLESS=1 cargo test -p marey-engine --lib tests::reports` writes them again, and the difference is to be read.
 
 use super::*;
@@ -120,6 +120,10 @@ fn short(path: &Path) -> String {
     path.display().to_string()
 }
 
+fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "mlog")
+}
+
 fn range(first: u64, last: Option<u64>) -> String {
     match last {
         Some(last) if last == first => first.to_string(),
@@ -132,8 +136,9 @@ fn range(first: u64, last: Option<u64>) -> String {
 fn said(disk: &MemoryDisk, book: &mut Book) -> String {
     let mut text = String::new();
     let (copy, report) = recovered(disk);
-    for log in &report.logs {
+    for (at, log) in report.logs.iter().enumerate() {
         let (frames, samples, hub) = (log.frames, log.samples, log.hub_frames);
+        text.push_str(if at == 0 { "" } else { "; " });
         write!(
             text,
             "{frames} frames; {samples} samples; {hub} of hub; {} from journal; {} segments; {} bytes",
@@ -245,12 +250,12 @@ fn harm_all(
     book.line(&format!("{name}: {whole}"));
     let files: Vec<(PathBuf, Vec<u8>)> = content(disk)
         .into_iter()
-        .filter(|(path, _)| path.starts_with(log_dir()) || path.starts_with("journal"))
+        .filter(|(path, _)| is_log(path) || path.starts_with("journal"))
         .collect();
     let logs: Vec<&PathBuf> = files
         .iter()
         .map(|(path, _)| path)
-        .filter(|path| path.starts_with(log_dir()))
+        .filter(|path| is_log(path))
         .collect();
     let whole_journal = files
         .iter()
@@ -317,12 +322,8 @@ fn harm_all(
                 .unwrap();
             });
         }
-        let is_log = path.starts_with(log_dir());
-        let next = files
-            .iter()
-            .map(|(path, _)| path)
-            .find(|other| is_log && *other > path);
-        if let Some(next) = next.filter(|next| next.starts_with(log_dir())) {
+        let of_same = |other: &&PathBuf| is_log(path) && other.parent() == path.parent() && *other > path;
+        if let Some(next) = files.iter().map(|(path, _)| path).find(of_same) {
             // Frames that an index lists as gone, and behind them some that nothing lists.
             for at in (64..used).step_by(400) {
                 one("flip, and the next removed", path, at, &|disk| {
@@ -330,7 +331,7 @@ fn harm_all(
                     disk.remove_file(next).unwrap();
                 });
             }
-        } else if is_log && whole_journal.is_some() {
+        } else if is_log(path) && whole_journal.is_some() {
             // What the journal proves, where the journal is damaged too.
             for at in (0..used).step_by(400) {
                 one("cut, and a record of the journal flipped", path, at, &|disk| {
@@ -378,6 +379,14 @@ fn salvage_and_verify_say_what_they_said() {
     harm_all("sealed", &record(End::Sealed, 9), 72, &mut book, said);
     harm_all("killed", &record(End::Killed, 9), 72, &mut book, said);
     harm_all("refilled", &refills::refilled().0, 168, &mut book, said);
+    book.end();
+}
+
+#[test]
+fn salvage_and_verify_say_what_they_said_of_a_crowd() {
+    let mut book = Book::new("crowd-reports.txt", include_str!("crowd-reports.txt"));
+    harm_all("sealed", &crowd::crowd(End::Sealed), 168, &mut book, said);
+    harm_all("killed", &crowd::crowd(End::Killed), 168, &mut book, said);
     book.end();
 }
 
@@ -501,6 +510,13 @@ fn openings_say_what_they_said() {
     book.end();
 }
 
+#[test]
+fn openings_say_what_they_said_of_a_crowd() {
+    let mut book = Book::new("crowd-openings.txt", include_str!("crowd-openings.txt"));
+    harm_all("killed", &crowd::crowd(End::Killed), 168, &mut book, opened);
+    book.end();
+}
+
 /// What `info` says of the session, from its logs and from what is published alone.
 fn told(disk: &MemoryDisk, book: &mut Book) -> String {
     let mut text = String::new();
@@ -598,5 +614,13 @@ fn info_says_what_it_said() {
     harm_all("sealed", &record(End::Sealed, 9), 480, &mut book, told);
     harm_all("killed", &record(End::Killed, 9), 480, &mut book, told);
     harm_all("refilled", &refills::refilled().0, 480, &mut book, told);
+    book.end();
+}
+
+#[test]
+fn info_says_what_it_said_of_a_crowd() {
+    let mut book = Book::new("crowd-contents.txt", include_str!("crowd-contents.txt"));
+    harm_all("sealed", &crowd::crowd(End::Sealed), 960, &mut book, told);
+    harm_all("killed", &crowd::crowd(End::Killed), 960, &mut book, told);
     book.end();
 }

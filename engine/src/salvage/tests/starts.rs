@@ -222,3 +222,177 @@ fn what_was_published_and_not_yet_written_down_is_taken_up() {
     let found = store.session(&session()).unwrap();
     assert_eq!((found.generation, found.state), (1, crate::SessionState::Sealed));
 }
+
+#[test]
+fn what_was_taken_in_an_earlier_life_of_the_hub_is_looked_up_in_its_log() {
+    let disk = record(End::Closed, 9);
+    let frames = frames_of(&disk);
+    let last = log_files(&disk).len() as u32;
+    let unsealed = disk.snapshot();
+    // In the last segment there is nothing to look it up in but the frames.
+    unsealed
+        .damage(&segment(last), |bytes| {
+            bytes.truncate(bytes.len() - TRAILER_BYTES)
+        })
+        .unwrap();
+    for disk in [disk, unsealed] {
+        let (store, report) = opened(&disk);
+        assert!(!report.found_damage(), "{report:?}");
+        for (ordinal, epoch) in [(1, 2), (0, 1)] {
+            let open = Open {
+                session: session(),
+                epoch: EpochId([epoch; 16]),
+                boot: BootId([9; 16]),
+                highest_ack: Acked { data: 0, live: 0 },
+            };
+            let handle = store.open_log(&device(), &open).unwrap().handle;
+            let seed = Seed::new(&device(), &session(), &EpochId([epoch; 16]));
+            for sequence in 0..9 {
+                let known = frames[&(ordinal, Lane::Data as u8, sequence)];
+                let sent = outcomes(&store, handle, vec![refills::bytes_of(&disk, &known)]);
+                assert_eq!(sent, ["duplicate"], "{ordinal}/{sequence}");
+                let other = outcomes(&store, handle, vec![shifted(sequence, 7, seed)]);
+                assert_eq!(
+                    other,
+                    [format!("{:?}", RefusalCode::SequenceReused)],
+                    "{ordinal}/{sequence}"
+                );
+            }
+            let declared = refills::bytes_of(&disk, &frames[&(ordinal, Lane::Live as u8, 0)]);
+            assert_eq!(outcomes(&store, handle, vec![declared]), ["duplicate"]);
+        }
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_version_that_was_given_is_given_to_nothing_else() {
+    for end in [End::Closed, End::Killed] {
+        let disk = record(end, 5);
+        let (store, _) = opened(&disk);
+        let sender = Sender {
+            epoch: EpochId([5; 16]),
+            ..sender(&store)
+        };
+        let handle = sender.open();
+        let other = declaration().to_json();
+        let other = String::from_utf8(other).unwrap().replace("m/s2", "g");
+        let declare = control_frame(
+            Kind::DECLARE,
+            Lane::Live,
+            1,
+            0,
+            0,
+            0,
+            other.as_bytes(),
+            sender.seed(),
+        );
+        sender.commit(handle, declare.unwrap());
+        let streams = || {
+            store
+                .log_status()
+                .remove(0)
+                .streams
+                .into_keys()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(streams(), ["imu@1", "imu@2"], "{end:?}");
+        // And what it was before is that again.
+        let mut sender = Sender {
+            epoch: EpochId([6; 16]),
+            ..self::sender(&store)
+        };
+        let handle = sender.open();
+        sender.declare(handle);
+        assert_eq!(streams(), ["imu@1", "imu@2"], "{end:?}");
+    }
+}
+
+#[test]
+fn a_header_that_landed_elsewhere_is_found_at_any_sector() {
+    use marey_format::log::SegmentHeader;
+    let disk = record(End::Closed, 9);
+    let last = log_files(&disk).len() as u32;
+    let (_, bytes) = log_files(&disk).pop().unwrap();
+    let header = SegmentHeader::parse(&bytes).unwrap();
+    for sector in [1, 8, 127, 128, 300] {
+        for (number, is_ours) in [(last + 1, true), (last + 2, false)] {
+            let moved = disk.snapshot();
+            let header = SegmentHeader {
+                segment: number,
+                ..header.clone()
+            };
+            let file = moved
+                .open(&segment(last + 1), crate::disk::OpenMode::CreateNew)
+                .unwrap();
+            file.write_at(512 * sector, &header.to_bytes()).unwrap();
+            let (_, report) = opened(&moved);
+            let named = report
+                .faults
+                .iter()
+                .filter(|fault| fault.why.contains("the disk wrote the header"));
+            let places: Vec<_> = named.map(|fault| (fault.kind, fault.why.clone())).collect();
+            assert_eq!(report.found_damage(), is_ours, "{sector}: {report:?}");
+            match is_ours {
+                true => {
+                    assert_eq!(places.len(), 1, "{report:?}");
+                    assert_eq!(places[0].0, crate::log::FaultKind::Damage);
+                    assert!(
+                        places[0].1.ends_with(&format!("to byte {}", 512 * sector)),
+                        "{places:?}"
+                    );
+                }
+                false => assert_eq!(places, []),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_that_the_disk_refuses_to_read_is_named() {
+    use crate::disk::faulty::{Duration, FaultyDisk, Plan, ReadFault};
+    let disk = record(End::Closed, 3);
+    // One whose making was cut off is none yet.
+    crate::disk::create_dirs(&disk, Path::new("sessions/session=cut")).unwrap();
+    assert_eq!(opened(&disk.snapshot()).1.unreadable, Vec::<String>::new());
+    let plan = Plan {
+        fail_reads: Some(ReadFault {
+            path: "session.json",
+            at: 0,
+            duration: Duration::ForEver,
+        }),
+        ..Plan::default()
+    };
+    let faulty: Arc<dyn Disk> = Arc::new(FaultyDisk::new(disk, plan));
+    let kernel = SimulatedKernel::new(1, 1_700_000_100_000_000_000);
+    let (store, report) = Store::open(faulty, kernel.hub_clock(), options()).unwrap();
+    assert_eq!(report.unreadable.len(), 1, "{report:?}");
+    assert!(store.sessions().is_empty());
+}
+
+#[test]
+fn a_segment_that_is_long_enough_is_sealed_by_the_next_maintenance() {
+    let disk = MemoryDisk::new();
+    let many = Options {
+        journal_blocks: 64,
+        ..options()
+    };
+    let store = recording_on(&disk, many);
+    let mut sender = sender(&store);
+    let handle = sender.open();
+    sender.declare(handle);
+    let sealed = || {
+        let logs = crate::log::LogReader::open(&disk, &session(), &device()).unwrap();
+        logs.segments()
+            .iter()
+            .filter(|segment| segment.sealed_bytes.is_some())
+            .count()
+    };
+    store.maintain().unwrap();
+    assert_eq!(sealed(), 0);
+    for _ in 0..12 {
+        sender.samples(handle);
+    }
+    store.maintain().unwrap();
+    assert_eq!(sealed(), 1);
+}

@@ -1,0 +1,112 @@
+//! Openings that are cut off and done again: by the death of the process, which leaves all that was written, and by power
+//! cuts, which leave any of it. What was acknowledged before comes through each of them, once.
+
+use super::crowd::crowd;
+use super::*;
+use crate::disk::faulty::{FaultyDisk, Plan};
+use crate::disk::memory::Dice;
+use crate::log::Replay;
+
+/// The frames of the devices, each by device, epoch, lane and sequence, with its checksum.
+fn taken(disk: &MemoryDisk, what: &str) -> BTreeMap<(&'static str, u32, u8, u64), u32> {
+    let mut found = BTreeMap::new();
+    for name in ["phone", "watch"] {
+        let device = DeviceId::new(name).unwrap();
+        let mut replay = Replay::open(disk, &session(), &device).unwrap();
+        while let Some(replayed) = replay.next().unwrap() {
+            // What comes again behind itself is not taken again.
+            let Ok(judged) = &replayed.judged else { continue };
+            let entry = &judged.entry;
+            if entry.lane != Lane::Hub {
+                let key = (name, entry.epoch, entry.lane as u8, entry.sequence);
+                let again = found.insert(key, replayed.at.frame.header().crc);
+                assert_eq!(again, None, "{what}: {key:?} was taken twice");
+            }
+        }
+    }
+    found
+}
+
+fn reopened(disk: Arc<dyn Disk>) -> Option<(Store, crate::RecoveryReport)> {
+    let kernel = SimulatedKernel::new(1, 1_700_000_100_000_000_000);
+    Store::open(disk, kernel.hub_clock(), options()).ok()
+}
+
+/// Opens the hub on a disk that dies at its operation `at`; false if it came to its end before.
+fn opened_until(disk: &MemoryDisk, at: u64, dice: &mut Option<Dice>, power: bool) -> bool {
+    let plan = Plan {
+        cut_at: Some(at),
+        ..Plan::default()
+    };
+    let faulty = FaultyDisk::new(disk.clone(), plan);
+    let opened = reopened(Arc::new(faulty.clone()));
+    // Nothing that is dropped reaches the disk any more.
+    faulty.set_plan(Plan {
+        cut_at: Some(0),
+        ..Plan::default()
+    });
+    let is_cut = faulty.operations() >= at;
+    drop(opened);
+    if power {
+        disk.power_cut(dice.as_mut());
+    }
+    is_cut
+}
+
+fn comes_back(disk: &MemoryDisk, truth: &BTreeMap<(&'static str, u32, u8, u64), u32>, what: &str) {
+    let (store, report) = reopened(Arc::new(disk.clone())).expect("the disk does not fail");
+    assert!(!report.found_damage(), "{what}: {report:?}");
+    store.flush().unwrap();
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(&taken(disk, what), truth, "{what}");
+    let faults = verified(disk).faults;
+    assert!(faults.is_empty(), "{what}: {faults:?}");
+}
+
+#[test]
+fn an_opening_may_be_cut_off_anywhere_and_the_next_one_too() {
+    let whole = crowd(End::Killed);
+    let truth = {
+        let disk = whole.snapshot();
+        let (store, _) = reopened(Arc::new(disk.clone())).expect("the disk does not fail");
+        store.close().unwrap();
+        drop(store);
+        taken(&disk, "without a cut")
+    };
+    assert_eq!(truth.len(), 42);
+    let (mut first, mut states) = (1, 0);
+    loop {
+        let mut is_cut = false;
+        for power in [false, true] {
+            // Without dice all that was not synced is gone; with them any of it.
+            let mut dice = (first % 3 != 0).then_some(Dice(first));
+            let once = whole.snapshot();
+            is_cut |= opened_until(&once, first, &mut dice, power);
+            comes_back(
+                &once.snapshot(),
+                &truth,
+                &format!("cut at {first}, power {power}"),
+            );
+            states += 1;
+            for second in (1 + first % 4..).step_by(4) {
+                let twice = once.snapshot();
+                let goes_on = opened_until(&twice, second, &mut dice, !power || second % 8 < 4);
+                comes_back(
+                    &twice,
+                    &truth,
+                    &format!("cut at {first}, power {power}, then at {second}"),
+                );
+                states += 1;
+                if !goes_on {
+                    break;
+                }
+            }
+        }
+        if !is_cut {
+            break;
+        }
+        first += 1;
+    }
+    assert!(states > 200, "{states} states");
+}
