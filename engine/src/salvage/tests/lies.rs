@@ -4,21 +4,13 @@ use super::*;
 
 /// A recording whose stream is binary; each sample is a whole frame of the log, one that never came by itself.
 fn lying() -> (MemoryDisk, BTreeMap<(u32, u8, u64), Known>) {
+    lying_in(options())
+}
+
+fn lying_in(options: Options) -> (MemoryDisk, BTreeMap<(u32, u8, u64), Known>) {
     let disk = MemoryDisk::new();
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
-    Store::init(&shared, [7; 16], &options()).unwrap();
-    let (store, _) = Store::open(shared, kernel.hub_clock(), options()).unwrap();
-    store.create_session(NewSession::open_to_all(session())).unwrap();
-    store.start_session(&session()).unwrap();
-    let epoch = EpochId([1; 16]);
-    let sender = Sender {
-        store: &store,
-        epoch,
-        live: 0,
-        data: 0,
-        chain: Default::default(),
-    };
+    let store = recording_on(&disk, options);
+    let sender = sender(&store);
     let handle = sender.open();
     let json = br#"{"name":"blob","fields":[{"name":"bytes","type":"binary"}]}"#;
     let declaration = Declaration::from_json(json).unwrap();
@@ -112,4 +104,60 @@ fn nor_where_a_cut_took_every_list_of_frames() {
             judge(&damaged, &truth, &format!("{} cut to {length}", path.display()));
         }
     }
+}
+
+#[test]
+fn nor_does_a_reader_deliver_one_where_checkpoints_are_gone_too() {
+    let long = Options {
+        segment_bytes_first: 1 << 16,
+        segment_bytes_max: 1 << 16,
+        ..options()
+    };
+    let (disk, truth) = lying_in(long);
+    let (path, bytes) = log_files(&disk).pop().unwrap();
+    let footer = bytes.windows(8).rposition(|w| w == b"MAREYIDX").unwrap();
+    disk.damage(&path, |bytes| bytes.truncate(footer)).unwrap();
+    let read = |disk: &MemoryDisk| {
+        let mut reader = crate::log::LogReader::open(disk, &session(), &device()).unwrap();
+        let mut frames = Vec::new();
+        while let Some(found) = reader.next().unwrap() {
+            let header = found.frame.header();
+            frames.push((found.offset, u64::from(header.length), header.lane, header.kind, header.sequence));
+        }
+        let faults = reader.faults().iter();
+        let faults: Vec<_> = faults.map(|it| (it.kind, it.offset, it.bytes)).collect();
+        (frames, faults)
+    };
+    let (whole, faults) = read(&disk);
+    assert_eq!(faults, []);
+    let checkpoints: Vec<u64> = whole
+        .iter()
+        .filter(|frame| frame.3 == Kind::CHECKPOINT)
+        .map(|frame| frame.0)
+        .collect();
+    assert!(checkpoints.len() >= 3, "{checkpoints:?}");
+    let mut tried = 0;
+    for outer in truth.values().filter(|known| known.length > 120) {
+        // The checkpoint behind it lists where frames begin; a later one says that all this was synced.
+        let behind: Vec<u64> = checkpoints.iter().copied().filter(|at| *at > outer.offset).collect();
+        let [list, _, ..] = behind[..] else { continue };
+        for place in [0, 3, 4, 20, 60] {
+            tried += 1;
+            let damaged = disk.snapshot();
+            damaged
+                .damage(&path, |bytes| {
+                    bytes[outer.offset as usize + place] ^= 0x40;
+                    bytes[list as usize + 60] ^= 1;
+                })
+                .unwrap();
+            let (frames, faults) = read(&damaged);
+            let kept = whole.iter().filter(|frame| ![outer.offset, list].contains(&frame.0));
+            assert!(frames.iter().eq(kept), "{outer:?}, byte {place}: {faults:?}");
+            let length = whole.iter().find(|frame| frame.0 == list).unwrap().1;
+            let expected = [(outer.offset, u64::from(outer.length)), (list, length)];
+            let places: Vec<_> = faults.iter().map(|(_, at, bytes)| (*at, *bytes)).collect();
+            assert_eq!(places, expected, "{outer:?}, byte {place}");
+        }
+    }
+    assert!(tried >= 15, "{tried}");
 }
