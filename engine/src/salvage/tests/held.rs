@@ -273,3 +273,66 @@ fn what_follows_a_rotted_epoch_mark_is_in_the_log_for_verify_and_info_too() {
     let found = crate::salvage::contents(&source(&disk), &session(), Some(&described), &options()).unwrap();
     assert_eq!(found.devices[0].streams[0].samples, published);
 }
+
+#[test]
+fn a_segment_alone_answers_for_itself() {
+    let disk = record(End::Closed, 9);
+    let last = log_files(&disk).len() as u32;
+    assert!(last >= 3);
+    for damaged in 1..=last {
+        let harmed = disk.snapshot();
+        harmed.damage(&segment(damaged), |bytes| bytes[700] ^= 4).unwrap();
+        for asked in 1..=last {
+            let source = Source::on(Arc::new(harmed.clone()), &segment(asked)).unwrap();
+            let report = verify(&source, &VerifyOptions::default(), &|_| {}).unwrap();
+            let of_log = report
+                .faults
+                .iter()
+                .filter(|fault| fault.kind == FaultKind::Damage);
+            let files: Vec<_> = of_log.map(|fault| fault.file.clone()).collect();
+            match asked == damaged {
+                true => assert!(
+                    !files.is_empty() && files.iter().all(|file| *file == segment(asked)),
+                    "{files:?}"
+                ),
+                false => assert_eq!(files, Vec::<PathBuf>::new(), "{asked} of {damaged}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_disk_refuses_to_read_is_named_with_its_own_words() {
+    use crate::disk::faulty::{Duration, FaultyDisk, Plan, ReadFault};
+    let disk = crowd(End::Sealed);
+    for path in [
+        "annotations.jsonl",
+        "manifest.json",
+        "session.json",
+        "receipt-0001.json",
+    ] {
+        let plan = Plan {
+            fail_reads: Some(ReadFault {
+                path,
+                at: 0,
+                duration: Duration::ForEver,
+            }),
+            ..Plan::default()
+        };
+        let faulty = FaultyDisk::new(disk.snapshot(), plan);
+        let source = Source::on(Arc::new(faulty), Path::new("")).unwrap();
+        let report = verify(&source, &VerifyOptions::default(), &|_| {}).unwrap();
+        let of_disk = report
+            .faults
+            .iter()
+            .filter(|fault| fault.kind == FaultKind::Unreadable);
+        let files: Vec<_> = of_disk.map(|fault| fault.file.file_name().unwrap()).collect();
+        assert_eq!(files, [path], "{:#?}", report.faults);
+        // And what it means where the file was looked into.
+        let others = report
+            .faults
+            .iter()
+            .filter(|fault| fault.kind != FaultKind::Unreadable);
+        assert!(others.count() > 0, "{path}: {:#?}", report.faults);
+    }
+}

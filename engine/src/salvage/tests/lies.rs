@@ -122,7 +122,13 @@ fn nor_does_a_reader_deliver_one_where_checkpoints_are_gone_too() {
         let mut frames = Vec::new();
         while let Some(found) = reader.next().unwrap() {
             let header = found.frame.header();
-            frames.push((found.offset, u64::from(header.length), header.lane, header.kind, header.sequence));
+            frames.push((
+                found.offset,
+                u64::from(header.length),
+                header.lane,
+                header.kind,
+                header.sequence,
+            ));
         }
         let faults = reader.faults().iter();
         let faults: Vec<_> = faults.map(|it| (it.kind, it.offset, it.bytes)).collect();
@@ -139,7 +145,11 @@ fn nor_does_a_reader_deliver_one_where_checkpoints_are_gone_too() {
     let mut tried = 0;
     for outer in truth.values().filter(|known| known.length > 120) {
         // The checkpoint behind it lists where frames begin; a later one says that all this was synced.
-        let behind: Vec<u64> = checkpoints.iter().copied().filter(|at| *at > outer.offset).collect();
+        let behind: Vec<u64> = checkpoints
+            .iter()
+            .copied()
+            .filter(|at| *at > outer.offset)
+            .collect();
         let [list, _, ..] = behind[..] else { continue };
         for place in [0, 3, 4, 20, 60] {
             tried += 1;
@@ -151,7 +161,9 @@ fn nor_does_a_reader_deliver_one_where_checkpoints_are_gone_too() {
                 })
                 .unwrap();
             let (frames, faults) = read(&damaged);
-            let kept = whole.iter().filter(|frame| ![outer.offset, list].contains(&frame.0));
+            let kept = whole
+                .iter()
+                .filter(|frame| ![outer.offset, list].contains(&frame.0));
             assert!(frames.iter().eq(kept), "{outer:?}, byte {place}: {faults:?}");
             let length = whole.iter().find(|frame| frame.0 == list).unwrap().1;
             let expected = [(outer.offset, u64::from(outer.length)), (list, length)];
