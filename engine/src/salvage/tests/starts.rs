@@ -396,3 +396,33 @@ fn a_segment_that_is_long_enough_is_sealed_by_the_next_maintenance() {
     store.maintain().unwrap();
     assert_eq!(sealed(), 1);
 }
+
+#[test]
+fn when_a_device_was_heard_last_is_known_after_a_restart() {
+    let disk = MemoryDisk::new();
+    let store = recording_on(&disk, options());
+    let mut sender = sender(&store);
+    let handle = sender.open();
+    sender.declare(handle);
+    sender.samples(handle);
+    let heard = store.log_status().remove(0).last_arrival_ns;
+    assert!(heard.is_some());
+    store.close().unwrap();
+    drop(store);
+    let (store, _) = opened(&disk);
+    assert_eq!(store.log_status().remove(0).last_arrival_ns, heard);
+}
+
+#[test]
+fn names_like_those_of_segments_and_blocks_are_none() {
+    for name in ["12.mlog", "abcdef.mlog", "00001x.mlog", "000001.log", "000001"] {
+        assert_eq!(crate::log::segment_number(name), None, "{name}");
+    }
+    assert_eq!(crate::log::segment_number("000012.mlog"), Some(12));
+    assert_eq!(crate::log::segment_number("1234567.mlog"), Some(1_234_567));
+    let disk = record(End::Killed, 4);
+    let before = verified(&disk).faults;
+    crate::disk::create_dirs(&disk, Path::new("journal/000009.mjb")).unwrap();
+    assert_eq!(verified(&disk).faults, before);
+    assert!(recovered(&disk).1.lost.is_nothing());
+}
