@@ -59,7 +59,7 @@ impl<'a> Player<'a> {
         let hub = self.store.clock().now();
         let stamp = Stamp {
             hub,
-            dev_send_ns: (self.live % 2 == 0).then_some(hub.ns + 7_000),
+            dev_send_ns: self.live.is_multiple_of(2).then_some(hub.ns + 7_000),
         };
         batch.push(self.handle, frame.into(), stamp).unwrap();
         assert_eq!(self.store.commit(&batch).unwrap().outcomes, [Outcome::Durable]);
