@@ -110,3 +110,77 @@ fn an_opening_may_be_cut_off_anywhere_and_the_next_one_too() {
     }
     assert!(states > 200, "{states} states");
 }
+
+#[test]
+fn what_the_journal_let_go_of_is_synced_in_the_logs() {
+    let disk = MemoryDisk::new();
+    let store = recording_on(&disk, options());
+    let mut sender = sender(&store);
+    let handle = sender.open();
+    sender.declare(handle);
+    // Many times what the journal holds.
+    for round in 0..120 {
+        sender.samples(handle);
+        if round % 5 == 4 {
+            store.flush().unwrap();
+        }
+    }
+    drop(store);
+    disk.power_cut(None);
+    let (store, report) = reopened(Arc::new(disk.clone())).unwrap();
+    assert!(!report.found_damage(), "{report:?}");
+    assert_eq!(store.log_status().remove(0).samples, 120 * SAMPLES);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(taken(&disk, "after the cut").len(), 121);
+}
+
+#[test]
+fn a_flush_that_found_no_room_is_tried_again_where_it_was() {
+    use crate::disk::faulty::Duration;
+    for with_seal in [false, true] {
+        let mut failed = 0;
+        for at in 1.. {
+            let disk = MemoryDisk::new();
+            let faulty = FaultyDisk::new(disk.clone(), Plan::default());
+            let shared: Arc<dyn Disk> = Arc::new(faulty.clone());
+            let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
+            Store::init(&shared, [7; 16], &options()).unwrap();
+            let (store, _) = Store::open(shared, kernel.hub_clock(), options()).unwrap();
+            store.create_session(NewSession::open_to_all(session())).unwrap();
+            store.start_session(&session()).unwrap();
+            let mut sender = sender(&store);
+            let handle = sender.open();
+            sender.declare(handle);
+            let frames = if with_seal { 9 } else { 2 };
+            (0..frames).for_each(|_| sender.samples(handle));
+            faulty.set_plan(Plan {
+                fail_at: Some((
+                    faulty.operations() + at,
+                    std::io::ErrorKind::StorageFull,
+                    Duration::Once,
+                )),
+                ..Plan::default()
+            });
+            let first = store.flush();
+            let is_over = faulty.faults() == 0;
+            faulty.set_plan(Plan::default());
+            let goes_on = store.health().poisoned.is_none();
+            if goes_on {
+                store.flush().unwrap();
+                sender.samples(handle);
+                store.flush().unwrap();
+            }
+            failed += u32::from(first.is_err());
+            drop(store);
+            let (store, report) = reopened(Arc::new(disk.clone())).unwrap();
+            assert!(!report.found_damage(), "operation {at}: {report:?}");
+            let expected = SAMPLES * (frames + u64::from(goes_on));
+            assert_eq!(store.log_status().remove(0).samples, expected, "operation {at}");
+            if is_over {
+                break;
+            }
+        }
+        assert!(failed > 0);
+    }
+}
