@@ -166,8 +166,8 @@ pub fn enrolment(bytes: &[u8]) {
     if let Ok(invitation) = Invitation::parse(text) {
         assert!(!invitation.device().as_str().contains(['/', '.', '\u{1b}']));
         // Other keys than this very one are of a later version, whatever is in them.
-        let query = text.trim().split(['?', '&']);
-        let tokens = query.filter_map(|part| part.strip_prefix("token="));
+        let (_, query) = text.trim().split_once("/enrol?").expect("a link has a query");
+        let tokens = query.split('&').filter_map(|part| part.strip_prefix("token="));
         // An address or a name may consist of the same letters.
         for token in tokens.filter(|token| text.matches(token).count() == 1) {
             assert!(!format!("{invitation:?}").contains(token), "the token is shown");
@@ -184,7 +184,7 @@ pub fn enrolment_seeds() -> Vec<Vec<u8>> {
         "ab".repeat(32),
         "0f".repeat(16)
     );
-    let later = link.replace("&token", "&\n\ntoken=\"&token");
+    let later = link.replace("&token", "&\n\ntoken=\"&t'ken=?token=)&token");
     vec![link.into_bytes(), later.into_bytes(), REQUEST.as_bytes().to_vec()]
 }
 

@@ -328,7 +328,7 @@ mod tests {
             journal.append(&mut record_of(4096, commit), commit, 1).unwrap();
         }
         // Both are in use as long as their newest commits count, each to the last.
-        for oldest in [1, 1] {
+        for oldest in [0, 1] {
             let full = journal.append(&mut record_of(4096, 3), 3, oldest);
             assert!(matches!(full, Err(AppendError::NoRoom)), "{full:?}");
         }

@@ -309,7 +309,7 @@ impl Verifying<'_> {
             checked.segments += 1;
             checked.log_bytes += bytes;
         }
-        let mut replay = Replay::open(self.disk, session, device)?;
+        let mut replay = Replay::open(self.disk, session, device)?.with_stand_ins();
         let mut indices = Indices::of(replay.reader().segments());
         let mut meanings = Meanings::default();
         // Where no index vouches for what stands in a segment, the checkpoints' sums do.

@@ -153,10 +153,10 @@ impl<'a> Player<'a> {
         self.control(Kind::PROBES, 0, device_ns, 1, &payload);
     }
 
-    fn end(&mut self, stream: &Stream, never_sent: u64) {
+    fn end(&mut self, stream: &Stream, never_taken: u64) {
         let end = EndOfStream {
             stream: stream.number,
-            captured: stream.index - never_sent,
+            captured: stream.index - never_taken,
             next_index: stream.index,
             frames: stream.frames,
             digest: stream.chain.to_hex(),
@@ -335,7 +335,7 @@ fn remarks_are_counted() {
 }
 
 #[test]
-fn the_clock_of_a_device_is_known_as_soon_as_it_was_heard() {
+fn the_clock_of_a_device_is_known_once_it_was_heard_enough() {
     let disk = MemoryDisk::new();
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let kernel = SimulatedKernel::new(1, UTC_NS);

@@ -27,11 +27,6 @@ fn taken(disk: &MemoryDisk, what: &str) -> BTreeMap<(&'static str, u32, u8, u64)
     found
 }
 
-fn reopened(disk: Arc<dyn Disk>) -> Option<(Store, crate::RecoveryReport)> {
-    let kernel = SimulatedKernel::new(1, 1_700_000_100_000_000_000);
-    Store::open(disk, kernel.hub_clock(), options()).ok()
-}
-
 /// Opens the hub on a disk that dies at its operation `at`; false if it came to its end before.
 fn opened_until(disk: &MemoryDisk, at: u64, dice: &mut Option<Dice>, power: bool) -> bool {
     let plan = Plan {
@@ -45,7 +40,7 @@ fn opened_until(disk: &MemoryDisk, at: u64, dice: &mut Option<Dice>, power: bool
         cut_at: Some(0),
         ..Plan::default()
     });
-    let is_cut = faulty.operations() >= at;
+    let is_cut = faulty.operations() > at;
     drop(opened);
     if power {
         disk.power_cut(dice.as_mut());
@@ -75,7 +70,7 @@ fn an_opening_may_be_cut_off_anywhere_and_the_next_one_too() {
         taken(&disk, "without a cut")
     };
     assert_eq!(truth.len(), 42);
-    let (mut first, mut states) = (1, 0);
+    let (mut first, mut states) = (0, 0);
     loop {
         let mut is_cut = false;
         for power in [false, true] {
@@ -89,7 +84,7 @@ fn an_opening_may_be_cut_off_anywhere_and_the_next_one_too() {
                 &format!("cut at {first}, power {power}"),
             );
             states += 1;
-            for second in (1 + first % 4..).step_by(4) {
+            for second in (first % 4..).step_by(4) {
                 let twice = once.snapshot();
                 let goes_on = opened_until(&twice, second, &mut dice, !power || second % 8 < 4);
                 comes_back(
@@ -118,41 +113,46 @@ fn what_the_journal_let_go_of_is_synced_in_the_logs() {
     let mut sender = sender(&store);
     let handle = sender.open();
     sender.declare(handle);
-    // Many times what the journal holds.
-    for round in 0..120 {
+    // Three times what the journal holds, with a cut behind each commit.
+    for round in 1..=120 {
         sender.samples(handle);
-        if round % 5 == 4 {
+        if round % 5 == 0 {
             store.flush().unwrap();
         }
+        let cut = disk.snapshot();
+        cut.power_cut(None);
+        let (store, report) = reopened(Arc::new(cut)).unwrap();
+        assert!(!report.found_damage(), "round {round}: {report:?}");
+        assert_eq!(store.log_status().remove(0).samples, round * SAMPLES);
     }
-    drop(store);
-    disk.power_cut(None);
-    let (store, report) = reopened(Arc::new(disk.clone())).unwrap();
-    assert!(!report.found_damage(), "{report:?}");
-    assert_eq!(store.log_status().remove(0).samples, 120 * SAMPLES);
-    store.close().unwrap();
-    drop(store);
-    assert_eq!(taken(&disk, "after the cut").len(), 121);
 }
 
 #[test]
 fn a_flush_that_found_no_room_is_tried_again_where_it_was() {
     use crate::disk::faulty::Duration;
     for with_seal in [false, true] {
-        let mut failed = 0;
-        for at in 1.. {
+        let options = match with_seal {
+            true => options(),
+            false => Options {
+                segment_bytes_first: 1 << 16,
+                segment_bytes_max: 1 << 16,
+                ..options()
+            },
+        };
+        let (mut failed, mut went_on) = (0, 0);
+        for at in 0.. {
             let disk = MemoryDisk::new();
             let faulty = FaultyDisk::new(disk.clone(), Plan::default());
             let shared: Arc<dyn Disk> = Arc::new(faulty.clone());
             let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
-            Store::init(&shared, [7; 16], &options()).unwrap();
-            let (store, _) = Store::open(shared, kernel.hub_clock(), options()).unwrap();
+            Store::init(&shared, [7; 16], &options).unwrap();
+            let (store, _) = Store::open(shared, kernel.hub_clock(), options.clone()).unwrap();
             store.create_session(NewSession::open_to_all(session())).unwrap();
             store.start_session(&session()).unwrap();
             let mut sender = sender(&store);
             let handle = sender.open();
             sender.declare(handle);
-            let frames = if with_seal { 9 } else { 2 };
+            let frames = 9;
             (0..frames).for_each(|_| sender.samples(handle));
             faulty.set_plan(Plan {
                 fail_at: Some((
@@ -172,6 +172,10 @@ fn a_flush_that_found_no_room_is_tried_again_where_it_was() {
                 store.flush().unwrap();
             }
             failed += u32::from(first.is_err());
+            went_on += u32::from(first.is_err() && goes_on);
+            let mut files = log_files(&disk).into_iter();
+            let sealed = files.any(|(_, bytes)| bytes.windows(8).any(|it| it == b"MAREYIDX"));
+            assert!(sealed == with_seal || !goes_on, "operation {at}");
             drop(store);
             let (store, report) = reopened(Arc::new(disk.clone())).unwrap();
             assert!(!report.found_damage(), "operation {at}: {report:?}");
@@ -181,6 +185,6 @@ fn a_flush_that_found_no_room_is_tried_again_where_it_was() {
                 break;
             }
         }
-        assert!(failed > 0);
+        assert!(failed > 0 && went_on > 0, "{went_on} of {failed} went on");
     }
 }

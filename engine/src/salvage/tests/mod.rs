@@ -127,6 +127,12 @@ fn recording_on(disk: &MemoryDisk, options: Options) -> Store {
     store
 }
 
+/// The hub, opened again later; none where the disk does not let it.
+fn reopened(disk: Arc<dyn Disk>) -> Option<(Store, crate::RecoveryReport)> {
+    let kernel = SimulatedKernel::new(1, 1_700_000_100_000_000_000);
+    Store::open(disk, kernel.hub_clock(), options()).ok()
+}
+
 /// The device's first epoch, of which nothing is sent yet.
 fn sender(store: &Store) -> Sender<'_> {
     Sender {

@@ -5,8 +5,7 @@ use super::*;
 use marey_format::registry::RefusalCode;
 
 fn opened(disk: &MemoryDisk) -> (Store, crate::RecoveryReport) {
-    let kernel = SimulatedKernel::new(1, 1_700_000_100_000_000_000);
-    Store::open(Arc::new(disk.clone()), kernel.hub_clock(), options()).unwrap()
+    reopened(Arc::new(disk.clone())).expect("the disk does not fail")
 }
 
 fn frame(sequence: u64, seed: Seed) -> Vec<u8> {
@@ -406,10 +405,14 @@ fn when_a_device_was_heard_last_is_known_after_a_restart() {
     sender.declare(handle);
     sender.samples(handle);
     let heard = store.log_status().remove(0).last_arrival_ns;
-    assert!(heard.is_some());
+    assert_eq!(heard, Some(store.clock().now().ns));
     store.close().unwrap();
     drop(store);
-    let (store, _) = opened(&disk);
+    // The same life of the machine, a minute later.
+    let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
+    kernel.advance(60_000_000_000);
+    let (store, _) = Store::open(Arc::new(disk), kernel.hub_clock(), options()).unwrap();
+    assert_ne!(heard, Some(store.clock().now().ns));
     assert_eq!(store.log_status().remove(0).last_arrival_ns, heard);
 }
 
