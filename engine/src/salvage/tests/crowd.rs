@@ -254,16 +254,7 @@ pub(super) fn crowd_at(end: End, utc_ns: i64) -> MemoryDisk {
     annotation::append(&disk, &session(), remark("two", Some(first.number()), false)).unwrap();
     let third = annotation::append(&disk, &session(), remark("three", None, false)).unwrap();
     annotation::append(&disk, &session(), remark("three", Some(third.number()), true)).unwrap();
-    match end {
-        End::Sealed => {
-            store.stop_session(&session()).unwrap();
-            store.seal_session(&session(), &|_| {}).unwrap();
-            store.close().unwrap();
-        }
-        End::Closed => store.close().unwrap(),
-        End::Killed => {}
-    }
-    drop(store);
+    come_to(end, store);
     disk
 }
 

@@ -99,6 +99,11 @@ fn record(end: End, rounds: u64) -> MemoryDisk {
         }
         sender.end(handle);
     }
+    come_to(end, store);
+    disk
+}
+
+fn come_to(end: End, store: Store) {
     match end {
         End::Sealed => {
             store.stop_session(&session()).unwrap();
@@ -108,8 +113,6 @@ fn record(end: End, rounds: u64) -> MemoryDisk {
         End::Closed => store.close().unwrap(),
         End::Killed => {}
     }
-    drop(store);
-    disk
 }
 
 /// A hub on a disk of its own that records the session, and has heard of nobody yet.
