@@ -1,5 +1,6 @@
 //! Salvage of logs that are broken in every way: what is whole comes through, all else is named, nothing is made up.
 
+mod book;
 mod crowd;
 mod cuts;
 mod every_byte;
