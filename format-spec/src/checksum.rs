@@ -24,6 +24,7 @@ impl Seed {
     }
 
     /// The CRC-32 of `bytes`, going on from this seed.
+    #[inline]
     pub fn checksum(self, bytes: &[u8]) -> u32 {
         let mut crc = crc32fast::Hasher::new_with_initial(self.0);
         crc.update(bytes);

@@ -178,43 +178,59 @@ pub enum FrameError {
 
 impl Header {
     /// Reads the header's form; says nothing of the checksum.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self, FrameError> {
+        let b = Self::well_formed(bytes)?;
+        Ok(Self::read(b))
+    }
+
+    /// The header's bytes, if their form is a header's.
+    #[inline]
+    fn well_formed(bytes: &[u8]) -> Result<&[u8; HEADER_BYTES], FrameError> {
         let Some(b) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Err(FrameError::Short {
                 expected: HEADER_BYTES,
                 found: bytes.len(),
             });
         };
-        let u32_at = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         if b[..4] != MARK {
             return Err(FrameError::Mark {
                 found: [b[0], b[1], b[2], b[3]],
             });
         }
-        let length = u32_at(8);
+        let length = u32_at(b, 8);
         if !length.is_multiple_of(8) || !(HEADER_BYTES..=limits::FRAME_BYTES_MAX).contains(&(length as usize))
         {
             return Err(FrameError::Length { found: length });
         }
-        let lane = Lane::from_byte(b[14]).ok_or(FrameError::Lane { found: b[14] })?;
+        if Lane::from_byte(b[14]).is_none() {
+            return Err(FrameError::Lane { found: b[14] });
+        }
         let padding = b[15];
         if padding > 7 || usize::from(padding) > length as usize - HEADER_BYTES {
             return Err(FrameError::Padding { found: padding });
         }
-        Ok(Self {
-            crc: u32_at(4),
-            length,
+        Ok(b)
+    }
+
+    /// Apart from the judgement, so that a header is never a part of a `Result`: the copies out of one wait for each other,
+    /// and of four of them a reader of logs had as much to do as of checksums.
+    #[inline]
+    fn read(b: &[u8; HEADER_BYTES]) -> Self {
+        let u64_at = |at: usize| u64::from(u32_at(b, at)) | u64::from(u32_at(b, at + 4)) << 32;
+        Self {
+            crc: u32_at(b, 4),
+            length: u32_at(b, 8),
             kind: Kind(b[12]),
             flags: Flags(b[13]),
-            lane,
-            padding,
-            stream: u32_at(16),
-            count: u32_at(20),
+            lane: Lane::from_byte(b[14]).unwrap_or(Lane::Hub),
+            padding: b[15],
+            stream: u32_at(b, 16),
+            count: u32_at(b, 20),
             sequence: u64_at(24),
             first_index: u64_at(32),
             first_time_ns: u64_at(40).cast_signed(),
-        })
+        }
     }
 
     fn to_bytes(self) -> [u8; HEADER_BYTES] {
@@ -242,16 +258,44 @@ pub struct Frame<'a> {
     bytes: &'a [u8],
 }
 
+#[inline]
+fn u32_at(b: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
 impl<'a> Frame<'a> {
     /// Reads the form of the frame at the start of `bytes`, which may be longer. The checksum is not looked at.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FrameError> {
-        let header = Header::parse(bytes)?;
-        match bytes.get(..header.length as usize) {
-            Some(bytes) => Ok(Self { header, bytes }),
-            None => Err(FrameError::Short {
-                expected: header.length as usize,
+        let length = Self::length(bytes)?;
+        match length <= bytes.len() {
+            true => Ok(Self::again(bytes)),
+            false => Err(FrameError::Short {
+                expected: length,
                 found: bytes.len(),
             }),
+        }
+    }
+
+    /// How many bytes the frame has whose header stands at the start of `bytes`, which may end before it.
+    ///
+    /// # Errors
+    /// What of the header's form is wrong.
+    #[inline]
+    pub fn length(bytes: &[u8]) -> Result<usize, FrameError> {
+        Header::well_formed(bytes).map(|header| u32_at(header, 8) as usize)
+    }
+
+    /// The frame at the start of bytes that hold all of its [length](Frame::length), without judging its form again.
+    ///
+    /// # Panics
+    /// Where they end before it.
+    #[inline]
+    pub fn again(bytes: &'a [u8]) -> Self {
+        let header = Header::read(bytes.first_chunk().expect("a header is there"));
+        Self {
+            header,
+            bytes: &bytes[..header.length as usize],
         }
     }
 
@@ -263,6 +307,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Whether the checksum fits the bytes under `seed`.
+    #[inline]
     pub fn verify(&self, seed: Seed) -> Result<(), FrameError> {
         let found = seed.checksum(&self.bytes[8..]);
         if found == self.header.crc {

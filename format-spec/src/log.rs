@@ -6,6 +6,7 @@ use crate::layout::{Fields, Put, name, put_name};
 use crate::limits;
 use crate::types::{DeviceId, EpochId, HubEpoch, SessionId};
 use crate::version;
+use std::sync::Arc;
 
 /// What a segment begins with.
 pub const SEGMENT_MAGIC: [u8; 8] = *b"MAREYLOG";
@@ -234,23 +235,27 @@ impl IndexEntry {
         to.u8(self.kind.0).u8(self.lane as u8).u16(0).u32(0);
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        // Of known length: no field is looked for twice.
-        let mut from = Fields(bytes.first_chunk::<{ Self::BYTES }>()?);
-        Some(Self {
-            offset: from.u32()?,
-            length: from.u32()?,
-            crc: from.u32()?,
-            stream: from.u32()?,
-            count: from.u32()?,
-            epoch: from.u32()?,
-            sequence: from.u64()?,
-            first_index: from.u64()?,
-            first_time_ns: from.i64()?,
-            last_time_ns: from.i64()?,
-            kind: Kind(from.u8()?),
-            lane: Lane::from_byte(from.u8()?)?,
-        })
+    fn is_well_formed(bytes: &[u8; Self::BYTES]) -> bool {
+        Lane::from_byte(bytes[57]).is_some()
+    }
+
+    fn read(bytes: &[u8; Self::BYTES]) -> Self {
+        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        Self {
+            offset: u32_at(0),
+            length: u32_at(4),
+            crc: u32_at(8),
+            stream: u32_at(12),
+            count: u32_at(16),
+            epoch: u32_at(20),
+            sequence: u64_at(24),
+            first_index: u64_at(32),
+            first_time_ns: u64_at(40).cast_signed(),
+            last_time_ns: u64_at(48).cast_signed(),
+            kind: Kind(bytes[56]),
+            lane: Lane::from_byte(bytes[57]).unwrap_or(Lane::Hub),
+        }
     }
 }
 
@@ -296,8 +301,27 @@ impl Footer {
         to
     }
 
-    /// The index of a segment of `file_bytes`, from the bytes that its trailer points at.
+    /// The footer whose trailer points at the bytes of this index.
     pub fn parse(trailer: &Trailer, index: &[u8]) -> Result<Self, SegmentError> {
+        let index = Index::parse(trailer, index.to_vec())?;
+        Ok(Self {
+            data_bytes: trailer.data_bytes,
+            entries: index.entries().collect(),
+        })
+    }
+}
+
+/// The index of a segment as it stands in the file, checked. A reader needs entries only where something is damaged or looked for:
+/// until then they are bytes, which cost no more than their checksum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index(Arc<Vec<u8>>);
+
+impl Index {
+    /// The index that `trailer` points at, from its bytes, mark included.
+    ///
+    /// # Errors
+    /// If it is not as long as the trailer says, its mark or checksum does not hold, or an entry says what no frame can.
+    pub fn parse(trailer: &Trailer, index: Vec<u8>) -> Result<Self, SegmentError> {
         const WHAT: &str = "the segment index";
         let expected = trailer.index_bytes();
         if index.len() as u64 != expected {
@@ -307,10 +331,10 @@ impl Footer {
                 found: index.len() as u64,
             });
         }
-        let Some(rows) = index.strip_prefix(&INDEX_MAGIC) else {
+        if !index.starts_with(&INDEX_MAGIC) {
             return Err(SegmentError::Magic { what: WHAT });
-        };
-        let found = crc32(index);
+        }
+        let found = crc32(&index);
         if found != trailer.index_crc {
             return Err(SegmentError::Crc {
                 what: WHAT,
@@ -318,14 +342,20 @@ impl Footer {
                 found,
             });
         }
-        let mut entries = Vec::with_capacity(rows.len() / IndexEntry::BYTES);
-        for row in rows.chunks_exact(IndexEntry::BYTES) {
-            entries.push(IndexEntry::parse(row).ok_or(SegmentError::Value { what: WHAT })?);
+        let index = Self(Arc::new(index));
+        match index.rows().iter().all(IndexEntry::is_well_formed) {
+            true => Ok(index),
+            false => Err(SegmentError::Value { what: WHAT }),
         }
-        Ok(Self {
-            data_bytes: trailer.data_bytes,
-            entries,
-        })
+    }
+
+    /// What it lists, in its order.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = IndexEntry> + '_ {
+        self.rows().iter().map(IndexEntry::read)
+    }
+
+    fn rows(&self) -> &[[u8; IndexEntry::BYTES]] {
+        self.0[INDEX_MAGIC.len()..].as_chunks().0
     }
 }
 

@@ -9,7 +9,7 @@ use super::frames::Place;
 use super::unreadable::{Hole, Tolerant};
 use crate::error::StorageError;
 use crate::log::{Fault, SegmentSummary};
-use marey_format::log::IndexEntry;
+use marey_format::log::{Index, IndexEntry};
 use marey_format::{DeviceId, SessionId};
 use std::collections::HashSet;
 use std::path::Path;
@@ -63,7 +63,7 @@ pub fn of_segment(
         }
         false
     });
-    for entry in index.into_iter().flatten() {
+    for entry in index.iter().flat_map(Index::entries) {
         if whole_anyway.contains(&Place {
             segment,
             offset: u64::from(entry.offset),

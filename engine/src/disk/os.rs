@@ -153,7 +153,7 @@ impl Disk for OsDisk {
         file.set_len(0)?;
         file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
         file.flush()?;
-        Ok(Some(Box::new(OsLock { _file: file })))
+        Ok(Some(Box::new(OsLock(file))))
     }
 
     fn describe(&self, path: &Path) -> PathBuf {
@@ -217,8 +217,33 @@ fn still_there(file: &fs::File) -> io::Result<()> {
 }
 
 #[derive(Debug)]
-struct OsLock {
-    _file: fs::File,
-}
+struct OsLock(fs::File);
 
 impl LockGuard for OsLock {}
+
+impl Drop for OsLock {
+    /// Closing alone would leave it with a process that another thread is just starting: until that runs its own program
+    /// it has every file that is open here.
+    fn drop(&mut self) {
+        self.0.unlock().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_goes_with_its_guard_though_a_child_still_has_the_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let disk = OsDisk::new(dir.path());
+        let file = fs::File::create(dir.path().join("LOCK")).expect("made");
+        let child_has = file.try_clone().expect("the same open file");
+        file.try_lock().expect("nobody has it");
+        let guard = OsLock(file);
+        assert!(disk.lock(Path::new("LOCK")).expect("answered").is_none());
+        drop(guard);
+        assert!(disk.lock(Path::new("LOCK")).expect("answered").is_some());
+        drop(child_has);
+    }
+}

@@ -7,8 +7,7 @@ use crate::error::StorageError;
 use crate::session::Session;
 use marey_format::frame::{Frame, Lane};
 use marey_format::log::{
-    Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentError, SegmentHeader, TRAILER_BYTES,
-    Trailer,
+    Index, Predecessor, SEGMENT_HEADER_BYTES, SegmentError, SegmentHeader, TRAILER_BYTES, Trailer,
 };
 use marey_format::{DeviceId, SessionId};
 use std::path::{Path, PathBuf};
@@ -36,7 +35,7 @@ pub struct SegmentSummary {
     /// Up to where it counts, by the segment after it.
     pub(crate) cut_at: Option<u64>,
     pub(crate) header: Option<SegmentHeader>,
-    pub(crate) index: Option<Vec<IndexEntry>>,
+    pub(crate) index: Option<Index>,
     /// What is wrong with header or footer.
     pub(crate) troubles: Vec<(u64, u64, String)>,
     /// Where in the file the header stands that is missing at its beginning: the disk wrote it to the wrong place.
@@ -83,7 +82,7 @@ impl SegmentSummary {
             }
         };
         let (sealed_bytes, index) = match Self::footer(&*file, file_bytes).map_err(io)? {
-            Tail::Sealed(footer) => (Some(footer.data_bytes), Some(footer.entries)),
+            Tail::Sealed { data_bytes, index } => (Some(data_bytes), Some(index)),
             Tail::IndexBroken { data_bytes, why } => {
                 troubles.push((data_bytes, file_bytes - data_bytes, why));
                 (Some(data_bytes), None)
@@ -141,10 +140,12 @@ impl SegmentSummary {
         };
         let mut index = vec![0; trailer.index_bytes() as usize];
         let read = file.read_at(trailer.data_bytes, &mut index)?;
-        Ok(match Footer::parse(&trailer, &index[..read]) {
-            Ok(footer) => Tail::Sealed(footer),
+        index.truncate(read);
+        let data_bytes = trailer.data_bytes;
+        Ok(match Index::parse(&trailer, index) {
+            Ok(index) => Tail::Sealed { data_bytes, index },
             Err(error) => Tail::IndexBroken {
-                data_bytes: trailer.data_bytes,
+                data_bytes,
                 why: error.to_string(),
             },
         })
@@ -240,7 +241,10 @@ pub(crate) fn finished(segments: &[SegmentSummary]) -> usize {
 
 /// How a segment's file ends.
 enum Tail {
-    Sealed(Footer),
+    Sealed {
+        data_bytes: u64,
+        index: Index,
+    },
     /// The trailer is whole, the index that it points at is not.
     IndexBroken {
         data_bytes: u64,
@@ -356,7 +360,7 @@ impl<'d> LogReader<'d> {
             .iter()
             .filter(|segment| segment.cut_at.is_none_or(|cut| Some(cut) == segment.sealed_bytes))
             .filter_map(|segment| segment.index.as_ref())
-            .flatten();
+            .flat_map(Index::entries);
         let row = rows
             .into_iter()
             .find(|row| (row.epoch, row.lane, row.sequence) == (epoch, lane, sequence));
@@ -405,7 +409,8 @@ impl<'d> LogReader<'d> {
                 }) => {
                     let (segment, faults_before) = (summary.segment, self.faults.len());
                     let scanner = self.scanner.as_ref().expect("it was just used");
-                    let frame = Frame::parse(scanner.bytes(offset, length)).expect("the scanner parsed it");
+                    // Not handed on by the scanner: see there.
+                    let frame = Frame::again(scanner.bytes(offset, length));
                     return Ok(Some(LogFrame {
                         segment,
                         offset,
@@ -443,7 +448,7 @@ fn begin(summary: &SegmentSummary, window: Window, so_far: &mut Continuity) -> S
     if let Some((epoch, ordinal)) = summary.header.as_ref().and_then(|header| header.epoch) {
         so_far.go_on(&epoch, ordinal);
     }
-    Scanner::new(window, summary.extent(), summary.index.as_deref())
+    Scanner::new(window, summary.extent(), summary.index.as_ref())
 }
 
 /// Reads one frame by its place, and checks that it is the one that was meant.

@@ -16,7 +16,7 @@ use crate::session::Session;
 use crate::state::{LogState, Meaning, StreamVersions};
 use crate::time::HubInstant;
 use marey_format::frame::{Frame, Kind};
-use marey_format::log::{Predecessor, SEGMENT_HEADER_BYTES};
+use marey_format::log::{Index, Predecessor, SEGMENT_HEADER_BYTES};
 use marey_format::payload::Checkpoint;
 use marey_format::{DeviceId, EpochId, Seed, SessionId};
 
@@ -200,13 +200,13 @@ fn take_index(
     let file = disk.open(&summary.path, OpenMode::Read).map_err(io)?;
     let mut after = state.clone();
     let mut buffer = Vec::new();
-    for row in summary.index.iter().flatten() {
+    for row in summary.index.iter().flat_map(Index::entries) {
         if row.kind == Kind::CHECKPOINT || row.kind == Kind::ARRIVAL {
             let meaning = Meaning::Arrival((row.kind == Kind::ARRIVAL).then_some(row.first_time_ns));
-            after.take(&crate::state::Judged { entry: *row, meaning });
+            after.take(&crate::state::Judged { entry: row, meaning });
             continue;
         }
-        let judged = match after.judge_entry(row) {
+        let judged = match after.judge_entry(&row) {
             Some(judged) => Some(judged),
             None => {
                 let epoch = (row.epoch != u32::MAX).then_some(row.epoch);
@@ -337,7 +337,7 @@ impl Scan<'_> {
         if let Some((epoch, ordinal)) = self.summary.header.as_ref().and_then(|header| header.epoch) {
             so_far.go_on(&epoch, ordinal);
         }
-        let mut scanner = Scanner::new(Window::new(file), extent, self.summary.index.as_deref());
+        let mut scanner = Scanner::new(Window::new(file), extent, self.summary.index.as_ref());
         while let Some(step) = scanner.step(&mut so_far).map_err(io)? {
             match step {
                 Step::Frame {

@@ -6,8 +6,8 @@
 
 use super::window::Window;
 use crate::state::LogState;
-use marey_format::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, Lane, MARK};
-use marey_format::log::{INDEX_MAGIC, IndexEntry, SEGMENT_HEADER_BYTES};
+use marey_format::frame::{Frame, FrameError, HEADER_BYTES, Kind, Lane, MARK};
+use marey_format::log::{INDEX_MAGIC, Index, SEGMENT_HEADER_BYTES};
 use marey_format::payload::{Checkpoint, EpochMark};
 use marey_format::{DeviceId, EpochId, Seed, SessionId, limits};
 use std::collections::BTreeSet;
@@ -114,6 +114,7 @@ impl Continuity {
     }
 
     /// The epoch under whose seed the frame's checksum holds: `Some(None)` for hub frames.
+    #[inline]
     fn owner(&self, frame: &Frame<'_>, all_epochs: bool) -> Option<Option<u32>> {
         if frame.header().lane == Lane::Hub {
             return frame.verify(self.hub_seed).is_ok().then_some(None);
@@ -149,25 +150,25 @@ impl Continuity {
         }
     }
 
-    fn next(&self, header: &Header, epoch: Option<u32>) -> u64 {
+    fn next(&self, lane: Lane, epoch: Option<u32>) -> u64 {
         match epoch {
             None => self.hub_next,
             Some(epoch) => self
                 .lanes
                 .get(epoch as usize)
-                .and_then(|lanes| lanes.get(header.lane as usize))
+                .and_then(|lanes| lanes.get(lane as usize))
                 .copied()
                 .unwrap_or(0),
         }
     }
 
-    fn take(&mut self, header: &Header, epoch: Option<u32>) {
-        let next = header.sequence.saturating_add(1);
-        match epoch {
+    fn take(&mut self, found: &Found) {
+        let next = found.sequence.saturating_add(1);
+        match found.epoch {
             None => self.hub_next = next,
             Some(epoch) => {
                 let lanes = self.lanes.get_mut(epoch as usize);
-                if let Some(lane) = lanes.and_then(|lanes| lanes.get_mut(header.lane as usize)) {
+                if let Some(lane) = lanes.and_then(|lanes| lanes.get_mut(found.lane as usize)) {
                     *lane = next.max(*lane);
                 }
             }
@@ -207,7 +208,8 @@ pub(crate) struct Scanner {
     window: Window,
     position: u64,
     extent: Extent,
-    /// Where frames begin, by the footer's index, in order.
+    index: Option<Index>,
+    /// Where frames begin, by the footer's index, in order; made when first needed.
     starts: Option<Vec<u64>>,
     /// After damage, until an epoch frame: any epoch's seed may fit.
     after_damage: bool,
@@ -226,16 +228,13 @@ struct Covered {
 }
 
 impl Scanner {
-    pub fn new(window: Window, extent: Extent, index: Option<&[IndexEntry]>) -> Self {
+    pub fn new(window: Window, extent: Extent, index: Option<&Index>) -> Self {
         Self {
             window,
             position: SEGMENT_HEADER_BYTES as u64,
             extent,
-            starts: index.map(|entries| {
-                let mut starts: Vec<u64> = entries.iter().map(|entry| u64::from(entry.offset)).collect();
-                starts.sort_unstable();
-                starts
-            }),
+            index: index.cloned(),
+            starts: None,
             after_damage: false,
             checkpoints: None,
             done: false,
@@ -253,10 +252,11 @@ impl Scanner {
     }
 
     /// The next frame or fault; none at the end.
+    #[inline(always)]
     pub fn step(&mut self, so_far: &mut Continuity) -> io::Result<Option<Step>> {
         while !self.done && self.position < self.extent.limit {
             let offset = self.position;
-            match self.frame_at(offset, so_far)? {
+            match self.judge(offset, so_far)? {
                 Ok(found) => {
                     self.position = offset + found.length as u64;
                     if found.taken {
@@ -275,36 +275,45 @@ impl Scanner {
         Ok(None)
     }
 
-    /// The frame at an offset, judged by checksum and sequence.
+    /// [`Scanner::judge`] for where it is seldom asked.
+    #[inline(never)]
     fn frame_at(&mut self, offset: u64, so_far: &Continuity) -> io::Result<Result<Found, NotHere>> {
+        self.judge(offset, so_far)
+    }
+
+    /// The frame at an offset, judged by checksum and sequence. Inlined, with all that it asks: what is handed from call
+    /// to call is written and read again, and of several such copies a frame took as long as of its checksum.
+    #[inline(always)]
+    fn judge(&mut self, offset: u64, so_far: &Continuity) -> io::Result<Result<Found, NotHere>> {
         let left = self.extent.limit - offset;
         let head = self.window.at(offset, HEADER_BYTES.min(left as usize))?;
-        if head.starts_with(&INDEX_MAGIC) {
-            return Ok(Err(NotHere::Index));
-        }
-        let header = match Header::parse(head) {
-            Ok(header) => header,
+        let length = match Frame::length(head) {
+            Ok(length) => length,
+            Err(_) if head.starts_with(&INDEX_MAGIC) => return Ok(Err(NotHere::Index)),
             Err(error) => return Ok(Err(NotHere::Frame(error))),
         };
-        let length = header.length as usize;
+        let short = |found| {
+            let expected = length;
+            Ok(Err(NotHere::Frame(FrameError::Short { expected, found })))
+        };
         if length as u64 > left {
-            let found = left as usize;
-            return Ok(Err(NotHere::Frame(FrameError::Short {
-                expected: length,
-                found,
-            })));
+            return short(left as usize);
         }
-        let frame = match Frame::parse(self.window.at(offset, length)?) {
-            Ok(frame) => frame,
-            Err(error) => return Ok(Err(NotHere::Frame(error))),
-        };
+        let bytes = self.window.at(offset, length)?;
+        if bytes.len() < length {
+            return short(bytes.len());
+        }
+        let frame = Frame::again(bytes);
+        let (kind, lane, sequence) = (frame.header().kind, frame.header().lane, frame.header().sequence);
         let Some(epoch) = so_far.owner(&frame, self.after_damage) else {
             return Ok(Err(NotHere::Crc));
         };
         // Of two frames with one sequence the first counts; a refill may fill holes below, which `state` sorts out.
-        let taken = header.sequence >= so_far.next(&header, epoch) || (so_far.refill && epoch.is_some());
+        let taken = sequence >= so_far.next(lane, epoch) || (so_far.refill && epoch.is_some());
         Ok(Ok(Found {
-            header,
+            kind,
+            lane,
+            sequence,
             length,
             epoch,
             taken,
@@ -312,8 +321,8 @@ impl Scanner {
     }
 
     fn note(&mut self, found: &Found, offset: u64, so_far: &mut Continuity) {
-        so_far.take(&found.header, found.epoch);
-        if found.header.kind == Kind::EPOCH
+        so_far.take(found);
+        if found.kind == Kind::EPOCH
             && let Ok(frame) = Frame::parse(self.window.held(offset, found.length))
         {
             so_far.note_epoch(&frame);
@@ -342,6 +351,11 @@ impl Scanner {
             });
         }
         self.after_damage = true;
+        if let Some(index) = self.index.take() {
+            let mut starts: Vec<u64> = index.entries().map(|entry| u64::from(entry.offset)).collect();
+            starts.sort_unstable();
+            self.starts = Some(starts);
+        }
         let inside = self.believed_end(offset, so_far)?;
         let mut at = offset + 8;
         while at < self.extent.limit {
@@ -404,7 +418,7 @@ impl Scanner {
         let mut at = offset.next_multiple_of(8);
         while at + HEADER_BYTES as u64 <= self.extent.limit {
             let here = match self.frame_at(at, so_far)? {
-                Ok(Found { header, length, .. }) if header.kind == Kind::CHECKPOINT => {
+                Ok(Found { kind, length, .. }) if kind == Kind::CHECKPOINT => {
                     let frame = Frame::parse(self.window.held(at, length)).ok();
                     frame.and_then(|frame| Checkpoint::parse(frame.payload()))
                 }
@@ -446,7 +460,9 @@ enum Start {
 
 #[derive(Debug)]
 struct Found {
-    header: Header,
+    kind: Kind,
+    lane: Lane,
+    sequence: u64,
     length: usize,
     epoch: Option<u32>,
     taken: bool,

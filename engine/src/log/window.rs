@@ -13,6 +13,8 @@ pub(super) struct Window {
     /// How long the file is, once it was asked: beyond there is nothing to read, however often somebody looks.
     file_bytes: Option<u64>,
     buffer: Vec<u8>,
+    /// Bytes of the buffer that were read; what stands behind them is left over from before.
+    filled: usize,
     /// Where in the file the buffer begins.
     start: u64,
 }
@@ -23,12 +25,12 @@ impl Window {
     }
 
     /// With the buffer of another one.
-    pub fn reusing(file: Arc<dyn File>, mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
+    pub fn reusing(file: Arc<dyn File>, buffer: Vec<u8>) -> Self {
         Self {
             file,
             file_bytes: None,
             buffer,
+            filled: 0,
             start: 0,
         }
     }
@@ -46,28 +48,41 @@ impl Window {
     }
 
     /// `length` bytes at `offset`; fewer at the end of the file.
+    #[inline]
     pub fn at(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
+        match self.holds(offset, length) {
+            true => Ok(self.held(offset, length)),
+            false => self.read(offset, length),
+        }
+    }
+
+    fn holds(&self, offset: u64, length: usize) -> bool {
+        offset >= self.start && offset + length as u64 <= self.start + self.filled as u64
+    }
+
+    /// [`Window::at`] where something of it may be missing.
+    #[inline(never)]
+    fn read(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
         let left = self.file_bytes()?.saturating_sub(offset);
         let length = (length as u64).min(left) as usize;
         if length == 0 {
             return Ok(&[]);
         }
-        let holds = offset >= self.start && offset + length as u64 <= self.start + self.buffer.len() as u64;
-        if !holds {
+        if !self.holds(offset, length) {
             let kept = self.keep_from(offset);
             let wanted = (length.max(READ_BYTES) as u64).min(left) as usize;
-            self.buffer.resize(wanted, 0);
-            let read = self
-                .file
-                .read_at(offset + kept as u64, &mut self.buffer[kept..])?;
-            self.buffer.truncate(kept + read);
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
+            }
+            let rest = &mut self.buffer[kept..wanted];
+            self.filled += self.file.read_at(offset + kept as u64, rest)?;
         }
-        let from = ((offset - self.start) as usize).min(self.buffer.len());
-        let to = (from + length).min(self.buffer.len());
-        Ok(&self.buffer[from..to])
+        let from = (offset - self.start) as usize;
+        Ok(&self.buffer[from..(from + length).min(self.filled)])
     }
 
     /// The bytes that the last [`Window::at`] made sure of, without reading.
+    #[inline]
     pub fn held(&self, offset: u64, length: usize) -> &[u8] {
         let from = (offset - self.start) as usize;
         &self.buffer[from..from + length]
@@ -75,15 +90,14 @@ impl Window {
 
     /// Moves what is already there to the front; how many bytes that were.
     fn keep_from(&mut self, offset: u64) -> usize {
-        let end = self.start + self.buffer.len() as u64;
+        let end = self.start + self.filled as u64;
         let kept = if offset >= self.start && offset < end {
             (end - offset) as usize
         } else {
             0
         };
-        let from = self.buffer.len() - kept;
-        self.buffer.copy_within(from.., 0);
-        self.start = offset;
+        self.buffer.copy_within(self.filled - kept..self.filled, 0);
+        (self.start, self.filled) = (offset, kept);
         kept
     }
 }

@@ -149,8 +149,9 @@ impl Inventory {
             .iter()
             .filter_map(|s| {
                 let end = s.cut_at.or(s.sealed_bytes).unwrap_or(u64::MAX);
-                let rows = s.index.as_ref()?.iter().filter(|row| u64::from(row.offset) < end);
-                Some((s.segment, rows.copied().collect()))
+                let rows = s.index.as_ref()?.entries();
+                let rows = rows.filter(|row| u64::from(row.offset) < end);
+                Some((s.segment, rows.collect()))
             })
             .collect();
         taking.inventory.faults.extend(reader.into_faults());

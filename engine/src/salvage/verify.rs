@@ -611,8 +611,8 @@ impl Indices {
             let rows = segment
                 .index
                 .as_ref()?
-                .iter()
-                .map(|row| (u64::from(row.offset), *row));
+                .entries()
+                .map(|row| (u64::from(row.offset), row));
             Some((
                 segment.segment,
                 rows.filter(|(offset, _)| *offset < end).collect(),

@@ -38,10 +38,10 @@ impl Store {
                     log.is_none_or(|log| log.lacks(place, entry.epoch, entry.lane, entry.sequence))
                 };
                 // Where there is no index only compaction can tell; it makes nothing of what is not new.
-                let late = summary.index.is_none_or(|entries| {
-                    entries
-                        .iter()
-                        .any(|entry| entry.lane != Lane::Hub && is_late(entry))
+                let late = summary.index.is_none_or(|index| {
+                    index
+                        .entries()
+                        .any(|entry| entry.lane != Lane::Hub && is_late(&entry))
                 });
                 if late {
                     return Ok(true);

@@ -304,7 +304,7 @@ impl GroupCommit {
 
 /// Sixteen sealed logs read back with their checksums, against a scan of the same files with a buffer that is used again.
 pub fn replay(rounds: usize) -> Result<Measured, String> {
-    read_back(rounds, FRAMES_TO_READ / 4, |_| Ok(()))
+    read_back(rounds, FRAMES_TO_READ, |_| Ok(()))
 }
 
 /// The same from the disk itself.

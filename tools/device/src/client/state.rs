@@ -137,7 +137,18 @@ pub(super) struct State {
     pub(super) closing: Option<Closing>,
     pub(super) entropy: Entropy,
     /// Held while the folder is used.
-    folder_lock: Option<File>,
+    folder_lock: Option<FolderLock>,
+}
+
+/// The lock on a folder of buffers.
+struct FolderLock(File);
+
+impl Drop for FolderLock {
+    /// Closing alone would leave it with a process that another thread is just starting: until that runs its own program
+    /// it has every file that is open here.
+    fn drop(&mut self) {
+        self.0.unlock().ok();
+    }
 }
 
 /// How the client's thread is to end.
@@ -189,7 +200,7 @@ impl State {
             std::fs::create_dir_all(&folder).map_err(io_error)?;
             let lock = File::create(folder.join("LOCK")).map_err(io_error)?;
             lock.try_lock().map_err(|error| io_error(error.into()))?;
-            state.folder_lock = Some(lock);
+            state.folder_lock = Some(FolderLock(lock));
             for path in restore_all(&folder)? {
                 match Capture::restore(&path, &state.buffer_options, frame_options) {
                     Ok((capture, _)) if *capture.device() != state.device => {
