@@ -117,6 +117,7 @@ impl ClockMap {
             place: Place::default(),
             last_ns: i64::MIN,
             fresh: true,
+            rounding: Rounding::default(),
         }
     }
 
@@ -174,6 +175,7 @@ pub struct Cursor<'a> {
     place: Place,
     last_ns: i64,
     fresh: bool,
+    rounding: Rounding,
 }
 
 impl Cursor<'_> {
@@ -195,9 +197,10 @@ impl Cursor<'_> {
         let half_width_ns = interval
             .reach_from(time_us.saturating_mul(1_000))
             .map_or(f64::INFINITY, float_up);
+        let guard_ns = self.guard();
         Published {
             time_us,
-            err_us: two_digits_up(half_width_ns + self.guard()),
+            err_us: self.rounding.two_digits_up(half_width_ns + guard_ns),
             segment: self.segment as u32,
         }
     }
@@ -253,24 +256,46 @@ impl Cursor<'_> {
     }
 }
 
-/// Nanoseconds as microseconds, rounded up to two significant digits, and never below even as a float.
-fn two_digits_up(ns: f64) -> f32 {
-    if ns.is_nan() || ns >= 1e18 {
-        return f32::INFINITY;
-    }
-    let below = ns.max(0.0) as u64;
-    let ns = below + u64::from((below as f64) < ns);
-    let mut unit = 1;
-    while ns > 100 * unit {
-        unit *= 10;
-    }
-    let mut digits = ns.div_ceil(unit);
-    loop {
-        let us = ((digits * unit) as f64 / 1_000.0) as f32;
-        if f64::from(us) * 1_000.0 >= ns as f64 {
-            return us;
+/// Rounds bounds up. From stamp to stamp they hardly change, so what the last was rounded to is asked first.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rounding {
+    /// Nanoseconds above the first, up to the second, have these two digits.
+    above: u64,
+    until: u64,
+    us: f32,
+}
+
+impl Rounding {
+    /// Nanoseconds as microseconds, rounded up to two significant digits, and never below even as a float.
+    fn two_digits_up(&mut self, ns: f64) -> f32 {
+        if ns.is_nan() || ns >= 1e18 {
+            return f32::INFINITY;
         }
-        digits += 1;
+        let below = ns.max(0.0) as u64;
+        let ns = below + u64::from((below as f64) < ns);
+        let covers = |us: f32| f64::from(us) * 1_000.0 >= ns as f64;
+        if (self.above < ns && ns <= self.until) && covers(self.us) {
+            return self.us;
+        }
+        let mut unit = 1;
+        while ns > 100 * unit {
+            unit *= 10;
+        }
+        let digits = ns.div_ceil(unit);
+        let us_of = |digits: u64| ((digits * unit) as f64 / 1_000.0) as f32;
+        let us = us_of(digits);
+        // The same digits of a smaller unit are others: below ten of this one there would have been more of them.
+        let above = (digits.saturating_sub(1) * unit).max(if unit > 1 { 10 * unit } else { 0 });
+        *self = Self {
+            above,
+            until: digits * unit,
+            us,
+        };
+        // A float may lie a little below.
+        (digits..)
+            .map(us_of)
+            .find(|us| covers(*us))
+            .unwrap_or(f32::INFINITY)
     }
 }
 
@@ -280,6 +305,7 @@ mod tests {
 
     #[test]
     fn a_published_bound_has_two_digits_and_covers() {
+        let two_digits_up = |ns| Rounding::default().two_digits_up(ns);
         assert_eq!(two_digits_up(0.0), 0.0);
         assert_eq!(two_digits_up(f64::INFINITY), f32::INFINITY);
         assert_eq!(two_digits_up(123_456.0), 130.0);
@@ -290,6 +316,28 @@ mod tests {
             assert!(f64::from(us) * 1_000.0 >= ns as f64);
             // At most a tenth more, and a step for what a float cannot hold.
             assert!(f64::from(us) * 1_000.0 <= ns as f64 * 1.2 + 1.0, "{ns} {us}");
+        }
+    }
+
+    #[test]
+    fn what_was_rounded_before_changes_nothing() {
+        // Up, down and across the ends of digits and units, with what each left behind.
+        let marks = (0..18u32).flat_map(|power| (10..=100u64).map(move |n| n * 10u64.pow(power) / 10));
+        let mut all: Vec<u64> = marks
+            .flat_map(|ns| [ns.saturating_sub(1), ns, ns + 1, ns + ns / 200])
+            .filter(|&ns| ns < 1_000_000_000_000_000_000)
+            .collect();
+        all.sort_unstable();
+        for step in [1, 2, 3, 7] {
+            let (mut up, mut down) = (Rounding::default(), Rounding::default());
+            for &ns in all.iter().step_by(step) {
+                let alone = Rounding::default().two_digits_up(ns as f64);
+                assert_eq!(up.two_digits_up(ns as f64), alone, "{ns}");
+            }
+            for &ns in all.iter().rev().step_by(step) {
+                let alone = Rounding::default().two_digits_up(ns as f64);
+                assert_eq!(down.two_digits_up(ns as f64), alone, "{ns}");
+            }
         }
     }
 }

@@ -9,7 +9,6 @@ use crate::clock::{LiveClock, Row};
 use crate::session::Session;
 use crate::state::{EpochState, Judged, LogState, Meaning, StreamVersions, Violation};
 use crate::time::HubInstant;
-use marey_format::checksum::crc32;
 use marey_format::clock::ProbeRow;
 use marey_format::frame::{Frame, Kind, Lane, control_frame};
 use marey_format::log::{Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -95,8 +94,28 @@ struct Segment {
     synced: u64,
     /// Taken and not yet handed out; stands at `written`.
     pending: Vec<u8>,
-    /// Where the batch under way began, in the segment and in the index.
-    batch: (u64, usize),
+    unchecked: Unchecked,
+}
+
+/// Frames that no checkpoint covers yet.
+#[derive(Debug)]
+struct Unchecked {
+    /// Where they begin, in the segment and in the index.
+    offset: u64,
+    first: usize,
+    /// Of their bytes, taken while each was at hand: when the checkpoint is due they have left the caches, and whoever flushes
+    /// holds up all that commit.
+    crc: crc32fast::Hasher,
+}
+
+impl Unchecked {
+    fn from(offset: u64, first: usize) -> Self {
+        Self {
+            offset,
+            first,
+            crc: crc32fast::Hasher::new(),
+        }
+    }
 }
 
 /// Why a frame was not taken.
@@ -479,7 +498,7 @@ impl Log {
             created_hub_ns: now.ns,
         };
         self.segment.pending.extend_from_slice(&header.to_bytes());
-        self.segment.batch = (SEGMENT_HEADER_BYTES as u64, 0);
+        self.segment.unchecked = Unchecked::from(SEGMENT_HEADER_BYTES as u64, 0);
         if let Some((_, ordinal)) = epoch
             && restate
         {
@@ -551,21 +570,21 @@ impl Log {
         self.state.take(&judged);
         self.segment.index.push(judged.entry);
         self.segment.pending.extend_from_slice(bytes);
-        if self.segment.index.len() - self.segment.batch.1 >= CHECKPOINT_FRAMES_MAX {
+        self.segment.unchecked.crc.update(bytes);
+        if self.segment.index.len() - self.segment.unchecked.first >= CHECKPOINT_FRAMES_MAX {
             self.checkpoint();
         }
     }
 
     /// Says where the frames since the last checkpoint stand, and what had been synced before.
     fn checkpoint(&mut self) {
-        let (offset, first) = self.segment.batch;
+        let Unchecked { offset, first, .. } = self.segment.unchecked;
         if first == self.segment.index.len() {
             return;
         }
         self.writes += 1;
         let length = self.segment.end() - offset;
-        let from = (offset - self.segment.written) as usize;
-        let crc = crc32(&self.segment.pending[from..]);
+        let crc = std::mem::take(&mut self.segment.unchecked.crc).finalize();
         let starts = self.segment.index[first..]
             .iter()
             .map(|e| ((u64::from(e.offset) - offset) / 8) as u32);
@@ -601,7 +620,7 @@ impl Log {
             .expect("its sequence is the next one");
         self.segment.index.push(judged.entry);
         self.segment.pending.extend_from_slice(&bytes);
-        self.segment.batch = (self.segment.end(), self.segment.index.len());
+        self.segment.unchecked = Unchecked::from(self.segment.end(), self.segment.index.len());
     }
 
     fn arrived(&mut self, item: &Item, lane: Lane, sequence: u64) {
@@ -644,7 +663,7 @@ impl Segment {
             written: 0,
             synced: 0,
             pending: Vec::new(),
-            batch: (SEGMENT_HEADER_BYTES as u64, 0),
+            unchecked: Unchecked::from(SEGMENT_HEADER_BYTES as u64, 0),
         }
     }
 

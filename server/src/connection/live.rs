@@ -1,14 +1,14 @@
 //! A connection on a TLS socket: one task, one loop, one place where it waits.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use marey_engine::Actor;
 use marey_format::{DeviceId, Refusal, RefusalCode};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{Caller, Connection, Wire};
 use crate::attached::Turn;
@@ -21,12 +21,16 @@ use crate::tally::{CONNECT, Refused};
 use crate::tls::{Alpn, Received, TlsError, TlsStream};
 use crate::web;
 
-/// Takes a fresh socket through the handshake and serves it to its end.
+/// Takes a fresh socket through the handshake and sees that it is served to its end; until then `alive` is held.
+///
+/// A task has room for the largest of its stages as long as it lives, and most devices are silent most of the time. So each stage
+/// stands in a box of its own, and a device's connection goes on in a task that has room for nothing else.
 pub(crate) async fn serve(
     state: Arc<HubState>,
     socket: TcpStream,
     (turn, peer): (Turn, SocketAddr),
     mut admission: Admission,
+    alive: mpsc::Sender<()>,
 ) {
     state.metrics.connections.add(1);
     let mut deadline = Duration::from_millis(state.config().limits.handshake_timeout_ms);
@@ -36,13 +40,11 @@ pub(crate) async fn serve(
     let Some(configs) = state.registrar.tls() else {
         return tracing::error!("a hub that serves has certificates");
     };
-    let handshake = TlsStream::accept(
-        socket,
-        &configs,
-        (&state.buffers, &state.turns),
-        state.stamp.clone(),
-        deadline,
-    );
+    let handshake = Box::pin(async {
+        let (buffers, stamp) = ((&state.buffers, &state.turns), state.stamp.clone());
+        let tls = TlsStream::accept(socket, &configs, buffers, stamp, deadline).await;
+        tls.map(Box::new)
+    });
     let mut stopping = state.stopping.subscribe();
     let tls = tokio::select! {
         tls = handshake => tls,
@@ -50,12 +52,14 @@ pub(crate) async fn serve(
     };
     admission.established();
     match tls {
-        Ok(tls) if admission.crowded().is_some() => turn_away(&state, tls, peer).await,
-        Ok(tls) if tls.alpn() == Alpn::Web => web::serve(&state, tls, peer).await,
-        Ok(tls) => match caller(&state, &tls, (turn, peer)) {
-            Ok(caller) => {
-                let connection = Connection::new(state.reception.clone(), tls, caller);
-                connection.run(state.stopping.subscribe()).await;
+        Ok(tls) if admission.crowded().is_some() => Box::pin(turn_away(&state, *tls, peer)).await,
+        Ok(tls) if tls.alpn() == Alpn::Web => Box::pin(web::serve(&state, *tls, peer)).await,
+        Ok(tls) => match connection(&state, tls, (turn, peer)) {
+            Ok(connection) => {
+                tokio::spawn(async move {
+                    connection.run(stopping).await;
+                    drop((admission, alive));
+                });
             }
             Err(why) => tracing::error!(%peer, why, "a connection could not be served"),
         },
@@ -101,6 +105,16 @@ async fn turn_away(state: &HubState, mut tls: TlsStream, peer: SocketAddr) {
     }
 }
 
+/// The connection of the device that dials.
+fn connection(
+    state: &HubState,
+    tls: Box<TlsStream>,
+    at: (Turn, SocketAddr),
+) -> Result<Box<Connection<TlsStream>>, &'static str> {
+    let caller = caller(state, &tls, at)?;
+    Ok(Box::new(Connection::new(state.reception.clone(), *tls, caller)))
+}
+
 /// The device that the certificate names, with a fresh key for its time packets.
 fn caller(
     state: &HubState,
@@ -128,7 +142,7 @@ fn caller(
 }
 
 impl Connection<TlsStream> {
-    async fn run(mut self, stopping: watch::Receiver<bool>) {
+    async fn run(mut self: Box<Self>, stopping: watch::Receiver<bool>) {
         let result = self.pump(stopping).await;
         self.detach();
         let device = self.protocol.device();
@@ -136,23 +150,29 @@ impl Connection<TlsStream> {
             Ok(()) => tracing::debug!(%device, end = ?self.ending, "connection ended"),
             Err(error) => tracing::debug!(%device, %error, "connection broke"),
         }
-        // A peer that takes nothing any more is not waited for. The time key dies before the goodbye.
+        if let Some(goodbye) = self.goodbye() {
+            goodbye.await;
+        }
+    }
+
+    /// The last words, if there is anybody to hear them.
+    fn goodbye(self: Box<Self>) -> Option<Pin<Box<impl Future<Output = ()>>>> {
+        // The time key dies before the goodbye.
         let Self {
             wire: tls,
             time_key,
             unsent_since_ns,
             ending,
             ..
-        } = self;
+        } = *self;
         drop(time_key);
         let linger = match ending {
             // It has been told, and has nothing more to say to anybody.
             Some(End::Hub(RefusalCode::Revoked)) => LINGER_REVOKED,
             _ => LINGER,
         };
-        if unsent_since_ns.is_none() {
-            tls.close(linger).await;
-        }
+        // A peer that takes nothing any more is not waited for.
+        unsent_since_ns.is_none().then(|| Box::pin(tls.close(linger)))
     }
 
     async fn pump(&mut self, mut stopping: watch::Receiver<bool>) -> Result<(), TlsError> {
