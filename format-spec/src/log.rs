@@ -312,7 +312,7 @@ impl Footer {
 }
 
 /// The index of a segment as it stands in the file, checked. A reader needs entries only where something is damaged or looked for:
-/// until then they are bytes, which cost no more than their checksum.
+/// until then they stay bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index(Arc<Vec<u8>>);
 

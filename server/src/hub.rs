@@ -435,7 +435,7 @@ impl Sockets {
         let serve_one = move |socket, peer, admission| {
             let (state, alive) = (for_connections.clone(), alive.clone());
             let turn = state.attached.accepted();
-            tokio::spawn(connection::serve(state, socket, (turn, peer), admission, alive));
+            tokio::spawn(connection::serve(alive, state, socket, (turn, peer), admission));
         };
         runtime.spawn(listener::accept_loop(
             self.devices,

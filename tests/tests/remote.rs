@@ -5,9 +5,10 @@
     reason = "a test stands outside of the hub, and waits in real time"
 )]
 
-use marey_tests::hub::{Lab, config, session};
-use marey_tests::process::{Ran, run};
+use marey_tests::hub::{Lab, PATIENCE, config, session};
+use marey_tests::process::{Ran, run, until};
 use marey_tests::web::{PEOPLE, VIC};
+use serde_json::Value;
 use std::net::TcpListener;
 
 #[test]
@@ -77,11 +78,16 @@ fn a_hub_elsewhere_gives_the_same_answers() {
     assert_eq!((&said["n"], &said["kind"]), (&1.into(), &"mark".into()));
     here(&["session", "annotate", "walk", "a\u{1b}[2Jb"]).sentence(2);
     here(&["session", "stop", "walk", "--wait"]).well();
-    let jobs = here(&["jobs"]).well().json();
-    let sealed = jobs
-        .as_array()
-        .expect("a list")
-        .iter()
-        .any(|job| job["kind"] == "seal" && job["object"] == "session/walk" && job["state"] == "done");
-    assert!(sealed, "{jobs}");
+    // A session is sealed as soon as its manifest stands; the job that sealed it ends after that.
+    until("the end of the job that sealed it", PATIENCE, || {
+        let jobs = here(&["jobs"]).well().json();
+        let is_ours = |job: &&Value| job["kind"] == "seal" && job["object"] == "session/walk";
+        let job = jobs
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(is_ours)
+            .expect("its job");
+        (job["state"] == "done").then_some(())
+    });
 }

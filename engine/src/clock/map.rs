@@ -284,10 +284,9 @@ impl Rounding {
         let digits = ns.div_ceil(unit);
         let us_of = |digits: u64| ((digits * unit) as f64 / 1_000.0) as f32;
         let us = us_of(digits);
-        // The same digits of a smaller unit are others: below ten of this one there would have been more of them.
-        let above = (digits.saturating_sub(1) * unit).max(if unit > 1 { 10 * unit } else { 0 });
+        // All of these have this unit: above 10 of it, no smaller one would do, and of a unit above 1 there are more than 10 here.
         *self = Self {
-            above,
+            above: digits.saturating_sub(1) * unit,
             until: digits * unit,
             us,
         };

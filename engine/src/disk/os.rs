@@ -135,7 +135,7 @@ impl Disk for OsDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
-        let mut file = fs::OpenOptions::new()
+        let file = fs::OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -147,13 +147,15 @@ impl Disk for OsDisk {
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
+        let mut lock = OsLock(file);
+        let file = &mut lock.0;
         // The process id is for people; what counts is the lock.
         let mut before = String::new();
         file.read_to_string(&mut before).ok();
         file.set_len(0)?;
         file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
         file.flush()?;
-        Ok(Some(Box::new(OsLock(file))))
+        Ok(Some(Box::new(lock)))
     }
 
     fn describe(&self, path: &Path) -> PathBuf {

@@ -3,7 +3,7 @@
 use crate::disk::{Disk, OpenMode};
 use crate::error::StorageError;
 use crate::log::{Fault, FaultKind, JournalFrames};
-use marey_format::journal::{Entry, RECORD_HEADER_BYTES, Record, RecordError};
+use marey_format::journal::{Entry, RECORD_HEADER_BYTES, RECORD_MARK, Record, RecordError};
 use marey_format::{DeviceId, SessionId, limits};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,11 +41,12 @@ struct Broken {
 pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result<Replayed, StorageError> {
     let mut replayed = Replayed::default();
     let mut found: BTreeMap<u64, Found> = BTreeMap::new();
-    let (mut blocks, mut broken) = (Vec::new(), Vec::new());
+    // One buffer for all blocks: memory that is touched for the first time costs more than what is read into it.
+    let (mut bytes, mut held, mut broken) = (Vec::new(), None, Vec::new());
     for (block, path) in paths.iter().enumerate() {
-        let bytes = read_block(disk, path)?;
+        read_block(disk, path, &mut bytes)?;
+        held = Some(block);
         scan_block(disk, path, block, &bytes, hub, &mut found, &mut broken);
-        blocks.push(bytes);
     }
     let Some((&newest, last)) = found.last_key_value() else {
         return Ok(replayed);
@@ -68,8 +69,13 @@ pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result
                 .push(fault(disk, &paths[record.block], record.offset, 0, why));
         }
         expected = commit.saturating_add(1);
-        let bytes = &blocks[record.block][record.offset..record.offset + record.length];
-        let entries = Record::parse(bytes, hub, Some(record.generation)).and_then(|record| record.entries());
+        if held != Some(record.block) {
+            read_block(disk, &paths[record.block], &mut bytes)?;
+            held = Some(record.block);
+        }
+        // What changed since it was scanned does not hold any more.
+        let from = bytes.get(record.offset..).unwrap_or_default();
+        let entries = Record::parse(from, hub, Some(record.generation)).and_then(|record| record.entries());
         let holds_frames = entries.as_ref().is_ok_and(|entries| !entries.is_empty());
         match entries {
             Ok(entries) => take(entries, &mut replayed.logs),
@@ -88,13 +94,17 @@ pub(super) fn read(disk: &dyn Disk, hub: &[u8; 16], paths: &[PathBuf]) -> Result
     Ok(replayed)
 }
 
-fn read_block(disk: &dyn Disk, path: &Path) -> Result<Vec<u8>, StorageError> {
+/// Reads a whole block in place of what `bytes` held.
+fn read_block(disk: &dyn Disk, path: &Path, bytes: &mut Vec<u8>) -> Result<(), StorageError> {
     let io = |error| StorageError::io("reading", disk.describe(path), error);
     let file = disk.open(path, OpenMode::Read).map_err(io)?;
-    let mut bytes = vec![0; file.len().map_err(io)?.min(4 * limits::RECORD_BYTES_MAX) as usize];
-    let read = file.read_at(0, &mut bytes).map_err(io)?;
+    bytes.resize(
+        file.len().map_err(io)?.min(4 * limits::RECORD_BYTES_MAX) as usize,
+        0,
+    );
+    let read = file.read_at(0, bytes).map_err(io)?;
     bytes.truncate(read);
-    Ok(bytes)
+    Ok(())
 }
 
 /// The records of one filling of a block. Behind a record that does not hold, a later one of the same filling proves
@@ -111,6 +121,11 @@ fn scan_block(
     let (mut at, mut generation, mut next) = (0, None, None);
     let mut broken: Option<(usize, RecordError)> = None;
     while at + RECORD_HEADER_BYTES <= bytes.len() {
+        // Most of a block is what it was filled with before: where no record begins is seen at once.
+        if broken.is_some() && !bytes[at..].starts_with(&RECORD_MARK) {
+            at += 8;
+            continue;
+        }
         let record = Record::parse(&bytes[at..], hub, generation);
         match record {
             // Commits count from 1, and never come near the end of the numbers.

@@ -84,6 +84,7 @@ impl Window {
     /// The bytes that the last [`Window::at`] made sure of, without reading.
     #[inline]
     pub fn held(&self, offset: u64, length: usize) -> &[u8] {
+        debug_assert!(self.holds(offset, length), "what stands there was not read");
         let from = (offset - self.start) as usize;
         &self.buffer[from..from + length]
     }
@@ -99,5 +100,84 @@ impl Window {
         self.buffer.copy_within(self.filled - kept..self.filled, 0);
         (self.start, self.filled) = (offset, kept);
         kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Bytes that count up; the reads that are listed fail, others are as short as they may be.
+    #[derive(Debug)]
+    struct Counting {
+        bytes: u64,
+        reads: Mutex<u32>,
+        failing: u32,
+    }
+
+    fn byte_at(offset: u64) -> u8 {
+        (offset % 251) as u8
+    }
+
+    impl File for Counting {
+        fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize> {
+            let mut reads = self.reads.lock().expect("one thread");
+            *reads += 1;
+            if *reads == self.failing {
+                return Err(io::ErrorKind::Other.into());
+            }
+            let count = (self.bytes.saturating_sub(offset) as usize).min(to.len());
+            for (to, offset) in to[..count].iter_mut().zip(offset..) {
+                *to = byte_at(offset);
+            }
+            Ok(count)
+        }
+
+        fn len(&self) -> io::Result<u64> {
+            // It was cut since: reads come back short.
+            Ok(self.bytes + 100)
+        }
+
+        fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_there_and_what_was_there_before_is_not_taken_for_it() {
+        let bytes = 2 * READ_BYTES as u64 + 5_000;
+        for failing in 0..4 {
+            let file = Counting {
+                bytes,
+                reads: Mutex::new(0),
+                failing,
+            };
+            // Of a file before: nothing of it may show.
+            let mut window = Window::reusing(Arc::new(file), vec![0xee; READ_BYTES]);
+            let mut failed = 0;
+            for offset in (0..bytes + 100).step_by(3_000) {
+                for length in [48, 4_000] {
+                    let wanted: Vec<u8> = (offset..bytes.min(offset + length)).map(byte_at).collect();
+                    match window.at(offset, length as usize) {
+                        Ok(found) => assert_eq!(found, wanted, "{offset} {length}"),
+                        Err(_) => {
+                            failed += 1;
+                            let again = window.at(offset, length as usize).expect("it fails once");
+                            assert_eq!(again, wanted, "{offset} {length}");
+                        }
+                    }
+                }
+            }
+            assert_eq!(failed, u32::from(failing > 0), "read {failing}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::clock::{LiveClock, Row};
 use crate::session::Session;
 use crate::state::{EpochState, Judged, LogState, Meaning, StreamVersions, Violation};
 use crate::time::HubInstant;
+use marey_format::checksum::crc32;
 use marey_format::clock::ProbeRow;
 use marey_format::frame::{Frame, Kind, Lane, control_frame};
 use marey_format::log::{Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -585,6 +586,12 @@ impl Log {
         self.writes += 1;
         let length = self.segment.end() - offset;
         let crc = std::mem::take(&mut self.segment.unchecked.crc).finalize();
+        let from = (offset - self.segment.written) as usize;
+        debug_assert_eq!(
+            crc,
+            crc32(&self.segment.pending[from..]),
+            "every frame was summed up"
+        );
         let starts = self.segment.index[first..]
             .iter()
             .map(|e| ((u64::from(e.offset) - offset) / 8) as u32);

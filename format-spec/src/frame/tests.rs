@@ -151,6 +151,10 @@ fn columns_that_lie_are_refused() {
         FrameError::TimeBackward { sample: 1 }
     ));
     assert!(matches!(
+        parse(&build(&times(&[7, 8, 8, 9, 8, 7]), 6, none), "i8"),
+        FrameError::TimeBackward { sample: 4 }
+    ));
+    assert!(matches!(
         parse(&build(&times(&[7]), 1, none), "i8"),
         FrameError::Payload { .. }
     ));

@@ -1,4 +1,4 @@
-//! A connection on a TLS socket: one task, one loop, one place where it waits.
+//! A connection on a TLS socket: a task for its handshake, then one of its own with one loop and one place where it waits.
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -26,11 +26,11 @@ use crate::web;
 /// A task has room for the largest of its stages as long as it lives, and most devices are silent most of the time. So each stage
 /// stands in a box of its own, and a device's connection goes on in a task that has room for nothing else.
 pub(crate) async fn serve(
+    alive: mpsc::Sender<()>,
     state: Arc<HubState>,
     socket: TcpStream,
     (turn, peer): (Turn, SocketAddr),
     mut admission: Admission,
-    alive: mpsc::Sender<()>,
 ) {
     state.metrics.connections.add(1);
     let mut deadline = Duration::from_millis(state.config().limits.handshake_timeout_ms);

@@ -141,6 +141,7 @@ pub(super) struct State {
 }
 
 /// The lock on a folder of buffers.
+#[derive(Debug)]
 struct FolderLock(File);
 
 impl Drop for FolderLock {
