@@ -16,7 +16,7 @@ pub mod troubled;
 pub use os::OsDisk;
 
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,6 +75,15 @@ pub trait File: Send + Sync + Debug {
 
     /// Writes all of `bytes`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes all of `slices`, one behind the other. What they are afterwards is not said.
+    fn write_slices_at(&self, mut offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        for slice in slices {
+            self.write_at(offset, slice)?;
+            offset += slice.len() as u64;
+        }
+        Ok(())
+    }
 
     fn set_len(&self, bytes: u64) -> io::Result<()>;
 

@@ -2,6 +2,7 @@
 //!
 //! `writer` decides what goes; here it goes to the disk, with no lock held.
 
+use super::pending::Pending;
 use crate::disk::{self, Disk, OpenMode};
 use crate::error::StorageError;
 use std::path::PathBuf;
@@ -23,12 +24,12 @@ pub(crate) struct Flushing {
     pub(super) dir: PathBuf,
     pub(super) fresh: bool,
     pub(super) offset: u64,
-    pub(super) bytes: Vec<u8>,
-    /// Header and frames of a segment that is sealed by this flush.
-    pub(super) seal: Option<u64>,
-    /// Of a segment that is sealed: so many of the bytes are synced before the footer is written, which then proves them,
-    /// and in one that recovery makes, that what its predecessor had is safe here.
-    pub(super) data_first: Option<usize>,
+    /// Header and frames.
+    pub(super) bytes: Pending,
+    /// Of a segment that is sealed by this flush. A footer that can be read proves that what stands before it was synced: the
+    /// journal need not have these frames, since a flush that makes room in it writes what it was to take next as well. And in
+    /// a segment that recovery makes it proves that what its predecessor had is safe here. So the frames are synced first.
+    pub(super) footer: Option<Vec<u8>>,
     /// False where nobody counts on it: a seal and a new name are synced all the same.
     pub(super) sync: bool,
 }
@@ -40,9 +41,8 @@ impl Flushing {
     }
 
     /// The buffer, to be used again.
-    pub fn into_buffer(mut self) -> Vec<u8> {
-        self.bytes.clear();
-        self.bytes
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes.into_buffer()
     }
 
     /// Writes and syncs. A file that is new gets its name synced as well.
@@ -66,23 +66,20 @@ impl Flushing {
             disk.open(&self.path, OpenMode::ReadWrite)
         };
         let file = file.map_err(io("opening")).map_err(FlushError::Write)?;
-        let first = self.data_first.unwrap_or(self.bytes.len());
-        file.write_at(self.offset, &self.bytes[..first])
+        file.write_slices_at(self.offset, &mut self.bytes.slices())
             .map_err(io("writing"))
             .map_err(FlushError::Write)?;
-        if self.data_first.is_some() {
+        if let Some(footer) = &self.footer {
             file.sync().map_err(io("syncing")).map_err(FlushError::Sync)?;
-            file.write_at(self.offset + first as u64, &self.bytes[first..])
+            let data_bytes = self.offset + self.bytes.len() as u64;
+            file.write_at(data_bytes, footer)
                 .map_err(io("sealing"))
                 .map_err(FlushError::Write)?;
-        }
-        if self.seal.is_some() {
-            let end = self.offset + self.bytes.len() as u64;
-            file.set_len(end)
+            file.set_len(data_bytes + footer.len() as u64)
                 .map_err(io("cutting"))
                 .map_err(FlushError::Write)?;
         }
-        if self.sync || self.seal.is_some() {
+        if self.sync || self.footer.is_some() {
             file.sync().map_err(io("syncing")).map_err(FlushError::Sync)?;
         }
         if self.fresh {

@@ -1,10 +1,11 @@
 //! Device logs: one for each device and session, in segments.
 //!
 //! `scan` says of bytes what is valid, what is damage and what is torn tail; `read` streams the frames of a log;
-//! `writer` takes frames in and says what is to be written, `flushing` writes it; `recover` makes a log writable again
+//! `writer` takes frames in and says what is to be written (`pending` holds it), `flushing` writes it; `recover` makes a log writable again
 //! after a crash. What the frames mean is `state`'s business.
 
 mod flushing;
+mod pending;
 mod read;
 mod recover;
 mod replay;

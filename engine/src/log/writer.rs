@@ -4,12 +4,12 @@
 //! until [`Log::begin_flush`] hands them to whoever writes. Between flushes a log holds no file open.
 
 use super::flushing::{Flushing, Seal};
+use super::pending::{Incoming, Pending};
 use crate::batch::Item;
 use crate::clock::{LiveClock, Row};
 use crate::session::Session;
 use crate::state::{EpochState, Judged, LogState, Meaning, StreamVersions, Violation};
 use crate::time::HubInstant;
-use marey_format::checksum::crc32;
 use marey_format::clock::ProbeRow;
 use marey_format::frame::{Frame, Kind, Lane, control_frame};
 use marey_format::log::{Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -94,7 +94,7 @@ struct Segment {
     /// Bytes that a sync covered.
     synced: u64,
     /// Taken and not yet handed out; stands at `written`.
-    pending: Vec<u8>,
+    pending: Pending,
     unchecked: Unchecked,
 }
 
@@ -168,13 +168,14 @@ impl Log {
         }
     }
 
-    /// Takes a checked frame of a device.
+    /// Takes a checked frame of a device. Its bytes are shared if the log is flushed at once, and copied if they may wait.
     ///
     /// # Errors
     /// Where the state does not allow it; the log is as it was.
     pub fn take(
         &mut self,
         item: &Item,
+        shared: bool,
         versions: &mut StreamVersions,
         now: HubInstant,
     ) -> Result<(), TakeError> {
@@ -233,7 +234,11 @@ impl Log {
         if let Some(assign) = assign.as_ref().filter(|_| !is_declaration) {
             self.assign(assign);
         }
-        self.put(&item.frame, judged);
+        let incoming = match shared {
+            true => Incoming::Shared(&item.frame),
+            false => Incoming::Copied(&item.frame),
+        };
+        self.put(incoming, judged);
         if let Some(assign) = assign.as_ref().filter(|_| is_declaration) {
             self.assign(assign);
         }
@@ -392,12 +397,13 @@ impl Log {
         (self.segment.number, self.segment.end())
     }
 
-    /// Segment, offset and bytes of what was taken since the log's end was `from`; no flush may have begun since.
+    /// Segment, offset and bytes of what was taken since the log's end was `from`; no flush may have begun since, and no
+    /// frame been shared.
     pub fn taken_since(&self, from: (u32, u64)) -> (u32, u64, &[u8]) {
         // The header of a new segment is no frame: recovery makes its own.
         let start = from.1.max(SEGMENT_HEADER_BYTES as u64);
-        let at = ((start - self.segment.written) as usize).min(self.segment.pending.len());
-        (self.segment.number, start, &self.segment.pending[at..])
+        let at = (start - self.segment.written) as usize;
+        (self.segment.number, start, self.segment.pending.copied_since(at))
     }
 
     /// The segment is long enough to be sealed.
@@ -427,7 +433,7 @@ impl Log {
         let seal = self.segment.end() >= due_at;
         if self.segment.pending.is_empty() {
             // Of a log that rests nothing is kept.
-            self.segment.pending = Vec::new();
+            self.segment.pending = Pending::default();
         }
         if self.flushing || self.segment.index.is_empty() || (self.segment.pending.is_empty() && !seal) {
             return None;
@@ -437,23 +443,20 @@ impl Log {
         self.checkpoint();
         let dir = Session::log_dir(&self.session, &self.device);
         let path = dir.join(super::segment_name(self.segment.number));
-        let mut bytes = std::mem::replace(&mut self.segment.pending, spare());
+        let bytes = std::mem::replace(&mut self.segment.pending, Pending::with_buffer(spare()));
         let offset = self.segment.written;
         let fresh = self.segment.fresh;
         self.segment.written += bytes.len() as u64;
         self.segment.fresh = false;
         let data_bytes = self.segment.written;
-        // A footer that can be read proves that what stands before it was synced: the journal need not have these frames,
-        // since a flush that makes room in it writes what it was to take next as well.
-        let data_first = seal.then_some(bytes.len());
-        let sealed = seal.then(|| {
+        let footer = seal.then(|| {
             let entries = std::mem::take(&mut self.segment.index);
-            bytes.extend_from_slice(&Footer { data_bytes, entries }.to_bytes());
+            let footer = Footer { data_bytes, entries }.to_bytes();
             let pending = std::mem::take(&mut self.segment.pending);
             self.segment = Segment::new(self.segment.number + 1, Before::sealed(data_bytes));
             self.segment.pending = pending;
             self.segment_bytes = (self.segment_bytes * 2).min(self.segment_bytes_max);
-            data_bytes
+            footer
         });
         Some(Flushing {
             path,
@@ -461,8 +464,7 @@ impl Log {
             fresh,
             offset,
             bytes,
-            seal: sealed,
-            data_first,
+            footer,
             sync: true,
         })
     }
@@ -471,7 +473,7 @@ impl Log {
     /// stay with the caller.
     pub fn end_flush(&mut self, flushed: &Flushing) {
         self.flushing = false;
-        if flushed.seal.is_none() && flushed.sync {
+        if flushed.footer.is_none() && flushed.sync {
             self.segment.synced = flushed.offset + flushed.bytes.len() as u64;
         }
     }
@@ -498,7 +500,7 @@ impl Log {
             hub_epoch: now.epoch,
             created_hub_ns: now.ns,
         };
-        self.segment.pending.extend_from_slice(&header.to_bytes());
+        self.segment.pending.push(Incoming::Copied(&header.to_bytes()));
         self.segment.unchecked = Unchecked::from(SEGMENT_HEADER_BYTES as u64, 0);
         if let Some((_, ordinal)) = epoch
             && restate
@@ -562,16 +564,17 @@ impl Log {
     fn append(&mut self, bytes: &[u8], epoch: Option<u32>) {
         let frame = Frame::parse(bytes).expect("the frame was parsed, or made here");
         let judged = self.state.inspect(&frame, epoch, 0);
-        self.put(bytes, judged.expect("the frame was judged against this state"));
+        let judged = judged.expect("the frame was judged against this state");
+        self.put(Incoming::Copied(bytes), judged);
     }
 
-    fn put(&mut self, bytes: &[u8], mut judged: Judged) {
+    fn put(&mut self, incoming: Incoming<'_>, mut judged: Judged) {
         judged.entry.offset =
             u32::try_from(self.segment.end()).expect("segments are sealed long before four gigabytes");
         self.state.take(&judged);
         self.segment.index.push(judged.entry);
-        self.segment.pending.extend_from_slice(bytes);
-        self.segment.unchecked.crc.update(bytes);
+        self.segment.unchecked.crc.update(incoming.bytes());
+        self.segment.pending.push(incoming);
         if self.segment.index.len() - self.segment.unchecked.first >= CHECKPOINT_FRAMES_MAX {
             self.checkpoint();
         }
@@ -589,7 +592,14 @@ impl Log {
         let from = (offset - self.segment.written) as usize;
         debug_assert_eq!(
             crc,
-            crc32(&self.segment.pending[from..]),
+            self.segment
+                .pending
+                .since(from)
+                .fold(crc32fast::Hasher::new(), |mut sum, bytes| {
+                    sum.update(bytes);
+                    sum
+                })
+                .finalize(),
             "every frame was summed up"
         );
         let starts = self.segment.index[first..]
@@ -626,7 +636,7 @@ impl Log {
             .apply(&frame, None, at)
             .expect("its sequence is the next one");
         self.segment.index.push(judged.entry);
-        self.segment.pending.extend_from_slice(&bytes);
+        self.segment.pending.push(Incoming::Copied(&bytes));
         self.segment.unchecked = Unchecked::from(self.segment.end(), self.segment.index.len());
     }
 
@@ -669,7 +679,7 @@ impl Segment {
             index: Vec::new(),
             written: 0,
             synced: 0,
-            pending: Vec::new(),
+            pending: Pending::default(),
             unchecked: Unchecked::from(SEGMENT_HEADER_BYTES as u64, 0),
         }
     }

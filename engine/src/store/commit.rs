@@ -205,7 +205,8 @@ impl Store {
             ));
         }
         let before = log.end();
-        let outcome = match log.take(item, &mut slot.versions, now) {
+        let shared = !self.is_synced();
+        let outcome = match log.take(item, shared, &mut slot.versions, now) {
             Ok(()) => {
                 if *last != Some(handle.log) {
                     touched.entry(handle.log).or_insert(before);
