@@ -4,8 +4,10 @@
 //! what was judged. Frames of a sealed segment are taken from its index alone, through the same function: an index
 //! entry holds all that a data frame changes.
 
+mod kept;
 mod versions;
 
+pub(crate) use kept::KeptState;
 pub use versions::StreamVersions;
 
 use marey_format::frame::{Columns, Frame, FrameError, Kind, Lane};

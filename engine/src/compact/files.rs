@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use sha2::{Digest, Sha256};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -92,7 +92,8 @@ impl<'d> HashedFile<'d> {
                 ));
             }
         }
-        self.file.write_at(self.written, &self.buffer)?;
+        self.file
+            .write_slices_at(self.written, &mut [IoSlice::new(&self.buffer)])?;
         self.blake3.update(&self.buffer);
         self.sha256.update(&self.buffer);
         self.written += self.buffer.len() as u64;

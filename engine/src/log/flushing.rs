@@ -2,6 +2,7 @@
 //!
 //! `writer` decides what goes; here it goes to the disk, with no lock held.
 
+use super::landmark::Landmark;
 use super::pending::Pending;
 use crate::disk::{self, Disk, OpenMode};
 use crate::error::StorageError;
@@ -30,6 +31,8 @@ pub(crate) struct Flushing {
     /// journal need not have these frames, since a flush that makes room in it writes what it was to take next as well. And in
     /// a segment that recovery makes it proves that what its predecessor had is safe here. So the frames are synced first.
     pub(super) footer: Option<Vec<u8>>,
+    /// What the log adds up to at the end of the segment that is sealed.
+    pub(super) landmark: Option<Landmark>,
     /// False where nobody counts on it: a seal and a new name are synced all the same.
     pub(super) sync: bool,
 }
@@ -86,6 +89,9 @@ impl Flushing {
             disk.sync_dir(&self.dir)
                 .map_err(io("syncing the folder of"))
                 .map_err(FlushError::Sync)?;
+        }
+        if let Some(Err(error)) = self.landmark.as_ref().map(|mark| mark.write(disk, &self.dir)) {
+            tracing::debug!(log = %disk.describe(&self.dir).display(), %error, "no landmark; opening takes longer");
         }
         Ok(())
     }

@@ -2,9 +2,10 @@
 //!
 //! `scan` says of bytes what is valid, what is damage and what is torn tail; `read` streams the frames of a log;
 //! `writer` takes frames in and says what is to be written (`pending` holds it), `flushing` writes it; `recover` makes a log writable again
-//! after a crash. What the frames mean is `state`'s business.
+//! after a crash, from a `landmark` on where there is one. What the frames mean is `state`'s business.
 
 mod flushing;
+mod landmark;
 mod pending;
 mod read;
 mod recover;
@@ -14,6 +15,7 @@ mod window;
 mod writer;
 
 pub(crate) use flushing::{FlushError, Flushing, Seal};
+pub(crate) use landmark::is_landmark;
 pub use read::{LogFrame, LogReader, SegmentSummary, read_frame};
 pub(crate) use recover::{JournalFound, JournalFrames, recover};
 pub use replay::{Replay, Replayed};

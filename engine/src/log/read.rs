@@ -36,6 +36,8 @@ pub struct SegmentSummary {
     pub(crate) cut_at: Option<u64>,
     pub(crate) header: Option<SegmentHeader>,
     pub(crate) index: Option<Index>,
+    /// The checksum of the index.
+    pub(crate) index_crc: Option<u32>,
     /// What is wrong with header or footer.
     pub(crate) troubles: Vec<(u64, u64, String)>,
     /// Where in the file the header stands that is missing at its beginning: the disk wrote it to the wrong place.
@@ -81,13 +83,17 @@ impl SegmentSummary {
                 None
             }
         };
-        let (sealed_bytes, index) = match Self::footer(&*file, file_bytes).map_err(io)? {
-            Tail::Sealed { data_bytes, index } => (Some(data_bytes), Some(index)),
+        let (sealed_bytes, index, index_crc) = match Self::footer(&*file, file_bytes).map_err(io)? {
+            Tail::Sealed {
+                data_bytes,
+                index,
+                crc,
+            } => (Some(data_bytes), Some(index), Some(crc)),
             Tail::IndexBroken { data_bytes, why } => {
                 troubles.push((data_bytes, file_bytes - data_bytes, why));
-                (Some(data_bytes), None)
+                (Some(data_bytes), None, None)
             }
-            Tail::Open => (None, None),
+            Tail::Open => (None, None, None),
         };
         Ok(Self {
             segment,
@@ -97,6 +103,7 @@ impl SegmentSummary {
             cut_at: None,
             header,
             index,
+            index_crc,
             troubles,
             misplaced,
         })
@@ -143,7 +150,11 @@ impl SegmentSummary {
         index.truncate(read);
         let data_bytes = trailer.data_bytes;
         Ok(match Index::parse(&trailer, index) {
-            Ok(index) => Tail::Sealed { data_bytes, index },
+            Ok(index) => Tail::Sealed {
+                data_bytes,
+                index,
+                crc: trailer.index_crc,
+            },
             Err(error) => Tail::IndexBroken {
                 data_bytes,
                 why: error.to_string(),
@@ -244,6 +255,7 @@ enum Tail {
     Sealed {
         data_bytes: u64,
         index: Index,
+        crc: u32,
     },
     /// The trailer is whole, the index that it points at is not.
     IndexBroken {
@@ -275,6 +287,17 @@ impl<'d> LogReader<'d> {
         Self::open_dir(disk, &Session::log_dir(session, device), session, device)
     }
 
+    /// The same from a segment on, as if none stood before it.
+    pub(crate) fn open_from(
+        disk: &'d dyn Disk,
+        session: &SessionId,
+        device: &DeviceId,
+        first: u32,
+    ) -> Result<Self, StorageError> {
+        let dir = Session::log_dir(session, device);
+        Self::read_summaries(disk, &dir, session, device, first)
+    }
+
     /// Opens the log that stands in a folder.
     pub fn open_dir(
         disk: &'d dyn Disk,
@@ -282,10 +305,21 @@ impl<'d> LogReader<'d> {
         session: &SessionId,
         device: &DeviceId,
     ) -> Result<Self, StorageError> {
+        Self::read_summaries(disk, dir, session, device, 1)
+    }
+
+    fn read_summaries(
+        disk: &'d dyn Disk,
+        dir: &Path,
+        session: &SessionId,
+        device: &DeviceId,
+        first: u32,
+    ) -> Result<Self, StorageError> {
         let mut faults = Vec::new();
         let mut segments: Vec<SegmentSummary> = Vec::new();
-        for (number, path, bytes) in super::segments(disk, dir)? {
-            let expected = segments.last().map_or(1, |last| last.segment + 1);
+        let all = super::segments(disk, dir)?.into_iter();
+        for (number, path, bytes) in all.filter(|(number, ..)| *number >= first) {
+            let expected = segments.last().map_or(first, |last| last.segment + 1);
             for missing in expected..number.min(expected.saturating_add(1000)) {
                 let path = disk.describe(&dir.join(super::segment_name(missing)));
                 let why = "the segment is missing".to_owned();

@@ -1,9 +1,10 @@
 //! Making one log writable again after a crash: steps 4 to 6 of format-spec's `recovery.md`.
 //!
-//! Sealed segments are taken from their indices. The unsealed one counts up to the point that is proven to have been
+//! Sealed segments are taken from their indices, those before a landmark from that. The unsealed one counts up to the point that is proven to have been
 //! synced; what is valid beyond it, and what the journal holds, goes into a fresh segment that is sealed at once.
 
 use super::flushing::{FlushError, Seal};
+use super::landmark;
 use super::read::{LogReader, SegmentSummary, finished};
 use super::replay::Applier;
 use super::scan::{Continuity, Extent, Fault, FaultKind, Scanner, Step};
@@ -88,11 +89,18 @@ pub(crate) fn recover(
         // The names that can be read need not be durable.
         disk.sync_dir(&dir).map_err(io)?;
     }
-    let reader = LogReader::open(disk, session, device)?;
+    let mut applier = Applier::default();
+    // A landmark says what the segments up to its own add up to, so that only those behind it are read.
+    let (reader, mut is_known) = match landmark::open_behind(disk, session, device)? {
+        Some((reader, state)) => {
+            applier.state = state;
+            (reader, true)
+        }
+        None => (LogReader::open(disk, session, device)?, false),
+    };
     let segments = reader.segments().to_vec();
     let mut faults = reader.into_faults();
     let highest = super::segments(disk, &dir)?.last().map_or(0, |last| last.0);
-    let mut applier = Applier::default();
     let mut carry = Vec::new();
     let mut predecessor = Before::NONE;
     let mut tail = finished(&segments).saturating_sub(1);
@@ -127,7 +135,8 @@ pub(crate) fn recover(
         if let (Some(_), Some(data_bytes)) = (&summary.index, summary.sealed_bytes)
             && !unproven
             && counts_whole
-            && take_index(disk, summary, (device, session), &mut applier.state)?
+            && (std::mem::take(&mut is_known)
+                || take_index(disk, summary, (device, session), &mut applier.state)?)
         {
             predecessor = match is_tail && found.crashed {
                 // The footer proves the frames and not itself: the crash may have come between its write and its sync.

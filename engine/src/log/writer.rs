@@ -4,6 +4,7 @@
 //! until [`Log::begin_flush`] hands them to whoever writes. Between flushes a log holds no file open.
 
 use super::flushing::{Flushing, Seal};
+use super::landmark::Landmark;
 use super::pending::{Incoming, Pending};
 use crate::batch::Item;
 use crate::clock::{LiveClock, Row};
@@ -12,7 +13,9 @@ use crate::state::{EpochState, Judged, LogState, Meaning, StreamVersions, Violat
 use crate::time::HubInstant;
 use marey_format::clock::ProbeRow;
 use marey_format::frame::{Frame, Kind, Lane, control_frame};
-use marey_format::log::{Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
+use marey_format::log::{
+    Footer, IndexEntry, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer,
+};
 use marey_format::payload::{Arrival, Assign, Checkpoint, EpochMark, Event, WallReading};
 use marey_format::registry::FrameName;
 use marey_format::{Declaration, DeviceId, EpochId, HubEpoch, Refusal, RefusalCode, Seed, SessionId};
@@ -449,9 +452,14 @@ impl Log {
         self.segment.written += bytes.len() as u64;
         self.segment.fresh = false;
         let data_bytes = self.segment.written;
+        let mut landmark = None;
         let footer = seal.then(|| {
             let entries = std::mem::take(&mut self.segment.index);
             let footer = Footer { data_bytes, entries }.to_bytes();
+            let end = data_bytes + footer.len() as u64;
+            if let Ok(trailer) = Trailer::parse(&footer[footer.len() - TRAILER_BYTES..], end) {
+                landmark = Landmark::of(self.segment.number, data_bytes, trailer.index_crc, &self.state);
+            }
             let pending = std::mem::take(&mut self.segment.pending);
             self.segment = Segment::new(self.segment.number + 1, Before::sealed(data_bytes));
             self.segment.pending = pending;
@@ -465,6 +473,7 @@ impl Log {
             offset,
             bytes,
             footer,
+            landmark,
             sync: true,
         })
     }

@@ -11,6 +11,7 @@ use super::contents::{
 use super::source::Source;
 use crate::compact::{CompactError, LogFact, Manifest, Receipt, StreamReceipt, read_receipt};
 use crate::disk::Disk;
+use crate::log::is_landmark;
 use crate::read::{ReadError, Table, declarations};
 use crate::session::Session;
 use arrow::array::AsArray;
@@ -81,7 +82,8 @@ fn is_all(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<bool, Comp
         listed => listed.map_err(|error| crate::StorageError::io("listing", disk.describe(path), error)),
     };
     for device in listed(&logs)? {
-        for file in listed(&logs.join(&device.name))? {
+        let files = listed(&logs.join(&device.name))?.into_iter();
+        for file in files.filter(|file| !is_landmark(&file.name)) {
             there.insert(format!("logs/{}/{}", device.name, file.name), file.stat.bytes);
         }
     }

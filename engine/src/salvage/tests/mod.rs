@@ -7,6 +7,7 @@ mod every_byte;
 mod forged;
 mod held;
 mod hubs;
+mod landmarks;
 mod lies;
 mod looks;
 mod random;
@@ -306,7 +307,7 @@ fn content(disk: &MemoryDisk) -> BTreeMap<PathBuf, Vec<u8>> {
 fn log_files(disk: &MemoryDisk) -> Vec<(PathBuf, Vec<u8>)> {
     content(disk)
         .into_iter()
-        .filter(|(path, _)| path.starts_with(log_dir()))
+        .filter(|(path, _)| path.starts_with(log_dir()) && path.extension().is_some_and(|it| it == "mlog"))
         .collect()
 }
 
