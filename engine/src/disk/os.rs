@@ -279,7 +279,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let disk = OsDisk::new(dir.path());
         let file = disk.open(Path::new("file"), OpenMode::CreateNew).expect("made");
-        let pieces: Vec<Vec<u8>> = (0..3 * SLICES_MAX).map(|at| vec![at as u8; at % 7]).collect();
+        let pieces: Vec<Vec<u8>> = (0..3 * SLICES_MAX).map(|at| vec![at as u8; at % 97]).collect();
+        assert!(pieces.concat().len() >= RESERVED_BYTES_MIN);
         let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         file.write_slices_at(5, &mut slices).expect("written");
         file.write_slices_at(0, &mut []).expect("nothing to write");

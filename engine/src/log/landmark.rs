@@ -15,22 +15,34 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
 
-/// Bytes of a landmark at most: a log of very many streams is read from its indices.
+/// A log of more streams or epochs is read from its indices: a landmark is made anew with every segment.
+const STREAMS_MAX: usize = 1 << 10;
+const EPOCHS_MAX: usize = 1 << 10;
+
+/// Bytes of a landmark at most.
 const BYTES_MAX: usize = 4 << 20;
 
 /// Of fewer segments the indices are read as fast.
 const SEGMENT_FIRST: u32 = 3;
 
-const MAGIC: &[u8; 8] = b"MAREYLMK";
+/// The last digit rises with every change to what is kept, or to what the state makes of a frame.
+const MAGIC: &[u8; 8] = b"MAREYLM1";
 
 /// A log's state at the end of a sealed segment.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Landmark {
+    at: At,
+    state: LogState,
+}
+
+/// Which segment that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct At {
     segment: u32,
     data_bytes: u64,
-    /// Checksum of the segment's index.
+    /// Checksum of its index.
     index_crc: u32,
-    state: KeptState,
 }
 
 const NAMES: [&str; 2] = ["landmark.0", "landmark.1"];
@@ -40,15 +52,18 @@ pub(crate) fn is_landmark(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
-/// A landmark, and what it was written beside.
+/// What stands in the file.
 #[derive(Debug, Serialize, Deserialize)]
-struct Beside<L> {
+#[serde(deny_unknown_fields)]
+struct Written {
+    at: At,
     files: Files,
-    landmark: L,
+    state: KeptState,
 }
 
 /// The files of a log's segments, up to one of them: where one of them is gone or of another length, opening is to see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Files {
     count: u64,
     bytes: u64,
@@ -68,28 +83,35 @@ impl Files {
 impl Landmark {
     /// Of a segment that is about to be sealed; none where it is not worth it.
     pub fn of(segment: u32, data_bytes: u64, index_crc: u32, state: &LogState) -> Option<Self> {
-        (segment >= SEGMENT_FIRST).then(|| Self {
-            segment,
-            data_bytes,
-            index_crc,
-            state: state.keep(),
+        let streams = state.epochs().iter().map(|epoch| epoch.streams.len());
+        let is_worth_it = segment >= SEGMENT_FIRST
+            && state.epochs().len() <= EPOCHS_MAX
+            && streams.sum::<usize>() <= STREAMS_MAX;
+        is_worth_it.then(|| Self {
+            at: At {
+                segment,
+                data_bytes,
+                index_crc,
+            },
+            state: state.clone(),
         })
     }
 
     /// Writes it over the one before the last.
     pub fn write(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-        let beside = Beside {
-            files: Files::until(self.segment, disk, dir).map_err(io::Error::other)?,
-            landmark: self,
+        let written = Written {
+            at: self.at,
+            files: Files::until(self.at.segment, disk, dir).map_err(io::Error::other)?,
+            state: self.state.keep(),
         };
-        let json = serde_json::to_vec(&beside)?;
-        if json.len() > BYTES_MAX {
+        let json = serde_json::to_vec(&written)?;
+        if json.len() > BYTES_MAX || !written.is_complete() {
             return Ok(());
         }
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&crc32(&json).to_le_bytes());
         bytes.extend_from_slice(&json);
-        let path = dir.join(NAMES[self.segment as usize % NAMES.len()]);
+        let path = dir.join(NAMES[self.at.segment as usize % NAMES.len()]);
         let file = match disk.open(&path, OpenMode::ReadWrite) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => disk.open(&path, OpenMode::CreateNew)?,
             opened => opened?,
@@ -97,19 +119,31 @@ impl Landmark {
         file.write_at(0, &bytes)?;
         file.set_len(bytes.len() as u64)
     }
+}
 
-    fn read(disk: &dyn Disk, path: &Path) -> Option<Beside<Self>> {
+impl Written {
+    fn read(disk: &dyn Disk, path: &Path) -> Option<Self> {
         let bytes = disk::read_all(disk, path, (BYTES_MAX + MAGIC.len() + 4) as u64).ok()?;
         let (crc, json) = bytes.strip_prefix(MAGIC)?.split_first_chunk()?;
         (crc32(json) == u32::from_le_bytes(*crc)).then(|| serde_json::from_slice(json).ok())?
     }
 
+    /// Whether every segment up to its own was there.
+    fn is_complete(&self) -> bool {
+        self.files.count == u64::from(self.at.segment)
+    }
+
     /// Whether this segment is the one that it was made at.
     fn is_of(&self, summary: &SegmentSummary) -> bool {
-        (summary.segment, summary.sealed_bytes, summary.index_crc)
-            == (self.segment, Some(self.data_bytes), Some(self.index_crc))
-            && summary.header.is_some()
-            && summary.cut_at.is_none_or(|cut| cut == self.data_bytes)
+        let (Some(data_bytes), Some(index_crc)) = (summary.sealed_bytes, summary.index_crc) else {
+            return false;
+        };
+        let found = At {
+            segment: summary.segment,
+            data_bytes,
+            index_crc,
+        };
+        found == self.at && summary.header.is_some() && summary.cut_at.is_none_or(|cut| cut == data_bytes)
     }
 }
 
@@ -121,18 +155,18 @@ pub(crate) fn open_behind<'d>(
     device: &DeviceId,
 ) -> Result<Option<(LogReader<'d>, LogState)>, StorageError> {
     let dir = Session::log_dir(session, device);
-    let found = NAMES.map(|name| Landmark::read(disk, &dir.join(name)));
-    let mut found: Vec<Beside<Landmark>> = found.into_iter().flatten().collect();
-    found.sort_by_key(|found| std::cmp::Reverse(found.landmark.segment));
-    for Beside { files, landmark } in found {
-        if Files::until(landmark.segment, disk, &dir)? != files {
+    let found = NAMES.map(|name| Written::read(disk, &dir.join(name)));
+    let mut found: Vec<Written> = found.into_iter().flatten().collect();
+    found.sort_by_key(|found| std::cmp::Reverse(found.at.segment));
+    for found in found {
+        if !found.is_complete() || Files::until(found.at.segment, disk, &dir)? != found.files {
             continue;
         }
-        let reader = LogReader::open_from(disk, session, device, landmark.segment)?;
+        let reader = LogReader::open_from(disk, session, device, found.at.segment)?;
         let segments = reader.segments();
         if finished(segments) >= 2
-            && landmark.is_of(&segments[0])
-            && let Some(state) = landmark.state.into_state()
+            && found.is_of(&segments[0])
+            && let Some(state) = found.state.into_state()
         {
             return Ok(Some((reader, state)));
         }

@@ -11,7 +11,7 @@ const SHARED_BYTES_MIN: usize = 512;
 pub(crate) enum Incoming<'a> {
     /// It is copied: it may wait for long, and what it stands in is often larger than itself.
     Copied(&'a [u8]),
-    /// It stays where it is, for it is written at once.
+    /// It stays where it is, for it is written at once; where that fails it stays there until it is tried again.
     Shared(&'a Bytes),
 }
 
@@ -61,8 +61,9 @@ impl Pending {
         match incoming {
             Incoming::Shared(frame) if frame.len() >= SHARED_BYTES_MIN => {
                 if !self.last.is_empty() {
-                    let copied = std::mem::take(&mut self.last);
-                    self.end_part(copied.into());
+                    let copied = Bytes::copy_from_slice(&self.last);
+                    self.last.clear();
+                    self.end_part(copied);
                 }
                 self.end_part(frame.clone());
             }
@@ -86,9 +87,10 @@ impl Pending {
         })
     }
 
-    /// What was copied, from the `from`-th byte on: all of it, where no frame is shared.
+    /// What was copied behind the last shared frame, from the `from`-th byte of all on.
     pub fn copied_since(&self, from: usize) -> &[u8] {
-        debug_assert!(self.parts.is_empty(), "frames stand where they came");
+        debug_assert!(from >= self.parts_bytes, "what stands there is shared");
+        let from = from.saturating_sub(self.parts_bytes);
         &self.last[from.min(self.last.len())..]
     }
 
@@ -127,6 +129,18 @@ mod tests {
         // Not copied: header, both frames, and what was copied behind them.
         assert_eq!(pending.slices().len(), 4);
         assert_eq!(pending.slices()[1].as_ptr(), first.as_ptr());
+    }
+
+    #[test]
+    fn what_the_hub_says_behind_a_shared_frame_is_handed_out_alone() {
+        let frame = Bytes::from(vec![1; 2 * SHARED_BYTES_MIN]);
+        let mut pending = Pending::default();
+        pending.push(Incoming::Shared(&frame));
+        let before = pending.len();
+        pending.push(Incoming::Copied(b"a note"));
+        assert_eq!(pending.copied_since(before), b"a note");
+        assert_eq!(pending.copied_since(before + 2), b"note");
+        assert_eq!(pending.copied_since(pending.len()), b"");
     }
 
     #[test]

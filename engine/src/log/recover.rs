@@ -178,6 +178,7 @@ pub(crate) fn recover(
     learn(&applier.state, versions);
     let segment_bytes = (options.segment_bytes_first, options.segment_bytes_max);
     let mut log = Log::new(ids, applier.state, highest + 1, predecessor, segment_bytes);
+    log.is_damaged = faults.iter().any(|fault| fault.kind == FaultKind::Damage);
     let carried = adopt(
         disk,
         &mut log,

@@ -40,6 +40,8 @@ pub(crate) struct Log {
     pub clock: LiveClock,
     /// Of the session.
     pub max_drift_ppm: f64,
+    /// Opening found damage: every opening is to find it again, so that nothing may spare it the look.
+    pub is_damaged: bool,
     writes: u64,
     /// Hub time of the call under way, for the frames that the hub writes.
     now: HubInstant,
@@ -161,6 +163,7 @@ impl Log {
             arrivals: Vec::new(),
             clock: LiveClock::default(),
             max_drift_ppm: 100.0,
+            is_damaged: false,
             writes: 0,
             now: HubInstant {
                 epoch: HubEpoch(0),
@@ -401,7 +404,7 @@ impl Log {
     }
 
     /// Segment, offset and bytes of what was taken since the log's end was `from`; no flush may have begun since, and no
-    /// frame been shared.
+    /// frame been shared since.
     pub fn taken_since(&self, from: (u32, u64)) -> (u32, u64, &[u8]) {
         // The header of a new segment is no frame: recovery makes its own.
         let start = from.1.max(SEGMENT_HEADER_BYTES as u64);
@@ -457,7 +460,9 @@ impl Log {
             let entries = std::mem::take(&mut self.segment.index);
             let footer = Footer { data_bytes, entries }.to_bytes();
             let end = data_bytes + footer.len() as u64;
-            if let Ok(trailer) = Trailer::parse(&footer[footer.len() - TRAILER_BYTES..], end) {
+            if let Ok(trailer) = Trailer::parse(&footer[footer.len() - TRAILER_BYTES..], end)
+                && !self.is_damaged
+            {
                 landmark = Landmark::of(self.segment.number, data_bytes, trailer.index_crc, &self.state);
             }
             let pending = std::mem::take(&mut self.segment.pending);

@@ -4,13 +4,15 @@ use super::{EpochState, LogState, StreamState};
 use marey_format::payload::{EndOfStream, StreamKey, WallReading};
 use marey_format::{BootId, Declaration, EpochId, limits};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// All of a [`LogState`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct KeptState {
     epochs: Vec<KeptEpoch>,
+    /// Which of them an id names, sorted: not those that only stand in for what damage took.
+    by_id: Vec<(EpochId, u32)>,
     current: Option<u32>,
     hub_next: u64,
     frames: u64,
@@ -21,6 +23,7 @@ pub(crate) struct KeptState {
 
 /// An epoch; its ordinal is its place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct KeptEpoch {
     id: EpochId,
     boot: BootId,
@@ -30,6 +33,7 @@ struct KeptEpoch {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct KeptStream {
     stream: u32,
     declaration: Declaration,
@@ -61,7 +65,10 @@ impl LogState {
             holes: epoch.holes.clone(),
             streams: epoch.streams.iter().map(stream).collect(),
         };
+        let mut by_id: Vec<(EpochId, u32)> = self.by_id.iter().map(|(&id, &ordinal)| (id, ordinal)).collect();
+        by_id.sort_unstable_by_key(|&(id, ordinal)| (id.0, ordinal));
         KeptState {
+            by_id,
             epochs: self.epochs.iter().map(epoch).collect(),
             current: self.current,
             hub_next: self.hub_next,
@@ -78,8 +85,8 @@ impl KeptState {
     pub(crate) fn into_state(self) -> Option<LogState> {
         let kept = self;
         let has = |ordinal: u32| (ordinal as usize) < kept.epochs.len();
-        if kept.epochs.len() > limits::EPOCHS_PER_LOG_MAX as usize || kept.current.is_some_and(|it| !has(it))
-        {
+        let mut named = kept.by_id.iter().map(|(_, ordinal)| *ordinal).chain(kept.current);
+        if kept.epochs.len() > limits::EPOCHS_PER_LOG_MAX as usize || !named.all(has) {
             return None;
         }
         let stream = |kept: KeptStream| {
@@ -106,11 +113,8 @@ impl KeptState {
                 streams: epoch.streams.into_iter().map(stream).collect(),
             })
             .collect();
-        // Not those that only stand in for what damage took.
-        let known = epochs.iter().filter(|epoch| epoch.id != EpochId::HUB);
-        let by_id: HashMap<EpochId, u32> = known.map(|epoch| (epoch.id, epoch.ordinal)).collect();
         Some(LogState {
-            by_id,
+            by_id: kept.by_id.into_iter().collect(),
             epochs,
             current: kept.current,
             hub_next: kept.hub_next,
@@ -119,5 +123,84 @@ impl KeptState {
             wall: kept.wall,
             last_arrival_ns: kept.last_arrival_ns,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Meaning;
+    use marey_format::frame::Lane;
+    use marey_format::payload::{Assign, EpochMark};
+
+    #[test]
+    fn all_of_a_state_comes_back() {
+        let mut state = LogState::new();
+        // Two epochs that damage took, one that a header names, and one with holes and a stream.
+        state.stand_in(EpochId([3; 16]), 2);
+        state.enter(&EpochMark {
+            epoch: EpochId([4; 16]),
+            boot: BootId([5; 16]),
+            ordinal: 3,
+            refill: false,
+        });
+        state.add_hole(3, Lane::Data, (5, u64::MAX - 1));
+        state.add_hole(3, Lane::Live, (1, 2));
+        let json = br#"{"name":"imu","fields":[{"name":"ax","type":"f32","unit":"m/s2"}],"rate_hz":33.333333333333336}"#;
+        let assign = Assign {
+            epoch: 3,
+            stream: 9,
+            version: 2,
+            declaration: Declaration::from_json(json).expect("a declaration"),
+        };
+        let frame = marey_format::frame::control_frame(
+            marey_format::frame::Kind::ASSIGN,
+            Lane::Hub,
+            0,
+            0,
+            0,
+            0,
+            &serde_json::to_vec(&assign).expect("JSON"),
+            marey_format::Seed(0),
+        )
+        .expect("a frame");
+        let frame = marey_format::frame::Frame::parse(&frame).expect("whole");
+        let judged = state.apply(&frame, None, 0).expect("taken");
+        assert!(matches!(judged.meaning, Meaning::Assign(_)));
+        state.epochs[3].next = [u64::MAX, 7];
+        let stream = state.epochs[3].streams.get_mut(&9).expect("assigned");
+        (stream.next_index, stream.last_time_ns) = (u64::MAX, i64::MIN);
+        stream.end = Some(EndOfStream {
+            stream: 9,
+            captured: u64::MAX,
+            next_index: 1,
+            frames: 2,
+            digest: "00".repeat(32),
+        });
+        (state.frames, state.samples) = (u64::MAX, 1);
+        state.last_arrival_ns = Some(i64::MIN);
+
+        let kept = state.keep();
+        let json = serde_json::to_vec(&kept).expect("JSON");
+        let read: KeptState = serde_json::from_slice(&json).expect("read");
+        assert_eq!(read, kept);
+        let again = read.into_state().expect("a state");
+        assert_eq!(format!("{:?}", again.epochs), format!("{:?}", state.epochs));
+        assert_eq!(again.by_id, state.by_id);
+        assert_eq!(again.keep(), kept);
+    }
+
+    #[test]
+    fn what_no_state_can_be_is_none() {
+        let mut state = LogState::new();
+        state.stand_in(EpochId([3; 16]), 2);
+        for change in [
+            |kept: &mut KeptState| kept.current = Some(3),
+            |kept: &mut KeptState| kept.by_id[0].1 = 3,
+        ] {
+            let mut kept = state.keep();
+            change(&mut kept);
+            assert!(kept.into_state().is_none());
+        }
     }
 }

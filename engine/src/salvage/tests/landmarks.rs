@@ -64,6 +64,18 @@ fn a_segment_that_is_cut_or_gone_is_seen_at_opening_though_a_landmark_follows() 
         let without = disk.snapshot();
         without.remove_file(&segment(number)).unwrap();
         assert!(opened(&without).1 > 0, "segment {number} gone");
+        // And again, however much is recorded on top of it.
+        for epoch in [77, 78] {
+            let (store, report) = reopened(Arc::new(without.clone())).unwrap();
+            assert!(report.found_damage(), "segment {number} gone");
+            let mut sender = sender(&store);
+            sender.epoch = EpochId([epoch; 16]);
+            let handle = sender.open();
+            sender.declare(handle);
+            (0..40).for_each(|_| sender.samples(handle));
+            store.close().unwrap();
+        }
+        assert!(opened(&without).1 > 0, "segment {number} gone");
     }
 }
 
@@ -94,20 +106,42 @@ fn a_landmark_of_another_time_or_log_is_not_believed() {
         disk.damage(&path, |it| *it = bytes).unwrap();
     }
     assert_eq!(opened(&disk), truth);
-    // One whose checksum holds, and that names an epoch that it does not have.
-    let own = record(End::Closed, 40);
-    for path in landmarks(&own) {
+    // What another log has under the same number, with files of the same lengths: its index is another.
+    let forged = record(End::Closed, 40);
+    rewrite(&forged, |json| {
+        let at = json.find("\"index_crc\":").unwrap() + 12;
+        json.replace_range(at..at + 1, if &json[at..at + 1] == "1" { "2" } else { "1" });
+        *json = json.replace("\"samples\":", "\"samples\":1");
+    });
+    assert_eq!(opened(&forged), truth);
+    // One that names an epoch that it does not have.
+    let forged = record(End::Closed, 40);
+    rewrite(&forged, |json| {
+        *json = json.replace("\"current\":1", "\"current\":7")
+    });
+    assert_eq!(opened(&forged), truth);
+    // Of a form that came later.
+    let forged = record(End::Closed, 40);
+    rewrite(&forged, |json| {
+        *json = json.replace("\"current\":1", "\"current\":1,\"later\":1")
+    });
+    assert_eq!(opened(&forged), truth);
+}
+
+/// Other landmarks, whose checksums hold.
+fn rewrite(disk: &MemoryDisk, change: impl Fn(&mut String)) {
+    for path in landmarks(disk) {
         let forge = |bytes: &mut Vec<u8>| {
-            let json = String::from_utf8(bytes[12..].to_vec()).unwrap();
-            let forged = json.replace("\"current\":1", "\"current\":7");
-            assert_ne!(forged, json);
+            let mut json = String::from_utf8(bytes[12..].to_vec()).unwrap();
+            let before = json.clone();
+            change(&mut json);
+            assert_ne!(json, before);
             bytes.truncate(8);
-            bytes.extend(marey_format::checksum::crc32(forged.as_bytes()).to_le_bytes());
-            bytes.extend(forged.as_bytes());
+            bytes.extend(marey_format::checksum::crc32(json.as_bytes()).to_le_bytes());
+            bytes.extend(json.as_bytes());
         };
-        own.damage(&path, forge).unwrap();
+        disk.damage(&path, forge).unwrap();
     }
-    assert_eq!(opened(&own), truth);
 }
 
 #[test]
@@ -123,6 +157,15 @@ fn after_a_kill_the_tail_is_taken_behind_the_landmark() {
         store.close().unwrap();
         (report.frames_carried, read_through(disk), frames_of(disk).len())
     };
-    assert!(!landmarks(&disk).is_empty());
-    assert_eq!(after(&disk), after(&bare));
+    let truth = after(&bare);
+    assert_eq!(after(&disk.snapshot()), truth);
+    // Nor is anything before it read: what it adds up to is known, though nobody could read it any more.
+    let rotten = disk.snapshot();
+    for number in 1..=3 {
+        rotten.damage(&segment(number), |bytes| bytes.fill(0)).unwrap();
+    }
+    let (store, report) = reopened(Arc::new(rotten)).unwrap();
+    assert!(!report.found_damage(), "{report:?}");
+    assert_eq!(report.frames_carried, truth.0);
+    drop(store);
 }

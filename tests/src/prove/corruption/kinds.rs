@@ -119,7 +119,7 @@ fn judge_found(
 fn log_files(hub: &Frozen) -> Vec<PathBuf> {
     let dir = Session::log_dir(&session(), &device());
     hub.paths()
-        .filter(|path| path.starts_with(&dir))
+        .filter(|path| path.starts_with(&dir) && path.extension().is_some_and(|it| it == "mlog"))
         .cloned()
         .collect()
 }
