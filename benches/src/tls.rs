@@ -8,13 +8,17 @@ use marey_format::wire::{self, Ack, MESSAGE_HEADER_BYTES, MessageHeader, Message
 use marey_server::control::{ControlClient, Request, Response, SessionSpec};
 use marey_server::pki::DeviceBundle;
 use marey_server::{Hub, HubConfig};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A running hub with the session started.
 #[derive(Debug)]
@@ -131,6 +135,8 @@ pub struct Sender {
     credit: u64,
     sent_bytes: u64,
     durable: u64,
+    /// Of a paced device: when each frame went that is not acknowledged yet.
+    under_way: VecDeque<Instant>,
 }
 
 impl Sender {
@@ -143,6 +149,7 @@ impl Sender {
             credit: 0,
             sent_bytes: 0,
             durable: 0,
+            under_way: VecDeque::new(),
         };
         sender.begin().expect("the hub answers");
         sender
@@ -183,6 +190,49 @@ impl Sender {
         Ok(())
     }
 
+    /// Sends a frame every `period` until `end`, as a device does that waits for nothing but credit, and hears acks in between.
+    /// For each frame, how long its ack took, in the order of the acks.
+    ///
+    /// # Errors
+    /// Where the connection breaks, or an ack is not there ten seconds after the end.
+    pub fn pace(&mut self, first: Instant, period: Duration, end: Instant) -> io::Result<Vec<Duration>> {
+        let mut took = Vec::new();
+        let mut due = first;
+        while due < end {
+            while self.hear(due, &mut took)? {}
+            let frame = self.source.frame();
+            while self.sent_bytes + frame.len() as u64 > self.credit {
+                if !self.hear(end + ACK_PATIENCE, &mut took)? {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            self.under_way.push_back(Instant::now());
+            self.send(&frame)?;
+            self.tls.flush()?;
+            due += period;
+        }
+        while !self.under_way.is_empty() {
+            if !self.hear(end + ACK_PATIENCE, &mut took)? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(took)
+    }
+
+    /// Takes an ack if one comes before `until`; whether one did.
+    fn hear(&mut self, until: Instant, took: &mut Vec<Duration>) -> io::Result<bool> {
+        let is_here = self.tls.conn.process_new_packets().map_err(io::Error::other)?;
+        if is_here.plaintext_bytes_to_read() == 0 && !readable(&self.tls.sock, until)? {
+            return Ok(false);
+        }
+        let before = self.durable;
+        self.ack()?;
+        let now = Instant::now();
+        let acked = (self.durable - before) as usize;
+        took.extend(self.under_way.drain(..acked).map(|sent| now - sent));
+        Ok(true)
+    }
+
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         self.sent_bytes += frame.len() as u64;
         self.tls.write_all(&wire::message(MessageType::Frame, 1, frame))
@@ -207,6 +257,22 @@ impl Sender {
                 MessageType::Refused => panic!("refused: {}", String::from_utf8_lossy(&body)),
                 _ => {}
             }
+        }
+    }
+}
+
+/// How long after its end an ack is waited for.
+const ACK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether the socket has something to read before `until`.
+fn readable(socket: &TcpStream, until: Instant) -> io::Result<bool> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -28,6 +28,9 @@ pub struct Options {
     pub segment_bytes_first: u64,
     /// Size at which segments stop growing, in bytes.
     pub segment_bytes_max: u64,
+    /// Frames of unsealed segments, in all, of which the index is kept in memory, 64 bytes each: beyond, the longest segments
+    /// are sealed though they are short.
+    pub index_entries_max: usize,
     /// Free bytes below which nothing is taken in; none for 2 % of the disk, from 512 MiB to 10 GiB.
     pub disk_floor_bytes: Option<u64>,
     /// Cache of the catalog and of the identity store, in bytes, each.
@@ -52,6 +55,7 @@ impl Default for Options {
             log_write_bytes: 256 << 10,
             segment_bytes_first: marey_format::limits::SEGMENT_BYTES_FIRST,
             segment_bytes_max: marey_format::limits::SEGMENT_BYTES_MAX,
+            index_entries_max: 1 << 20,
             disk_floor_bytes: None,
             catalog_cache_bytes: 4 << 20,
             row_group_rows: 1 << 20,

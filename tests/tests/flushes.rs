@@ -3,7 +3,7 @@
 
 use marey_engine::disk::memory::MemoryDisk;
 use marey_engine::disk::troubled::{TroubledDisk, Troubles};
-use marey_engine::disk::{DirEntry, Disk, File, LockGuard, OpenMode, Space, Stat};
+use marey_engine::disk::{DirEntry, Disk, File, LockGuard, OpenMode, Space, Stat, read_all};
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::time::{HubClock, OsClocks};
 use marey_engine::{Durability, LogHandle, Options, Session, Store};
@@ -239,6 +239,103 @@ fn what_was_acknowledged_when_it_was_written_survives_a_kill() {
         .expect("open")
         .proven_loss;
     assert_eq!(lost, [1, 1], "what this setting does not promise, and says");
+}
+
+/// The index of a segment is in memory until it is sealed: of all logs together so much and no more, whatever the segments' size.
+#[test]
+fn where_all_indices_are_too_long_the_longest_segments_are_sealed() {
+    let (disk, kernel) = (MemoryDisk::new(), SimulatedKernel::new(1, 0));
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    drop(prepare(&as_disk, &clock).expect("a store"));
+    let options = || Options {
+        segment_bytes_first: 1 << 20,
+        segment_bytes_max: 1 << 20,
+        index_entries_max: 200,
+        ..small_options()
+    };
+    let (store, _) = Store::open(as_disk.clone(), clock.clone(), options()).expect("a store");
+    let [mut phone, mut strap, _] = senders();
+    let handles = [&mut phone, &mut strap].map(|sender| join(sender, &store));
+    let segments = |name: &str| {
+        let device = name.parse().expect("a name");
+        let dir = Session::log_dir(&session(), &device);
+        let names = disk
+            .list(&dir)
+            .expect("listed")
+            .into_iter()
+            .map(|entry| entry.name);
+        names.filter(|name| name.ends_with(".mlog")).count()
+    };
+    for round in 0..50 {
+        send(&mut phone, &store, handles[0]);
+        if round < 5 {
+            send(&mut strap, &store, handles[1]);
+        }
+        store.maintain().expect("flushed where it is due");
+    }
+    assert!(
+        segments("phone") <= 1,
+        "a frame comes with its arrival and a checkpoint at most"
+    );
+    for _ in 50..500 {
+        send(&mut phone, &store, handles[0]);
+        store.maintain().expect("flushed where it is due");
+    }
+    assert!((5..50).contains(&segments("phone")), "{}", segments("phone"));
+    assert_eq!(segments("strap"), 1);
+    drop(store);
+    let (store, report) = Store::open(as_disk.clone(), clock, options()).expect("a store");
+    assert!(!report.found_damage(), "{report:?}");
+    for sender in [&mut phone, &mut strap] {
+        join(sender, &store);
+        judge(&*as_disk, sender).expect("all that was acknowledged");
+    }
+}
+
+/// However many segments are long enough, one flush seals some of them, and those that follow the others.
+#[test]
+fn a_flush_seals_some_segments_and_the_next_ones_the_others() {
+    let (disk, kernel) = (MemoryDisk::new(), SimulatedKernel::new(1, 0));
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let clock: Arc<dyn HubClock> = kernel.hub_clock();
+    drop(prepare(&as_disk, &clock).expect("a store"));
+    let options = || Options {
+        journal_block_bytes: 1 << 20,
+        segment_bytes_first: 2 << 10,
+        ..small_options()
+    };
+    let (store, _) = Store::open(as_disk.clone(), clock.clone(), options()).expect("a store");
+    let mut senders: Vec<Sender> = (0..80)
+        .map(|number| Sender::new(&format!("device-{number}"), 1))
+        .collect();
+    for sender in &mut senders {
+        let handle = join(sender, &store);
+        (0..20).for_each(|_| send(sender, &store, handle));
+    }
+    let sealed = || -> usize {
+        let is_sealed = |sender: &&Sender| {
+            let path = Session::log_dir(&session(), &sender.device).join("000001.mlog");
+            let bytes = read_all(&disk, &path, 1 << 20).unwrap_or_default();
+            bytes[bytes.len().saturating_sub(64)..].starts_with(b"MAREYEND")
+        };
+        senders.iter().filter(is_sealed).count()
+    };
+    let mut counts = vec![sealed()];
+    while counts.last() < Some(&senders.len()) {
+        store.maintain().expect("flushed");
+        counts.push(sealed());
+        let steps = counts.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(steps.clone().all(|step| step <= 32), "{counts:?}");
+        assert!(counts.len() < 10, "{counts:?}");
+    }
+    drop(store);
+    let (store, report) = Store::open(as_disk.clone(), clock, options()).expect("a store");
+    assert!(!report.found_damage(), "{report:?}");
+    for sender in &mut senders {
+        join(sender, &store);
+        judge(&*as_disk, sender).expect("all that was acknowledged");
+    }
 }
 
 /// One that stands still, by which nobody stays awake for a commit, and the machine's own.

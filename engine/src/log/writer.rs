@@ -417,6 +417,11 @@ impl Log {
         self.segment.end() >= self.segment_bytes
     }
 
+    /// Frames of the segment, which its index lists.
+    pub fn index_entries(&self) -> usize {
+        self.segment.index.len()
+    }
+
     /// Bytes that wait to be written.
     pub fn pending_bytes(&self) -> usize {
         self.segment.pending.len()

@@ -2,14 +2,18 @@
 
 use super::{Inner, Store};
 use crate::error::StorageError;
-use crate::log::{FlushError, Flushing, Seal};
+use crate::log::{FlushError, Flushing, Log, Seal};
 use marey_format::SessionId;
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Threads that write logs at once: a sync of one does not wait for another's.
 const WRITERS_MAX: usize = 8;
+
+/// Segments that one flush seals at most: each takes syncs that acks may have to wait behind.
+const SEALED_AT_ONCE: usize = 32;
 
 /// Most bytes of memory that wait to be used again.
 const BUFFERS_BYTES: usize = 32 << 20;
@@ -36,6 +40,30 @@ impl Buffers {
     }
 }
 
+impl Inner {
+    /// Frames of all unsealed segments.
+    fn index_entries(&self) -> usize {
+        self.logs.iter().map(Log::index_entries).sum()
+    }
+
+    /// Which logs to seal, by number: those that are long enough, and the longest as long as all indices together have more than
+    /// `most` entries. Only so many, the longest first: where many devices began together all are due at once.
+    fn to_seal(&self, most: usize) -> BTreeSet<usize> {
+        let mut entries = self.index_entries();
+        let least = if entries > most { most / 8 * 7 } else { usize::MAX };
+        let mut by_length: Vec<(usize, usize)> = self.logs.iter().map(Log::index_entries).zip(0..).collect();
+        by_length.sort_unstable_by_key(|&(length, number)| (std::cmp::Reverse(length), number));
+        let wanted = by_length.into_iter().filter(|&(length, number)| {
+            let is_too_much = entries > least;
+            if is_too_much {
+                entries -= length;
+            }
+            is_too_much || self.logs[number].seal_is_due()
+        });
+        wanted.map(|(_, number)| number).take(SEALED_AT_ONCE).collect()
+    }
+}
+
 impl Store {
     /// Writes what waits to the device logs, where it is worth it, so that journal blocks come free. Call it every
     /// second or so from a thread that may block; without it, commits do the work when they must.
@@ -47,6 +75,7 @@ impl Store {
             inner.pending_bytes > self.options.pending_bytes_max / 2
                 || !inner.unwritten.is_empty()
                 || inner.logs.iter().any(|log| log.seal_is_due())
+                || inner.index_entries() > self.options.index_entries_max
         };
         if waits || free_blocks <= self.options.journal_blocks / 2 {
             self.flush_all(false)?;
@@ -173,12 +202,21 @@ impl Store {
     fn begin(&self, inner: &mut Inner, only: Option<&SessionId>, seal: bool) -> Vec<(u32, Flushing)> {
         let now = self.clock.now();
         let mut work = Vec::new();
+        let due = match (only, seal) {
+            (None, false) => Some(inner.to_seal(self.options.index_entries_max)),
+            _ => None,
+        };
         let buffers = &mut inner.buffers;
-        let seal = if seal { Seal::Now } else { Seal::WhenDue };
         for (number, log) in inner.logs.iter_mut().enumerate() {
             if only.is_some_and(|session| *session != log.session) {
                 continue;
             }
+            let seal = match &due {
+                Some(due) if !due.contains(&number) => Seal::Later,
+                Some(_) => Seal::Now,
+                None if seal => Seal::Now,
+                None => Seal::WhenDue,
+            };
             inner.pending_bytes = inner.pending_bytes.saturating_sub(log.pending_bytes());
             if let Some(flushing) = log.begin_flush(seal, now, || buffers.get()) {
                 work.push((number as u32, flushing));

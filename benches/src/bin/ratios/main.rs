@@ -55,6 +55,8 @@ const FIGURES: &[Figure] = &[
     )
     .long(),
     Figure::cost("open_growth", "times", 1.5, scale::open_growth).long(),
+    Figure::cost("ack_p50", "ms", 1.15, tls::ack_p50).long(),
+    Figure::cost("ack_p99", "ms", 1.15, tls::ack_p99).long(),
     Figure::rate("replay_cold", "MB/s", 0.9, log::replay_cold).long(),
 ];
 

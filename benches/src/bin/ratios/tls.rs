@@ -5,12 +5,16 @@ use crate::machine::cpu_seconds;
 use crate::measure::{Measured, pairs};
 use bytes::Bytes;
 use marey_benches::tls::{LocalHub, Sender};
-use marey_benches::{FRAME_BYTES, SAMPLES_PER_FRAME, Source, folder};
+use marey_benches::{DEVICES, FRAME_BYTES, SAMPLES_PER_FRAME, Source, folder};
 use marey_server::config::Ack;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Frames of each device in a round.
 const FRAMES: usize = 256;
+
+/// How long devices send at their own pace in a round, and how often each sends.
+const PACED: Duration = Duration::from_secs(4);
+const PERIOD: Duration = Duration::from_millis(100);
 
 /// Names of the hub's threads begin so.
 const HUB_THREADS: &[&str] = &["marey-"];
@@ -36,11 +40,54 @@ pub fn written_cpu(rounds: usize) -> Result<Measured, String> {
     saturate(rounds, Ack::Written, Guarantee::Written, |round| round.cpu)
 }
 
+/// The median ack of sixteen devices with ten frames a second each, in milliseconds.
+pub fn ack_p50(rounds: usize) -> Result<Measured, String> {
+    paced(rounds, 0.5)
+}
+
+/// The ack that one of a hundred takes longer than.
+pub fn ack_p99(rounds: usize) -> Result<Measured, String> {
+    paced(rounds, 0.99)
+}
+
+fn paced(rounds: usize, share: f64) -> Result<Measured, String> {
+    beside_floor(rounds.min(12), (Ack::Synced, Guarantee::Durable), |senders, _| {
+        let began = Instant::now();
+        let end = began + PACED;
+        let took = std::thread::scope(|scope| {
+            let paced = senders.iter_mut().enumerate().map(|(number, sender)| {
+                let first = began + PERIOD.mul_f64(number as f64 / DEVICES as f64);
+                scope.spawn(move || sender.pace(first, PERIOD, end))
+            });
+            let paced: Vec<_> = paced.collect();
+            let took = paced
+                .into_iter()
+                .map(|thread| thread.join().expect("no device panics"));
+            took.collect::<Result<Vec<_>, _>>()
+        });
+        let mut took: Vec<Duration> = took.map_err(|error| error.to_string())?.concat();
+        took.sort_unstable();
+        let at = ((took.len() - 1) as f64 * share).round() as usize;
+        Ok(took[at].as_secs_f64() * 1e3)
+    })
+}
+
 fn saturate(
     rounds: usize,
     ack: Ack,
     guarantee: Guarantee,
     figure: impl Fn(&Round) -> f64,
+) -> Result<Measured, String> {
+    beside_floor(rounds, (ack, guarantee), |senders, threads| {
+        Ok(figure(&round(senders, threads)))
+    })
+}
+
+/// The hub and the floor with the same guarantee, in turn, sixteen devices connected to each.
+fn beside_floor(
+    rounds: usize,
+    (ack, guarantee): (Ack, Guarantee),
+    measure: impl Fn(&mut [Sender], &[&str]) -> Result<f64, String>,
 ) -> Result<Measured, String> {
     let dir = folder();
     let hub_dir = dir.path().join("hub");
@@ -56,8 +103,8 @@ fn saturate(
     let (mut to_hub, mut to_floor) = (connect(hub.address()), connect(floor.address));
     let measured = pairs(
         rounds,
-        || Ok(figure(&round(&mut to_hub, HUB_THREADS))),
-        || Ok(figure(&round(&mut to_floor, floor::THREADS))),
+        || measure(&mut to_hub, HUB_THREADS),
+        || measure(&mut to_floor, floor::THREADS),
     );
     drop((to_hub, to_floor));
     hub.shutdown();

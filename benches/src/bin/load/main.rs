@@ -1,0 +1,282 @@
+//! Devices that send at their own pace, as in a recording, to a hub in a process of its own: what an ack takes, and what
+//! the hub takes of the machine for it. Times are this machine's; the counts must hold on any.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it measures with the clock of the machine, and starts the hub that it measures"
+)]
+
+use clap::Parser;
+use marey_benches::tls::{LocalHub, Sender, enrol};
+use marey_benches::{FRAME_BYTES, Source, folder};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// No ack may take longer.
+const ACK_LIMIT: Duration = Duration::from_millis(250);
+
+/// Bytes of a sending thread's stack: there are thousands.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Measures acks, CPU and memory under the loads of recordings.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Which loads; none for all.
+    names: Vec<String>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Seconds of each load.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// The most devices of `devices_N`.
+    #[arg(long, default_value_t = 1000)]
+    most: usize,
+    /// The hub, in a process of its own.
+    #[arg(long, hide = true)]
+    hub: Option<PathBuf>,
+}
+
+/// So many devices, each with so many frames a second.
+#[derive(Clone, Debug)]
+struct Load {
+    name: String,
+    devices: usize,
+    frames_a_second: f64,
+}
+
+/// Twenty devices with 5 Mbit/s each; a thousand with ten frames a second; ever more with one.
+fn loads(most: usize) -> Vec<Load> {
+    let load = |name: &str, devices, frames_a_second| Load {
+        name: name.to_owned(),
+        devices,
+        frames_a_second,
+    };
+    let mut loads = vec![
+        load("five_megabit_20", 20, 5e6 / 8.0 / FRAME_BYTES as f64),
+        load("ten_frames_1000", 1000, 10.0),
+    ];
+    let growing = (0..5)
+        .map(|power| 10usize.pow(power))
+        .filter(|devices| *devices <= most);
+    loads.extend(growing.map(|devices| load(&format!("devices_{devices}"), devices, 1.0)));
+    loads
+}
+
+/// What a load came to.
+#[derive(Debug)]
+struct Outcome {
+    frames: usize,
+    /// Sorted.
+    took: Vec<Duration>,
+    /// Cores that the hub kept busy.
+    cores: f64,
+    /// Its resident memory when all had connected, after a fifth of the time, and at the end.
+    resident: [u64; 3],
+}
+
+impl Outcome {
+    fn ms(&self, share: f64) -> f64 {
+        let at = ((self.took.len().max(1) - 1) as f64 * share).round() as usize;
+        self.took
+            .get(at)
+            .map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+    }
+
+    fn late(&self) -> usize {
+        self.took.iter().filter(|took| **took > ACK_LIMIT).count()
+    }
+
+    fn json(&self, load: &Load) -> Value {
+        json!({
+            "devices": load.devices, "frames_a_second": load.frames_a_second, "frames": self.frames,
+            "acks": self.took.len(), "ack_ms": { "p50": self.ms(0.5), "p99": self.ms(0.99), "max": self.ms(1.0) },
+            "acks_over_250_ms": self.late(), "hub_cores": self.cores, "hub_resident_bytes": self.resident,
+        })
+    }
+
+    fn line(&self, load: &Load) -> String {
+        let mib = self.resident.map(|bytes| bytes >> 20);
+        format!(
+            "{:<16} {:>7} {:>9.1} {:>9} {:>8.2} {:>8.2} {:>8.1} {:>7} {:>7.3} {:>6} {:>6} {:>6}",
+            load.name,
+            load.devices,
+            load.frames_a_second * load.devices as f64,
+            self.frames,
+            self.ms(0.5),
+            self.ms(0.99),
+            self.ms(1.0),
+            self.late(),
+            self.cores,
+            mib[0],
+            mib[1],
+            mib[2]
+        )
+    }
+}
+
+const HEADER: &str = "load             devices  frames/s    frames   p50 ms   p99 ms   max ms  >250ms   cores  MiB, after 1/5, end";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    raise_open_files();
+    if let Some(dir) = arguments.hub {
+        return serve(&dir);
+    }
+    let known = loads(arguments.most);
+    let unknown = arguments
+        .names
+        .iter()
+        .find(|name| known.iter().all(|load| load.name != **name));
+    if let Some(unknown) = unknown {
+        let names: Vec<&str> = known.iter().map(|load| load.name.as_str()).collect();
+        eprintln!(
+            "there is no load {unknown:?}; there are {} (--most for more)",
+            names.join(", ")
+        );
+        return ExitCode::from(2);
+    }
+    if let Err(why) = marey_benches::check_folder() {
+        eprintln!("{why}");
+        return ExitCode::from(2);
+    }
+    if !arguments.json {
+        println!("{HEADER}");
+    }
+    let wanted = |load: &&Load| arguments.names.is_empty() || arguments.names.contains(&load.name);
+    let mut object = serde_json::Map::new();
+    let mut failed = false;
+    for load in known.iter().filter(wanted) {
+        match run(load, Duration::from_secs(arguments.seconds)) {
+            Ok(outcome) if arguments.json => {
+                object.insert(load.name.clone(), outcome.json(load));
+            }
+            Ok(outcome) => println!("{}", outcome.line(load)),
+            Err(why) => {
+                failed = true;
+                eprintln!("{}: {why}", load.name);
+            }
+        }
+    }
+    if arguments.json {
+        println!("{}", Value::Object(object));
+    }
+    ExitCode::from(u8::from(failed))
+}
+
+/// A hub that says its address and ends with its standard input.
+fn serve(dir: &Path) -> ExitCode {
+    let hub = LocalHub::start(dir);
+    println!("{}", hub.address());
+    // Whatever ends it: the parent is gone.
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    hub.shutdown();
+    ExitCode::SUCCESS
+}
+
+fn fault(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn run(load: &Load, lasting: Duration) -> Result<Outcome, String> {
+    let dir = folder();
+    let hub_dir = dir.path().join("hub");
+    let mut hub = Command::new(std::env::current_exe().map_err(fault)?)
+        .arg("--hub")
+        .arg(&hub_dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(fault)?;
+    let outcome = under_load(&mut hub, &hub_dir, load, lasting);
+    drop(hub.stdin.take());
+    hub.wait().map_err(fault)?;
+    outcome
+}
+
+fn under_load(hub: &mut Child, hub_dir: &Path, load: &Load, lasting: Duration) -> Result<Outcome, String> {
+    let mut line = String::new();
+    let mut said = BufReader::new(hub.stdout.take().ok_or("no standard output")?);
+    said.read_line(&mut line).map_err(fault)?;
+    let address: SocketAddr = line
+        .trim()
+        .parse()
+        .map_err(|_| format!("the hub says {line:?}"))?;
+    let process = hub.id();
+    let senders: Vec<Sender> = (0..load.devices)
+        .map(|number| {
+            let source = Source::named(format!("load-{number:05}"));
+            Sender::connect(&enrol(hub_dir, &source), address, source)
+        })
+        .collect();
+    let period = Duration::from_secs_f64(1.0 / load.frames_a_second);
+    let connected = resident_bytes(process)?;
+    let busy = busy_seconds(process)?;
+    let began = Instant::now() + Duration::from_millis(200);
+    let end = began + lasting;
+    let results = std::thread::scope(|scope| -> Result<_, String> {
+        let mut threads = Vec::with_capacity(senders.len());
+        for (number, mut sender) in senders.into_iter().enumerate() {
+            // Devices do not tick together.
+            let first = began + period.mul_f64(number as f64 / load.devices as f64);
+            let builder = std::thread::Builder::new().stack_size(STACK_BYTES);
+            let thread = builder.spawn_scoped(scope, move || {
+                let took = sender.pace(first, period, end);
+                (sender.source.frames as usize, took)
+            });
+            threads.push(thread.map_err(fault)?);
+        }
+        std::thread::sleep(lasting / 5);
+        let settled = resident_bytes(process)?;
+        let (mut frames, mut took) = (0, Vec::new());
+        for thread in threads {
+            let (made, acks) = thread.join().map_err(|_| "a device panicked")?;
+            frames += made;
+            took.extend(acks.map_err(fault)?);
+        }
+        Ok((frames, took, settled))
+    });
+    let (frames, mut took, settled) = results?;
+    let seconds = began.elapsed().as_secs_f64();
+    took.sort_unstable();
+    if took.len() != frames {
+        return Err(format!("{} acks for {frames} frames", took.len()));
+    }
+    Ok(Outcome {
+        frames,
+        took,
+        cores: (busy_seconds(process)? - busy) / seconds,
+        resident: [connected, settled, resident_bytes(process)?],
+    })
+}
+
+/// Seconds of CPU that a process has taken, in user code and in the kernel.
+fn busy_seconds(process: u32) -> Result<f64, String> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).map_err(fault)?;
+    // Behind the name, which may hold anything: state is the third field, the times are the 14th and the 15th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
+    Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn resident_bytes(process: u32) -> Result<u64, String> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).map_err(fault)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.map(|kib| kib << 10)
+        .ok_or_else(|| "the hub's memory can't be read".to_owned())
+}
+
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it may not, the connections tell.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
