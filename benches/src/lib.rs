@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "makes hubs to measure; it is none")]
 
+pub mod apart;
 pub mod disk;
 pub mod tls;
 

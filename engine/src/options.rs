@@ -22,8 +22,6 @@ pub struct Options {
     pub journal_blocks: usize,
     /// Bytes of frames that may wait for their device logs before they are written, in all.
     pub pending_bytes_max: usize,
-    /// Bytes of frames that wait for one device log before they are written.
-    pub log_write_bytes: usize,
     /// First size at which a segment is rolled, in bytes; each further one is twice as long.
     pub segment_bytes_first: u64,
     /// Size at which segments stop growing, in bytes.
@@ -52,7 +50,6 @@ impl Default for Options {
             journal_block_bytes: 16 << 20,
             journal_blocks: 4,
             pending_bytes_max: 64 << 20,
-            log_write_bytes: 256 << 10,
             segment_bytes_first: marey_format::limits::SEGMENT_BYTES_FIRST,
             segment_bytes_max: marey_format::limits::SEGMENT_BYTES_MAX,
             index_entries_max: 1 << 20,

@@ -244,17 +244,14 @@ fn what_was_acknowledged_when_it_was_written_survives_a_kill() {
 /// The index of a segment is in memory until it is sealed: of all logs together so much and no more, whatever the segments' size.
 #[test]
 fn where_all_indices_are_too_long_the_longest_segments_are_sealed() {
-    let (disk, kernel) = (MemoryDisk::new(), SimulatedKernel::new(1, 0));
-    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let clock: Arc<dyn HubClock> = kernel.hub_clock();
-    drop(prepare(&as_disk, &clock).expect("a store"));
-    let options = || Options {
+    let disk = MemoryDisk::new();
+    let options = Options {
         segment_bytes_first: 1 << 20,
         segment_bytes_max: 1 << 20,
         index_entries_max: 200,
         ..small_options()
     };
-    let (store, _) = Store::open(as_disk.clone(), clock.clone(), options()).expect("a store");
+    let store = prepared(&disk, &options);
     let [mut phone, mut strap, _] = senders();
     let handles = [&mut phone, &mut strap].map(|sender| join(sender, &store));
     let segments = |name: &str| {
@@ -285,27 +282,19 @@ fn where_all_indices_are_too_long_the_longest_segments_are_sealed() {
     assert!((5..50).contains(&segments("phone")), "{}", segments("phone"));
     assert_eq!(segments("strap"), 1);
     drop(store);
-    let (store, report) = Store::open(as_disk.clone(), clock, options()).expect("a store");
-    assert!(!report.found_damage(), "{report:?}");
-    for sender in [&mut phone, &mut strap] {
-        join(sender, &store);
-        judge(&*as_disk, sender).expect("all that was acknowledged");
-    }
+    all_came_through(&disk, options, [&mut phone, &mut strap]);
 }
 
 /// However many segments are long enough, one flush seals some of them, and those that follow the others.
 #[test]
 fn a_flush_seals_some_segments_and_the_next_ones_the_others() {
-    let (disk, kernel) = (MemoryDisk::new(), SimulatedKernel::new(1, 0));
-    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let clock: Arc<dyn HubClock> = kernel.hub_clock();
-    drop(prepare(&as_disk, &clock).expect("a store"));
-    let options = || Options {
+    let disk = MemoryDisk::new();
+    let options = Options {
         journal_block_bytes: 1 << 20,
         segment_bytes_first: 2 << 10,
         ..small_options()
     };
-    let (store, _) = Store::open(as_disk.clone(), clock.clone(), options()).expect("a store");
+    let store = prepared(&disk, &options);
     let mut senders: Vec<Sender> = (0..80)
         .map(|number| Sender::new(&format!("device-{number}"), 1))
         .collect();
@@ -330,11 +319,30 @@ fn a_flush_seals_some_segments_and_the_next_ones_the_others() {
         assert!(counts.len() < 10, "{counts:?}");
     }
     drop(store);
-    let (store, report) = Store::open(as_disk.clone(), clock, options()).expect("a store");
+    all_came_through(&disk, options, &mut senders);
+}
+
+/// A store on that disk, which records the session.
+fn prepared(disk: &MemoryDisk, options: &Options) -> Store {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let clock: Arc<dyn HubClock> = SimulatedKernel::new(1, 0).hub_clock();
+    drop(prepare(&disk, &clock).expect("a store"));
+    let (store, _) = Store::open(disk, clock, options.clone()).expect("a store");
+    store
+}
+
+/// Opens what was killed: no damage, and each sender has all that was acknowledged.
+fn all_came_through<'s>(
+    disk: &MemoryDisk,
+    options: Options,
+    senders: impl IntoIterator<Item = &'s mut Sender>,
+) {
+    let clock: Arc<dyn HubClock> = SimulatedKernel::new(1, 0).hub_clock();
+    let (store, report) = Store::open(Arc::new(disk.clone()), clock, options).expect("a store");
     assert!(!report.found_damage(), "{report:?}");
-    for sender in &mut senders {
+    for sender in senders {
         join(sender, &store);
-        judge(&*as_disk, sender).expect("all that was acknowledged");
+        judge(disk, sender).expect("all that was acknowledged");
     }
 }
 

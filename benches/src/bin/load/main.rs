@@ -3,19 +3,16 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "it measures with the clock of the machine, and starts the hub that it measures"
+    reason = "it measures with the clock of the machine"
 )]
 
 use clap::Parser;
-use marey_benches::tls::{LocalHub, Sender, enrol};
+use marey_benches::apart::{HubApart, serve};
+use marey_benches::tls::{Sender, enrol};
 use marey_benches::{FRAME_BYTES, Source, folder};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// No ack may take longer.
@@ -33,7 +30,7 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// Seconds of each load.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// The most devices of `devices_N`.
     #[arg(long, default_value_t = 1000)]
@@ -125,7 +122,6 @@ const HEADER: &str = "load             devices  frames/s    frames   p50 ms   p9
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    raise_open_files();
     if let Some(dir) = arguments.hub {
         return serve(&dir);
     }
@@ -170,16 +166,6 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-/// A hub that says its address and ends with its standard input.
-fn serve(dir: &Path) -> ExitCode {
-    let hub = LocalHub::start(dir);
-    println!("{}", hub.address());
-    // Whatever ends it: the parent is gone.
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    hub.shutdown();
-    ExitCode::SUCCESS
-}
-
 fn fault(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
@@ -187,37 +173,16 @@ fn fault(error: impl std::fmt::Display) -> String {
 fn run(load: &Load, lasting: Duration) -> Result<Outcome, String> {
     let dir = folder();
     let hub_dir = dir.path().join("hub");
-    let mut hub = Command::new(std::env::current_exe().map_err(fault)?)
-        .arg("--hub")
-        .arg(&hub_dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(fault)?;
-    let outcome = under_load(&mut hub, &hub_dir, load, lasting);
-    drop(hub.stdin.take());
-    hub.wait().map_err(fault)?;
-    outcome
-}
-
-fn under_load(hub: &mut Child, hub_dir: &Path, load: &Load, lasting: Duration) -> Result<Outcome, String> {
-    let mut line = String::new();
-    let mut said = BufReader::new(hub.stdout.take().ok_or("no standard output")?);
-    said.read_line(&mut line).map_err(fault)?;
-    let address: SocketAddr = line
-        .trim()
-        .parse()
-        .map_err(|_| format!("the hub says {line:?}"))?;
-    let process = hub.id();
+    let hub = HubApart::start(&hub_dir)?;
     let senders: Vec<Sender> = (0..load.devices)
         .map(|number| {
             let source = Source::named(format!("load-{number:05}"));
-            Sender::connect(&enrol(hub_dir, &source), address, source)
+            Sender::connect(&enrol(&hub_dir, &source), hub.address, source)
         })
         .collect();
     let period = Duration::from_secs_f64(1.0 / load.frames_a_second);
-    let connected = resident_bytes(process)?;
-    let busy = busy_seconds(process)?;
+    let connected = hub.resident_bytes()?;
+    let busy = hub.busy_seconds()?;
     let began = Instant::now() + Duration::from_millis(200);
     let end = began + lasting;
     let results = std::thread::scope(|scope| -> Result<_, String> {
@@ -233,7 +198,7 @@ fn under_load(hub: &mut Child, hub_dir: &Path, load: &Load, lasting: Duration) -
             threads.push(thread.map_err(fault)?);
         }
         std::thread::sleep(lasting / 5);
-        let settled = resident_bytes(process)?;
+        let settled = hub.resident_bytes()?;
         let (mut frames, mut took) = (0, Vec::new());
         for thread in threads {
             let (made, acks) = thread.join().map_err(|_| "a device panicked")?;
@@ -251,32 +216,7 @@ fn under_load(hub: &mut Child, hub_dir: &Path, load: &Load, lasting: Duration) -
     Ok(Outcome {
         frames,
         took,
-        cores: (busy_seconds(process)? - busy) / seconds,
-        resident: [connected, settled, resident_bytes(process)?],
+        cores: (hub.busy_seconds()? - busy) / seconds,
+        resident: [connected, settled, hub.resident_bytes()?],
     })
-}
-
-/// Seconds of CPU that a process has taken, in user code and in the kernel.
-fn busy_seconds(process: u32) -> Result<f64, String> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).map_err(fault)?;
-    // Behind the name, which may hold anything: state is the third field, the times are the 14th and the 15th.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
-    Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
-}
-
-fn resident_bytes(process: u32) -> Result<u64, String> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).map_err(fault)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.map(|kib| kib << 10)
-        .ok_or_else(|| "the hub's memory can't be read".to_owned())
-}
-
-fn raise_open_files() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where it may not, the connections tell.
-    let _ = setrlimit(Resource::Nofile, limit);
 }

@@ -36,11 +36,3 @@ pub fn cpu_seconds(names: &[&str]) -> f64 {
         .sum();
     nanoseconds as f64 / 1e9
 }
-
-/// Resident bytes of a process.
-pub fn resident_bytes(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib << 10)
-}

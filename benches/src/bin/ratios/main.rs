@@ -63,7 +63,7 @@ const FIGURES: &[Figure] = &[
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(dir) = arguments.hub {
-        return scale::serve(&dir);
+        return marey_benches::apart::serve(&dir);
     }
     let unknown = arguments
         .names

@@ -1,18 +1,14 @@
 //! What grows: memory with idle connections, the time to open with the size of what is stored.
 
-use crate::machine::resident_bytes;
 use crate::measure::Measured;
+use marey_benches::apart::HubApart;
 use marey_benches::disk::UnsyncedDisk;
-use marey_benches::tls::{LocalHub, enrol, idle};
+use marey_benches::tls::{enrol, idle};
 use marey_benches::{DEVICES, FRAME_BYTES, Recording, Source, folder, options};
 use marey_engine::Store;
 use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::time::OsClocks;
-use rustix::process::{Resource, getrlimit, setrlimit};
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,57 +22,27 @@ fn fault(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// A hub in a process of its own: says its address, and ends with its standard input.
-pub fn serve(dir: &Path) -> ExitCode {
-    raise_open_files();
-    let hub = LocalHub::start_with(dir, |config| config.limits.idle_timeout_ms = 600_000);
-    println!("{}", hub.address());
-    let mut rest = Vec::new();
-    // Whatever ends it: the parent is gone.
-    let _ = std::io::stdin().read_to_end(&mut rest);
-    hub.shutdown();
-    ExitCode::SUCCESS
-}
-
 /// Bytes that the hub's resident memory grows by with every device that is connected, welcome and silent.
 pub fn idle_connection_bytes(_rounds: usize) -> Result<Measured, String> {
-    raise_open_files();
     let dir = folder();
     let hub_dir = dir.path().join("hub");
-    let mut hub = Command::new(std::env::current_exe().map_err(fault)?)
-        .arg("--hub")
-        .arg(&hub_dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(fault)?;
-    let mut line = String::new();
-    let mut said = BufReader::new(hub.stdout.take().ok_or("no standard output")?);
-    said.read_line(&mut line).map_err(fault)?;
-    let measured = connect_all(&hub_dir, hub.id(), line.trim());
-    drop(hub.stdin.take());
-    hub.wait().map_err(fault)?;
-    measured
-}
-
-fn connect_all(hub_dir: &Path, process: u32, address: &str) -> Result<Measured, String> {
-    let address: SocketAddr = address.parse().map_err(|_| format!("the hub says {address:?}"))?;
+    let hub = HubApart::start(&hub_dir)?;
     let bundles: Vec<_> = (0..IDLE)
-        .map(|number| enrol(hub_dir, &Source::named(format!("idle-{number:05}"))))
+        .map(|number| enrol(&hub_dir, &Source::named(format!("idle-{number:05}"))))
         .collect();
     // What a hub takes once and for all is not what a connection takes.
     let warm: Vec<TcpStream> = bundles[..100]
         .iter()
-        .map(|bundle| idle(bundle, address))
+        .map(|bundle| idle(bundle, hub.address))
         .collect();
     drop(warm);
     std::thread::sleep(Duration::from_secs(2));
-    let before = resident_bytes(process).ok_or("the hub's memory can't be read")?;
+    let before = hub.resident_bytes()?;
     let began = Instant::now();
-    let connections: Vec<TcpStream> = bundles.iter().map(|bundle| idle(bundle, address)).collect();
+    let connections: Vec<TcpStream> = bundles.iter().map(|bundle| idle(bundle, hub.address)).collect();
     let seconds = began.elapsed().as_secs_f64();
     std::thread::sleep(Duration::from_secs(3));
-    let after = resident_bytes(process).ok_or("the hub's memory can't be read")?;
+    let after = hub.resident_bytes()?;
     eprintln!(
         "{} connections in {seconds:.1} s, one after the other; resident {} KiB, then {} KiB",
         connections.len(),
@@ -85,13 +51,6 @@ fn connect_all(hub_dir: &Path, process: u32, address: &str) -> Result<Measured, 
     );
     let bytes = after.saturating_sub(before) as f64 / connections.len() as f64;
     Ok(Measured::of_values(vec![bytes]).beside(8000.0))
-}
-
-fn raise_open_files() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where it may not, the connections tell.
-    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// How much longer a hub takes to open after a kill when a hundred times as much is stored: 10 GB, or

@@ -94,7 +94,6 @@ impl Task {
             true => Options {
                 journal_block_bytes: 256 << 10,
                 journal_blocks: 3,
-                log_write_bytes: 16 << 10,
                 segment_bytes_first: 32 << 10,
                 segment_bytes_max: 256 << 10,
                 ..small_options()
