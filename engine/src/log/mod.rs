@@ -1,7 +1,7 @@
 //! Device logs: one for each device and session, in segments.
 //!
 //! `scan` says of bytes what is valid, what is damage and what is torn tail; `read` streams the frames of a log;
-//! `writer` takes frames in and says what is to be written (`pending` holds it), `flushing` writes it; `recover` makes a log writable again
+//! `writer` takes frames into a `segment` and says what is to be written (`pending` holds it), `flushing` writes it; `recover` makes a log writable again
 //! after a crash, from a `landmark` on where there is one. What the frames mean is `state`'s business.
 
 mod flushing;
@@ -11,6 +11,7 @@ mod read;
 mod recover;
 mod replay;
 mod scan;
+mod segment;
 mod window;
 mod writer;
 
@@ -20,7 +21,8 @@ pub use read::{LogFrame, LogReader, SegmentSummary, read_frame};
 pub(crate) use recover::{JournalFound, JournalFrames, recover};
 pub use replay::{Replay, Replayed};
 pub use scan::{Fault, FaultKind};
-pub(crate) use writer::{Before, Log, TakeError, backward, reused};
+pub(crate) use segment::Before;
+pub(crate) use writer::{Log, TakeError, backward, reused};
 
 use crate::disk::Disk;
 use crate::error::StorageError;

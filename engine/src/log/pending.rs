@@ -94,6 +94,13 @@ impl Pending {
         &self.last[from.min(self.last.len())..]
     }
 
+    /// Checksum of all from the `from`-th byte on.
+    pub fn crc_since(&self, from: usize) -> u32 {
+        let mut crc = crc32fast::Hasher::new();
+        self.since(from).for_each(|piece| crc.update(piece));
+        crc.finalize()
+    }
+
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
         self.since(0).map(IoSlice::new).collect()
     }

@@ -6,6 +6,7 @@
 use super::flushing::{Flushing, Seal};
 use super::landmark::Landmark;
 use super::pending::{Incoming, Pending};
+use super::segment::{Before, Segment, Unchecked};
 use crate::batch::Item;
 use crate::clock::{LiveClock, Row};
 use crate::session::Session;
@@ -50,78 +51,6 @@ pub(crate) struct Log {
     /// By epoch and lane, a sequence that was refused: those behind it are not taken before it comes again, or the
     /// cumulative ack would pass over it and the device would discard it.
     held: HashMap<(u32, Lane), u64>,
-}
-
-/// What a segment's header says of those before it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Before {
-    pub why: Predecessor,
-    /// Up to where the predecessor counts.
-    pub end: u64,
-    /// Unfinished copies behind the predecessor.
-    pub superseded: u32,
-}
-
-impl Before {
-    pub const NONE: Self = Self {
-        why: Predecessor::None,
-        end: 0,
-        superseded: 0,
-    };
-
-    pub fn sealed(end: u64) -> Self {
-        Self {
-            why: Predecessor::Sealed,
-            end,
-            superseded: 0,
-        }
-    }
-
-    pub fn cut(end: u64) -> Self {
-        Self {
-            why: Predecessor::Cut,
-            end,
-            superseded: 0,
-        }
-    }
-}
-
-/// The segment that frames go into.
-#[derive(Debug)]
-struct Segment {
-    number: u32,
-    predecessor: Before,
-    /// Not made yet: the header goes with the first write.
-    fresh: bool,
-    index: Vec<IndexEntry>,
-    /// Bytes that were handed out to be written.
-    written: u64,
-    /// Bytes that a sync covered.
-    synced: u64,
-    /// Taken and not yet handed out; stands at `written`.
-    pending: Pending,
-    unchecked: Unchecked,
-}
-
-/// Frames that no checkpoint covers yet.
-#[derive(Debug)]
-struct Unchecked {
-    /// Where they begin, in the segment and in the index.
-    offset: u64,
-    first: usize,
-    /// Of their bytes, taken while each was at hand: when the checkpoint is due they have left the caches, and whoever flushes
-    /// holds up all that commit.
-    crc: crc32fast::Hasher,
-}
-
-impl Unchecked {
-    fn from(offset: u64, first: usize) -> Self {
-        Self {
-            offset,
-            first,
-            crc: crc32fast::Hasher::new(),
-        }
-    }
 }
 
 /// Why a frame was not taken.
@@ -611,14 +540,7 @@ impl Log {
         let from = (offset - self.segment.written) as usize;
         debug_assert_eq!(
             crc,
-            self.segment
-                .pending
-                .since(from)
-                .fold(crc32fast::Hasher::new(), |mut sum, bytes| {
-                    sum.update(bytes);
-                    sum
-                })
-                .finalize(),
+            self.segment.pending.crc_since(from),
             "every frame was summed up"
         );
         let starts = self.segment.index[first..]
@@ -686,25 +608,6 @@ impl Log {
             dev_send_ns: stamp.dev_send_ns,
             sequences: (sequence, sequence),
         });
-    }
-}
-
-impl Segment {
-    fn new(number: u32, predecessor: Before) -> Self {
-        Self {
-            number,
-            predecessor,
-            fresh: true,
-            index: Vec::new(),
-            written: 0,
-            synced: 0,
-            pending: Pending::default(),
-            unchecked: Unchecked::from(SEGMENT_HEADER_BYTES as u64, 0),
-        }
-    }
-
-    fn end(&self) -> u64 {
-        self.written + self.pending.len() as u64
     }
 }
 
