@@ -1,12 +1,16 @@
 //! What the benches share: one workload, the folder that it is recorded in, and a disk that never waits for a sync.
 //!
 //! The workload is an inertial unit as a phone has it: a counter of the sensor (i64) and six f32, a time stamp a sample,
-//! a hundred samples a frame (4,048 bytes), sixteen devices in one session. Owns the workload; measures nothing.
+//! a hundred samples a frame (4,048 bytes), sixteen devices in one session. Owns the workload, and how pairs
+//! are measured and told.
 
 #![allow(clippy::disallowed_methods, reason = "makes hubs to measure; it is none")]
 
+pub mod against;
 pub mod apart;
 pub mod disk;
+pub mod machine;
+pub mod measure;
 pub mod tls;
 
 use bytes::Bytes;

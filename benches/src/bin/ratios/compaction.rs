@@ -1,13 +1,9 @@
 //! Compaction against arrow-rs's writer that is fed with the very table it publishes.
 
-use crate::measure::{Measured, pairs};
 use arrow::array::RecordBatch;
-use marey_benches::{
-    DEVICES, FRAME_BYTES, Recording, SAMPLES_PER_FRAME, copy_folder, folder, options, session,
-};
-use marey_engine::compact::{Generation, compact_session};
-use marey_engine::disk::OsDisk;
-use marey_engine::{Options, Session};
+use marey_benches::against::{self, COMPACTED_WINDOWS, compacted, parts};
+use marey_benches::measure::{Measured, pairs};
+use marey_benches::{Recording, folder};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -15,49 +11,33 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-use tempfile::TempDir;
-
-/// Frames of each device: 1,600,000 rows in all.
-const WINDOWS: usize = 1000;
 
 fn fault(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Megabytes of log a second, from sealed logs to published Parquet, tables, hashes and syncs included, one thread;
-/// against the writer alone on arrays that are ready, with the same encodings and one sync a file.
+/// From sealed logs to published Parquet, against the writer alone on arrays that are ready, with the same encodings and one
+/// sync a file.
 pub fn compact(rounds: usize) -> Result<Measured, String> {
-    let template = folder();
-    Recording::on_disk(&template).record(WINDOWS);
-    let bytes = (DEVICES * WINDOWS) as f64 * FRAME_BYTES as f64;
-    let (published, _) = compacted(&template, 1)?;
-    let tables: Result<Vec<Table>, String> = parts(published.path())?
-        .iter()
-        .map(|path| Table::read(path))
-        .collect();
-    let tables = tables?;
     let aside = folder();
-    pairs(
-        rounds.min(12),
-        || Ok(bytes / compacted(&template, 1)?.1 / 1e6),
-        || {
-            let began = Instant::now();
+    against::compaction(rounds, |parts| {
+        let tables: Result<Vec<Table>, String> = parts.iter().map(|path| Table::read(path)).collect();
+        let (tables, aside) = (tables?, aside.path());
+        Ok(move || {
             for (at, table) in tables.iter().enumerate() {
-                let path = aside.path().join(at.to_string());
-                let file = File::create(&path).map_err(fault)?;
+                let file = File::create(aside.join(at.to_string())).map_err(fault)?;
                 table.write(&file, table.like_published())?;
                 file.sync_all().map_err(fault)?;
             }
-            Ok(bytes / began.elapsed().as_secs_f64() / 1e6)
-        },
-    )
+            Ok(())
+        })
+    })
 }
 
 /// The same compaction with two threads, against one.
 pub fn threads(rounds: usize) -> Result<Measured, String> {
     let template = folder();
-    Recording::on_disk(&template).record(WINDOWS);
+    Recording::on_disk(&template).record(COMPACTED_WINDOWS);
     pairs(
         rounds.min(12),
         || Ok(1.0 / compacted(&template, 2)?.1),
@@ -74,7 +54,7 @@ pub fn row_bytes(_rounds: usize) -> Result<Measured, String> {
         Some(dir) => found = parts(&PathBuf::from(dir))?,
         None => {
             let template = folder();
-            Recording::on_disk(&template).record(WINDOWS / 4);
+            Recording::on_disk(&template).record(COMPACTED_WINDOWS / 4);
             simulated = compacted(&template, 1)?.0;
             found = parts(simulated.path())?;
         }
@@ -100,48 +80,6 @@ pub fn row_bytes(_rounds: usize) -> Result<Measured, String> {
     worst
         .map(|pair| Measured::of_pairs(&[pair]))
         .ok_or_else(|| "there is no Parquet file of at least 1,000 rows".to_owned())
-}
-
-/// Compacts a copy of the template; the copy, and the seconds that it took.
-fn compacted(template: &TempDir, threads: usize) -> Result<(TempDir, f64), String> {
-    let dir = folder();
-    let session_dir = Session::dir(&session());
-    copy_folder(
-        &template.path().join(&session_dir),
-        &dir.path().join(&session_dir),
-    );
-    let disk = OsDisk::new(dir.path());
-    let session = Session::read(&disk, &session_dir).map_err(fault)?;
-    let options = Options {
-        compaction_threads: threads,
-        ..options()
-    };
-    let began = Instant::now();
-    let compacted = compact_session(&disk, &session, &options, Generation::IfNew, &|_| {}).map_err(fault)?;
-    let seconds = began.elapsed().as_secs_f64();
-    match compacted.rows() % ((DEVICES as u64) * SAMPLES_PER_FRAME) {
-        0 => Ok((dir, seconds)),
-        _ => Err(format!("{} rows are not what was recorded", compacted.rows())),
-    }
-}
-
-/// Parts of streams below a folder.
-fn parts(dir: &Path) -> Result<Vec<PathBuf>, String> {
-    let mut found = Vec::new();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))? {
-            let path = entry.map_err(fault)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if path.is_dir() {
-                folders.push(path);
-            } else if name.starts_with("part-") && name.ends_with(".parquet") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// A published file in memory.

@@ -1,21 +1,15 @@
 //! The log against plain writes: appending, durable appending, group commit, reading back.
 
-use crate::measure::{Measured, pairs};
-use bytes::Bytes;
-use marey_benches::{DEVICES, FRAME_BYTES, Recording, Source, folder, options, session};
+use marey_benches::measure::{Measured, pairs};
+use marey_benches::{DEVICES, Recording, Source, against, folder, session};
+use marey_engine::Session;
 use marey_engine::disk::OsDisk;
 use marey_engine::log::LogReader;
-use marey_engine::{Batch, Durability, LogHandle, Options, Session, Stamp, Store};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-/// Frames of each device in one write: a little over 1 MiB.
-const FRAMES_PER_WRITE: usize = 260;
+use std::sync::{Condvar, Mutex};
+use std::time::Instant;
 
 /// Bytes of the file that durable limits write into again and again: a journal block's.
 const BLOCK_BYTES: u64 = 16 << 20;
@@ -27,61 +21,13 @@ fn fault(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// So many frames of each device.
-fn next_frames(recording: &mut Recording, each: usize) -> Vec<(LogHandle, Vec<Bytes>)> {
-    let devices = recording.sources.iter_mut();
-    devices
-        .map(|(source, handle)| (*handle, (0..each).map(|_| source.frame()).collect()))
-        .collect()
-}
-
 /// Frames into sixteen logs without a sync, against checksum, copy and write of the same bytes in 1 MiB.
 pub fn append(rounds: usize) -> Result<Measured, String> {
     let dir = folder();
-    let written = Options {
-        durability: Durability::Written,
-        ..options()
-    };
-    let mut recording = Recording::of(Arc::new(OsDisk::new(dir.path())), written, DEVICES);
-    let store = recording.store.clone();
     let mut plain = PlainLogs::create(&dir.path().join("plain"))?;
-    let mut sources = Source::all();
-    let bytes = (DEVICES * FRAMES_PER_WRITE) as f64 * FRAME_BYTES as f64;
-    pairs(
-        rounds,
-        || {
-            let frames = next_frames(&mut recording, FRAMES_PER_WRITE);
-            let began = Instant::now();
-            for (handle, frames) in &frames {
-                let batch = batch(&store, *handle, frames)?;
-                store.commit(&batch).map_err(fault)?;
-            }
-            Ok(bytes / began.elapsed().as_secs_f64() / 1e6)
-        },
-        || {
-            let frames: Vec<Vec<Bytes>> = sources
-                .iter_mut()
-                .map(|source| (0..FRAMES_PER_WRITE).map(|_| source.frame()).collect())
-                .collect();
-            let began = Instant::now();
-            for (at, frames) in frames.iter().enumerate() {
-                frames.iter().try_for_each(|frame| plain.append(at, frame))?;
-            }
-            Ok(bytes / began.elapsed().as_secs_f64() / 1e6)
-        },
-    )
-}
-
-fn batch(store: &Store, handle: LogHandle, frames: &[Bytes]) -> Result<Batch, String> {
-    let stamp = Stamp {
-        hub: store.clock().now(),
-        dev_send_ns: None,
-    };
-    let mut batch = Batch::new();
-    for frame in frames {
-        batch.push(handle, frame.clone(), stamp).map_err(fault)?;
-    }
-    Ok(batch)
+    against::append(rounds, &dir, |log, frames| {
+        frames.iter().try_for_each(|frame| plain.append(log, frame))
+    })
 }
 
 /// Sixteen files that are appended to in writes of 1 MiB.
@@ -115,7 +61,7 @@ pub fn durable_one(rounds: usize) -> Result<Measured, String> {
     let dir = folder();
     let block = Block::create(&dir.path().join("plain"))?;
     let block = Mutex::new(block);
-    durable(rounds, &dir, 1, 1_000, |frame| {
+    against::commits(rounds, &dir, 1, 1_000, |_, frame| {
         block.lock().expect("no writer panics").write(frame)
     })
 }
@@ -133,94 +79,7 @@ pub fn group_commit_64(rounds: usize) -> Result<Measured, String> {
 fn group_commit(rounds: usize, writers: usize, commits: usize) -> Result<Measured, String> {
     let dir = folder();
     let group = GroupCommit::new(Block::create(&dir.path().join("plain"))?);
-    durable(rounds, &dir, writers, commits, |frame| group.commit(frame))
-}
-
-/// Commits a second: so many writers, each with a log of its own and so many commits of one frame, against as many that
-/// call `limit`.
-fn durable(
-    rounds: usize,
-    dir: &tempfile::TempDir,
-    writers: usize,
-    commits: usize,
-    limit: impl Fn(&[u8]) -> Result<(), String> + Sync,
-) -> Result<Measured, String> {
-    let mut recording = Recording::of(Arc::new(OsDisk::new(dir.path())), options(), writers);
-    let store = recording.store.clone();
-    let mut sources: Vec<Source> = (0..writers).map(Source::new).collect();
-    let _tidy = Tidy::start(&store);
-    pairs(
-        rounds,
-        || {
-            let frames = next_frames(&mut recording, commits);
-            rate(&frames, |handle, frame| {
-                let batch = batch(&store, handle, std::slice::from_ref(frame))?;
-                store.commit(&batch).map(drop).map_err(fault)
-            })
-        },
-        || {
-            let frames: Vec<((), Vec<Bytes>)> = sources
-                .iter_mut()
-                .map(|source| ((), (0..commits).map(|_| source.frame()).collect()))
-                .collect();
-            rate(&frames, |(), frame| limit(frame))
-        },
-    )
-}
-
-/// The thread that every hub has: moves frames on from the journal to the logs. It ends with this value.
-struct Tidy {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Tidy {
-    fn start(store: &Arc<Store>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (store, stopped) = (store.clone(), stop.clone());
-        let run = move || {
-            while !stopped.load(Ordering::Relaxed) {
-                if store.wait_until_crowded(Duration::from_millis(100)) {
-                    store.maintain().expect("the disk takes it");
-                }
-            }
-        };
-        Self {
-            stop,
-            thread: Some(std::thread::spawn(run)),
-        }
-    }
-}
-
-impl Drop for Tidy {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("it does not panic");
-        }
-    }
-}
-
-/// A thread for each writer's frames; how many a second went through `commit`.
-fn rate<W: Copy + Sync>(
-    frames: &[(W, Vec<Bytes>)],
-    commit: impl Fn(W, &Bytes) -> Result<(), String> + Sync,
-) -> Result<f64, String> {
-    let began = Instant::now();
-    std::thread::scope(|scope| {
-        let commit = &commit;
-        let threads: Vec<_> = frames
-            .iter()
-            .map(|(writer, frames)| {
-                scope.spawn(move || frames.iter().try_for_each(|frame| commit(*writer, frame)))
-            })
-            .collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().expect("no writer panics"))
-    })?;
-    let count: usize = frames.iter().map(|(_, frames)| frames.len()).sum();
-    Ok(count as f64 / began.elapsed().as_secs_f64())
+    against::commits(rounds, &dir, writers, commits, |_, frame| group.commit(frame))
 }
 
 /// A file of fixed size, filled with zeros, that is written from the front again and again.

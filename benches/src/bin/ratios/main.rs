@@ -9,26 +9,18 @@
 mod compaction;
 mod floor;
 mod log;
-mod machine;
-mod measure;
 mod scale;
 mod tls;
 
 use clap::Parser;
-use measure::{Figure, Measured};
+use marey_benches::measure::{Figure, Selection};
 use std::process::ExitCode;
 
 /// Measures Marey against the limits of this machine.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Which figures; none for all that are short.
-    names: Vec<String>,
-    /// One JSON object on standard output.
-    #[arg(long)]
-    json: bool,
-    /// Pairs of each figure, where it does not have its own number.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
+    #[command(flatten)]
+    selection: Selection,
     /// The hub of `idle_connection_bytes`, in a process of its own.
     #[arg(long, hide = true)]
     hub: Option<std::path::PathBuf>,
@@ -62,47 +54,8 @@ const FIGURES: &[Figure] = &[
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(dir) = arguments.hub {
-        return marey_benches::apart::serve(&dir);
+    match arguments.hub {
+        Some(dir) => marey_benches::apart::serve(&dir),
+        None => arguments.selection.measure(FIGURES),
     }
-    let unknown = arguments
-        .names
-        .iter()
-        .find(|name| FIGURES.iter().all(|figure| figure.name != **name));
-    if let Some(unknown) = unknown {
-        let known: Vec<&str> = FIGURES.iter().map(|figure| figure.name).collect();
-        eprintln!("there is no figure {unknown:?}; there are {}", known.join(", "));
-        return ExitCode::from(2);
-    }
-    let wanted = |figure: &&Figure| match arguments.names.is_empty() {
-        true => !figure.is_long,
-        false => arguments.names.iter().any(|name| name == figure.name),
-    };
-    if let Err(why) = marey_benches::check_folder() {
-        eprintln!("{why}");
-        return ExitCode::from(2);
-    }
-    let machine = machine::describe();
-    if !arguments.json {
-        println!("{machine}\n");
-        println!("{}", Measured::HEADER);
-    }
-    let mut object = serde_json::Map::new();
-    let mut failed = false;
-    for figure in FIGURES.iter().filter(wanted) {
-        match (figure.measure)(usize::from(arguments.rounds)) {
-            Ok(measured) if arguments.json => {
-                object.insert(figure.name.to_owned(), measured.json());
-            }
-            Ok(measured) => println!("{}", measured.line(figure)),
-            Err(why) => {
-                failed = true;
-                eprintln!("{}: {why}", figure.name);
-            }
-        }
-    }
-    if arguments.json {
-        println!("{}", serde_json::Value::Object(object));
-    }
-    ExitCode::from(u8::from(failed))
 }

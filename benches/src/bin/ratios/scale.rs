@@ -1,8 +1,8 @@
 //! What grows: memory with idle connections, the time to open with the size of what is stored.
 
-use crate::measure::Measured;
 use marey_benches::apart::HubApart;
 use marey_benches::disk::UnsyncedDisk;
+use marey_benches::measure::Measured;
 use marey_benches::tls::{enrol, idle};
 use marey_benches::{DEVICES, FRAME_BYTES, Recording, Source, folder, options};
 use marey_engine::Store;

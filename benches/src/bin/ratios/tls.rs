@@ -1,9 +1,9 @@
 //! The hub at saturation against the floor: sixteen devices in this process send to the one and to the other in turn.
 
 use crate::floor::{self, Floor, Guarantee};
-use crate::machine::cpu_seconds;
-use crate::measure::{Measured, pairs};
 use bytes::Bytes;
+use marey_benches::machine::cpu_seconds;
+use marey_benches::measure::{Measured, pairs};
 use marey_benches::tls::{LocalHub, Sender};
 use marey_benches::{DEVICES, FRAME_BYTES, SAMPLES_PER_FRAME, Source, folder};
 use marey_server::config::Ack;

@@ -1,6 +1,8 @@
 //! Pairs, their medians, and how they are told.
 
+use crate::machine;
 use serde_json::{Value, json};
+use std::process::ExitCode;
 
 /// What measures one figure, with so many pairs where it has no number of its own.
 pub type Measure = fn(rounds: usize) -> Result<Measured, String>;
@@ -45,6 +47,64 @@ impl Figure {
             is_long: true,
             ..self
         }
+    }
+}
+
+/// What a program is asked to measure.
+#[derive(Debug, clap::Args)]
+pub struct Selection {
+    /// Which figures; none for all that are short.
+    names: Vec<String>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Pairs of each figure, where it does not have its own number.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+}
+
+impl Selection {
+    /// Measures what was asked for, and tells each figure as it comes.
+    pub fn measure(&self, figures: &[Figure]) -> ExitCode {
+        let unknown = self
+            .names
+            .iter()
+            .find(|name| figures.iter().all(|figure| figure.name != **name));
+        if let Some(unknown) = unknown {
+            let known: Vec<&str> = figures.iter().map(|figure| figure.name).collect();
+            eprintln!("there is no figure {unknown:?}; there are {}", known.join(", "));
+            return ExitCode::from(2);
+        }
+        let wanted = |figure: &&Figure| match self.names.is_empty() {
+            true => !figure.is_long,
+            false => self.names.iter().any(|name| name == figure.name),
+        };
+        if let Err(why) = crate::check_folder() {
+            eprintln!("{why}");
+            return ExitCode::from(2);
+        }
+        if !self.json {
+            println!("{}\n", machine::describe());
+            println!("{}", Measured::HEADER);
+        }
+        let mut object = serde_json::Map::new();
+        let mut failed = false;
+        for figure in figures.iter().filter(wanted) {
+            match (figure.measure)(usize::from(self.rounds)) {
+                Ok(measured) if self.json => {
+                    object.insert(figure.name.to_owned(), measured.json());
+                }
+                Ok(measured) => println!("{}", measured.line(figure)),
+                Err(why) => {
+                    failed = true;
+                    eprintln!("{}: {why}", figure.name);
+                }
+            }
+        }
+        if self.json {
+            println!("{}", Value::Object(object));
+        }
+        ExitCode::from(u8::from(failed))
     }
 }
 
