@@ -175,15 +175,16 @@ fn converse(piece: usize, bytes: &[u8]) {
 
 fn settings() -> Settings {
     Settings {
-        hub: "11".repeat(16),
+        hub: [0x11; 16],
         device: device(),
         credit_bytes: 4 << 20,
         heartbeat_ms: 3_000,
         idle_ms: 10_000,
         hello_timeout_ms: 5_000,
         hub_epoch: HubEpoch(1),
-        time: Some(time_service()),
+        udp_port: 8765,
         packet_key: PacketKey([1; 32]),
+        key_id: KeyId(1),
         stamp_key: Arc::new(StampKey([2; 32])),
     }
 }
@@ -223,7 +224,7 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
             0,
             &Welcome {
                 v: version::WIRE,
-                hub: "11".repeat(16),
+                hub: [0x11; 16],
                 device: device(),
                 credit: 4 << 20,
                 heartbeat_ms: 3_000,

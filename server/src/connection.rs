@@ -21,8 +21,7 @@ use marey_engine::LogHandle;
 use marey_engine::time::HubInstant;
 use marey_format::limits::CONTROL_MESSAGES_PER_S;
 use marey_format::types::CommandId;
-use marey_format::types::hex;
-use marey_format::wire::{self, MessageType, TimeService};
+use marey_format::wire::{self, MessageType};
 use marey_format::{DeviceId, Refusal, RefusalCode, SessionId};
 
 use self::renewal::Renewal;
@@ -126,19 +125,16 @@ impl<W: Wire> Connection<W> {
         let config = state.config();
         let limits = &config.limits;
         let settings = Settings {
-            hub: hex(&state.store.hub_id()),
+            hub: state.store.hub_id(),
             device,
             credit_bytes: u64::from(limits.credit_bytes),
             heartbeat_ms: limits.heartbeat_ms,
             idle_ms: limits.idle_timeout_ms,
             hello_timeout_ms: limits.hello_timeout_ms,
             hub_epoch: now.epoch,
-            time: Some(TimeService {
-                udp_port,
-                key_id: time_key.id,
-                key: hex(&time_key.key.0),
-            }),
+            udp_port,
             packet_key: time_key.key,
+            key_id: time_key.id,
             stamp_key: state.stamp_key.clone(),
         };
         let protocol = Protocol::new(settings, now.ns);

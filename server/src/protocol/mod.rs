@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use marey_format::clock::{Direction, PacketKey, StampKey, TimePacket};
 use marey_format::limits::CHANNELS_PER_CONNECTION_MAX;
+use marey_format::types::{KeyId, hex};
 use marey_format::version;
 use marey_format::wire::{
     self, Closed, Command, Csr, Done, Heartbeat, Hello, Join, MessageHeader, MessageType, Open, Opened, Sent,
@@ -30,11 +31,10 @@ use self::channel::{Channel, Verdict};
 pub use self::channel::{FrameHead, Run};
 use self::pace::Pace;
 
-/// What a connection is told about its hub and its limits.
+/// What a connection is told about its hub and its limits. Thousands are held: nothing stands here in the form of a message.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The hub's id, hexadecimal.
-    pub hub: String,
+    pub hub: [u8; 16],
     /// The device that the certificate names.
     pub device: DeviceId,
     /// Bytes of frames that may be under way.
@@ -47,10 +47,11 @@ pub struct Settings {
     pub hello_timeout_ms: u64,
     /// Which life of the hub's clock stamps belong to.
     pub hub_epoch: HubEpoch,
-    /// Where to ask for the time, and the key's id.
-    pub time: Option<TimeService>,
-    /// The key of this connection's time packets.
+    /// Where to ask for the time; 0 for nowhere but in-band.
+    pub udp_port: u16,
+    /// The key of this connection's time packets, and its id.
     pub packet_key: PacketKey,
+    pub key_id: KeyId,
     /// The hub's own key over stamps.
     pub stamp_key: Arc<StampKey>,
 }
@@ -507,13 +508,17 @@ impl Protocol {
         self.phase = Phase::Attached;
         let welcome = Welcome {
             v: version::WIRE,
-            hub: self.settings.hub.clone(),
+            hub: hex(&self.settings.hub),
             device: self.settings.device.clone(),
             credit: self.credit(),
             heartbeat_ms: self.settings.heartbeat_ms,
             idle_ms: self.settings.idle_ms,
             hub_epoch: self.settings.hub_epoch,
-            time: self.settings.time.clone(),
+            time: Some(TimeService {
+                udp_port: self.settings.udp_port,
+                key_id: self.settings.key_id,
+                key: hex(&self.settings.packet_key.0),
+            }),
         };
         actions.push(Action::Send(wire::json_message(
             MessageType::Welcome,
@@ -584,10 +589,9 @@ impl Protocol {
 
     /// Answers nothing that does not pass, like the UDP service.
     fn probe(&mut self, body: &[u8], hub_recv_ns: i64, actions: &mut Vec<Action>) {
-        let Some(time) = &self.settings.time else { return };
         if let Some(request) = TimePacket::parse(body, &self.settings.packet_key)
             && request.direction == Direction::Request
-            && request.key_id == time.key_id.0
+            && request.key_id == self.settings.key_id.0
         {
             actions.push(Action::Probe { request, hub_recv_ns });
         }

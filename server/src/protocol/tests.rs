@@ -27,19 +27,16 @@ fn seed() -> Seed {
 
 fn settings() -> Settings {
     Settings {
-        hub: "00".repeat(16),
+        hub: [0; 16],
         device: device(),
         credit_bytes: 10_000,
         heartbeat_ms: 3_000,
         idle_ms: 60_000,
         hello_timeout_ms: 10_000,
         hub_epoch: HubEpoch(5),
-        time: Some(TimeService {
-            udp_port: 8765,
-            key_id: marey_format::types::KeyId(3),
-            key: "k".repeat(64),
-        }),
+        udp_port: 8765,
         packet_key: PacketKey([1; 32]),
+        key_id: KeyId(3),
         stamp_key: Arc::new(StampKey([2; 32])),
     }
 }
