@@ -15,6 +15,7 @@ use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{LogHandle, SessionState, Store};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -263,12 +264,14 @@ impl Stage {
         self.note(disk, What::Acknowledged(sender, self.senders[sender].acked));
     }
 
-    /// An opening named damage: of the logs that it named, it told of what is gone now, and of nothing that goes later.
+    /// An opening named damage: of the logs that it named, or of all if it named commits of the journal, it told of what is gone
+    /// now, and of nothing that goes later.
     fn note_told(&mut self, faults: &[Fault], disk: &MemoryDisk) {
         for name in DEVICES {
-            let named = faults.iter().any(|fault| {
-                fault.kind == FaultKind::Damage && fault.path.iter().any(|part| part.to_str() == Some(name))
-            });
+            let concerns = |part: &OsStr| part == name || part == "journal";
+            let named = faults
+                .iter()
+                .any(|fault| fault.kind == FaultKind::Damage && fault.path.iter().any(concerns));
             if named && let Ok(lost) = lost_of(disk, &self.senders, name) {
                 self.told.extend(lost);
             }
