@@ -1,4 +1,5 @@
-//! A hub in a process of its own, so that its CPU and memory are its own: the program that measures starts itself again.
+//! A server in a process of its own, so that its CPU, memory and open files are its own: the program that measures starts itself
+//! again.
 
 use crate::tls::LocalHub;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -8,23 +9,31 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
-/// A hub that runs. It ends with this value.
+/// A server that runs. It ends with this value.
 #[derive(Debug)]
-pub struct HubApart {
+pub struct Apart {
     process: Child,
     pub address: SocketAddr,
 }
 
-impl HubApart {
+impl Apart {
     /// Starts this very program with `--hub DIR`, upon which it is to call [`serve`].
     ///
     /// # Errors
     /// Where it does not start or says no address.
-    pub fn start(dir: &Path) -> Result<Self, String> {
+    pub fn hub(dir: &Path) -> Result<Self, String> {
+        Self::start("--hub", dir)
+    }
+
+    /// Starts this very program with `FLAG DIR`, upon which it is to call [`say_and_wait`].
+    ///
+    /// # Errors
+    /// Where it does not start or says no address.
+    pub fn start(flag: &str, dir: &Path) -> Result<Self, String> {
         raise_open_files();
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut process = Command::new(program)
-            .arg("--hub")
+            .arg(flag)
             .arg(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -39,7 +48,7 @@ impl HubApart {
                 drop(process.stdin.take());
                 let end = process.wait();
                 Err(format!(
-                    "the hub said {line:?} where its address belongs, and ended: {end:?}"
+                    "the server said {line:?} where its address belongs, and ended: {end:?}"
                 ))
             }
         }
@@ -60,7 +69,7 @@ impl HubApart {
     /// Seconds of CPU that it has taken, in its own code and in the kernel.
     ///
     /// # Errors
-    /// As [`HubApart::resident_bytes`].
+    /// As [`Apart::resident_bytes`].
     pub fn busy_seconds(&self) -> Result<f64, String> {
         let stat = self.read("stat")?;
         // Behind the name, which may hold anything: state is the third field, the times are the 14th and the 15th.
@@ -83,7 +92,7 @@ impl HubApart {
     }
 }
 
-impl Drop for HubApart {
+impl Drop for Apart {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
         // It ends with its input; how it ended changes nothing of what was measured.
@@ -95,14 +104,20 @@ impl Drop for HubApart {
 pub fn serve(dir: &Path) -> ExitCode {
     raise_open_files();
     let hub = LocalHub::start_with(dir, |config| config.limits.idle_timeout_ms = 600_000);
-    println!("{}", hub.address());
-    // Whatever ends it: the parent is gone.
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    say_and_wait(hub.address());
     hub.shutdown();
     ExitCode::SUCCESS
 }
 
-fn raise_open_files() {
+/// Says where a server listens that was just started, and waits until the process is to end.
+pub fn say_and_wait(address: SocketAddr) {
+    println!("{address}");
+    // Whatever ends it: the parent is gone.
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// As many sockets as the system allows.
+pub fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Where it may not, the connections tell.

@@ -7,7 +7,7 @@
 )]
 
 use clap::Parser;
-use marey_benches::apart::{HubApart, serve};
+use marey_benches::apart::{Apart, serve};
 use marey_benches::tls::{Sender, enrol};
 use marey_benches::{FRAME_BYTES, Source, folder};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ const STACK_BYTES: usize = 256 << 10;
 /// Measures acks, CPU and memory under the loads of recordings.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Which loads; none for all.
+    /// Which loads, or `devices_N` with any number; none for all.
     names: Vec<String>,
     /// One JSON object on standard output.
     #[arg(long)]
@@ -32,9 +32,6 @@ struct Arguments {
     /// Seconds of each load.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// The most devices of `devices_N`.
-    #[arg(long, default_value_t = 1000)]
-    most: usize,
     /// The hub, in a process of its own.
     #[arg(long, hide = true)]
     hub: Option<PathBuf>,
@@ -48,22 +45,30 @@ struct Load {
     frames_a_second: f64,
 }
 
-/// Twenty devices with 5 Mbit/s each; a thousand with ten frames a second; ever more with one.
-fn loads(most: usize) -> Vec<Load> {
-    let load = |name: &str, devices, frames_a_second| Load {
-        name: name.to_owned(),
-        devices,
-        frames_a_second,
-    };
-    let mut loads = vec![
-        load("five_megabit_20", 20, 5e6 / 8.0 / FRAME_BYTES as f64),
-        load("ten_frames_1000", 1000, 10.0),
-    ];
-    let growing = (0..5)
-        .map(|power| 10usize.pow(power))
-        .filter(|devices| *devices <= most);
-    loads.extend(growing.map(|devices| load(&format!("devices_{devices}"), devices, 1.0)));
-    loads
+/// What is run where nothing is named.
+const LOADS: &[&str] = &[
+    "five_megabit_20",
+    "ten_frames_1000",
+    "devices_1",
+    "devices_10",
+    "devices_100",
+    "devices_1000",
+];
+
+impl Load {
+    /// Twenty devices with 5 Mbit/s each; a thousand with ten frames a second; any number with one.
+    fn named(name: &str) -> Option<Self> {
+        let (devices, frames_a_second) = match name {
+            "five_megabit_20" => (20, 5e6 / 8.0 / FRAME_BYTES as f64),
+            "ten_frames_1000" => (1000, 10.0),
+            _ => (name.strip_prefix("devices_")?.parse().ok()?, 1.0),
+        };
+        (devices > 0).then(|| Self {
+            name: name.to_owned(),
+            devices,
+            frames_a_second,
+        })
+    }
 }
 
 /// What a load came to.
@@ -125,18 +130,22 @@ fn main() -> ExitCode {
     if let Some(dir) = arguments.hub {
         return serve(&dir);
     }
-    let known = loads(arguments.most);
-    let unknown = arguments
-        .names
-        .iter()
-        .find(|name| known.iter().all(|load| load.name != **name));
-    if let Some(unknown) = unknown {
-        let names: Vec<&str> = known.iter().map(|load| load.name.as_str()).collect();
-        eprintln!(
-            "there is no load {unknown:?}; there are {} (--most for more)",
-            names.join(", ")
-        );
-        return ExitCode::from(2);
+    let names = match arguments.names.is_empty() {
+        true => LOADS.iter().map(|name| (*name).to_owned()).collect(),
+        false => arguments.names,
+    };
+    let mut loads = Vec::new();
+    for name in &names {
+        match Load::named(name) {
+            Some(load) => loads.push(load),
+            None => {
+                eprintln!(
+                    "there is no load {name:?}; there are {} and devices_N",
+                    LOADS.join(", ")
+                );
+                return ExitCode::from(2);
+            }
+        }
     }
     if let Err(why) = marey_benches::check_folder() {
         eprintln!("{why}");
@@ -145,10 +154,9 @@ fn main() -> ExitCode {
     if !arguments.json {
         println!("{HEADER}");
     }
-    let wanted = |load: &&Load| arguments.names.is_empty() || arguments.names.contains(&load.name);
     let mut object = serde_json::Map::new();
     let mut failed = false;
-    for load in known.iter().filter(wanted) {
+    for load in &loads {
         match run(load, Duration::from_secs(arguments.seconds)) {
             Ok(outcome) if arguments.json => {
                 object.insert(load.name.clone(), outcome.json(load));
@@ -173,7 +181,7 @@ fn fault(error: impl std::fmt::Display) -> String {
 fn run(load: &Load, lasting: Duration) -> Result<Outcome, String> {
     let dir = folder();
     let hub_dir = dir.path().join("hub");
-    let hub = HubApart::start(&hub_dir)?;
+    let hub = Apart::hub(&hub_dir)?;
     let senders: Vec<Sender> = (0..load.devices)
         .map(|number| {
             let source = Source::named(format!("load-{number:05}"));

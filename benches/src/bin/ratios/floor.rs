@@ -3,11 +3,11 @@
 
 use crate::log::Block;
 use bytes::{Buf, BytesMut};
+use marey_benches::apart::{raise_open_files, say_and_wait};
 use marey_format::HubEpoch;
 use marey_format::wire::{
     self, Ack, Acked, Holes, MESSAGE_HEADER_BYTES, MessageHeader, MessageType, Opened, Welcome,
 };
-use marey_server::pki::DeviceBundle;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -38,6 +39,8 @@ pub enum Guarantee {
     Written,
     /// In one file of fixed size, written and synced for all who wait.
     Durable,
+    /// There are none: nobody is to send it a frame.
+    Nothing,
 }
 
 /// A running floor. It ends with this value.
@@ -51,14 +54,9 @@ type Job = (Vec<u8>, oneshot::Sender<()>);
 
 impl Floor {
     /// With the certificates of the hub in `hub`, and its files in `dir`.
-    pub fn start(
-        hub: &Path,
-        bundle: &DeviceBundle,
-        dir: &Path,
-        guarantee: Guarantee,
-    ) -> Result<Self, String> {
+    pub fn start(hub: &Path, dir: &Path, guarantee: Guarantee) -> Result<Self, String> {
         std::fs::create_dir(dir).map_err(|error| error.to_string())?;
-        let acceptor = TlsAcceptor::from(Arc::new(tls_config(hub, bundle)?));
+        let acceptor = TlsAcceptor::from(Arc::new(tls_config(hub)?));
         let (commit, jobs) = mpsc::channel::<Job>();
         if guarantee == Guarantee::Durable {
             let block = Block::create(&dir.join("block"))?;
@@ -99,11 +97,26 @@ impl Floor {
     }
 }
 
-fn tls_config(hub: &Path, bundle: &DeviceBundle) -> Result<ServerConfig, String> {
+/// A floor in this process alone, of which nothing is wanted but handshakes, until the process is to end.
+pub fn serve_apart(hub: &Path) -> ExitCode {
+    raise_open_files();
+    match Floor::start(hub, &hub.join("floor"), Guarantee::Nothing) {
+        Ok(floor) => {
+            say_and_wait(floor.address);
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("the floor: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tls_config(hub: &Path) -> Result<ServerConfig, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let mut roots = RootCertStore::empty();
     let authority =
-        CertificateDer::from_pem_slice(bundle.authority_pem.as_bytes()).map_err(|error| text(&error))?;
+        CertificateDer::from_pem_file(hub.join("pki/ca.cert.pem")).map_err(|error| text(&error))?;
     roots.add(authority).map_err(|error| text(&error))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
@@ -157,7 +170,10 @@ async fn serve(
 ) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let mut tls = acceptor.accept(socket).await?;
-    let mut file = File::create_new(path)?;
+    let mut file = match guarantee {
+        Guarantee::Nothing => None,
+        _ => Some(File::create_new(path)?),
+    };
     let mut buffer = BytesMut::with_capacity(64 << 10);
     let (mut durable, mut credit) = ([0, 0], CREDIT_BYTES);
     loop {
@@ -189,9 +205,9 @@ async fn serve(
         if frames.is_empty() {
             continue;
         }
-        match guarantee {
-            Guarantee::Written => file.write_all(&frames)?,
-            Guarantee::Durable => {
+        match (guarantee, &mut file) {
+            (Guarantee::Written, Some(file)) => file.write_all(&frames)?,
+            _ => {
                 let (done, is_done) = oneshot::channel();
                 commit.send((frames, done)).map_err(io::Error::other)?;
                 is_done.await.map_err(io::Error::other)?;

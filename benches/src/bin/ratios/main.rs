@@ -14,6 +14,7 @@ mod tls;
 
 use clap::Parser;
 use marey_benches::measure::{Figure, Selection};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Measures Marey against the limits of this machine.
@@ -21,9 +22,12 @@ use std::process::ExitCode;
 struct Arguments {
     #[command(flatten)]
     selection: Selection,
-    /// The hub of `idle_connection_bytes`, in a process of its own.
+    /// A hub in a process of its own.
     #[arg(long, hide = true)]
-    hub: Option<std::path::PathBuf>,
+    hub: Option<PathBuf>,
+    /// A floor with that hub's certificates, in a process of its own.
+    #[arg(long, hide = true)]
+    floor: Option<PathBuf>,
 }
 
 /// All figures: what each measures, its bar, and whether it is among the short ones.
@@ -47,6 +51,8 @@ const FIGURES: &[Figure] = &[
     )
     .long(),
     Figure::cost("open_growth", "times", 1.5, scale::open_growth).long(),
+    Figure::cost("reconnect_10000", "s", 1.2, scale::reconnect_10000).long(),
+    Figure::cost("open_unsealed_10000", "s", 5.0, scale::open_unsealed_10000).long(),
     Figure::cost("ack_p50", "ms", 1.15, tls::ack_p50).long(),
     Figure::cost("ack_p99", "ms", 1.15, tls::ack_p99).long(),
     Figure::rate("replay_cold", "MB/s", 0.9, log::replay_cold).long(),
@@ -54,8 +60,9 @@ const FIGURES: &[Figure] = &[
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.hub {
-        Some(dir) => marey_benches::apart::serve(&dir),
-        None => arguments.selection.measure(FIGURES),
+    match (arguments.hub, arguments.floor) {
+        (Some(dir), _) => marey_benches::apart::serve(&dir),
+        (None, Some(hub)) => floor::serve_apart(&hub),
+        (None, None) => arguments.selection.measure(FIGURES),
     }
 }

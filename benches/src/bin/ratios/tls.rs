@@ -93,7 +93,7 @@ fn beside_floor(
     let hub_dir = dir.path().join("hub");
     let hub = LocalHub::start_with(&hub_dir, |config| config.commit.ack = ack);
     let bundles: Vec<_> = Source::all().iter().map(|source| hub.enrol(source)).collect();
-    let floor = Floor::start(&hub_dir, &bundles[0], &dir.path().join("floor"), guarantee)?;
+    let floor = Floor::start(&hub_dir, &dir.path().join("floor"), guarantee)?;
     let connect = |address| -> Vec<Sender> {
         let sources = Source::all().into_iter().zip(&bundles);
         sources
