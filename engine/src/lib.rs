@@ -5,6 +5,7 @@
 pub mod disk;
 pub mod error;
 pub mod options;
+mod parallel;
 pub mod time;
 
 pub mod annotation;

@@ -39,7 +39,7 @@ pub struct Options {
     pub row_group_bytes: usize,
     /// Threads that compaction may use.
     pub compaction_threads: usize,
-    /// Files of a generation that are synced at the same time.
+    /// How many syncs are waited for at the same time: of a generation's files, and of logs while a hub is opened.
     pub syncs_at_once: usize,
 }
 

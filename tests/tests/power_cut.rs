@@ -1,15 +1,15 @@
 //! The power goes, operations fail and disks lie at the operations of scripted recordings: the short forms of
 //! `prove power-cuts` and `prove io-errors`. With a planted bug they fail.
 
-use marey_engine::disk::memory::MemoryDisk;
-use marey_engine::disk::{Disk, OpenMode};
+use marey_engine::disk::memory::{Dice, MemoryDisk};
+use marey_engine::disk::{Disk, OpenMode, read_all};
 use marey_engine::log::{Fault, FaultKind, LogReader};
 use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
-use marey_engine::{Session, Store};
+use marey_engine::{Options, Session, Store};
 use marey_tests::prove::{Planted, Run, Tally, io_errors, power_cuts};
 use marey_tests::recording::{Sender, prepare, session, small_options};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[track_caller]
@@ -169,4 +169,73 @@ fn deleting_before_publishing_is_found() {
     found(&power_cuts::run(
         &Run::short(1).planted(Planted::DeleteBeforePublish),
     ));
+}
+
+/// A hub of many devices waits for the syncs of several logs at a time when it is opened: what it makes of each is the same.
+#[test]
+fn a_crowd_that_was_cut_off_opens_the_same_in_turn_and_at_once() {
+    let disk = MemoryDisk::new();
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let clock: Arc<dyn HubClock> = SimulatedKernel::new(1, 0).hub_clock();
+    let store = prepare(&as_disk, &clock).expect("a store");
+    let mut senders: Vec<Sender> = (1..=30)
+        .map(|n| Sender::new(&format!("watch-{n:02}"), n))
+        .collect();
+    for sender in &mut senders {
+        let handle = sender.join(&store).expect("it is welcome");
+        (0..4).for_each(|_| drop(sender.capture()));
+        sender.send(&store, handle, 4).expect("the disk takes it");
+    }
+    // In the logs, unsealed, are the frames so far; in the journal alone those behind.
+    store.flush().expect("the disk takes it");
+    for sender in &mut senders {
+        let handle = sender.join(&store).expect("it is welcome");
+        drop(sender.capture());
+        sender.send(&store, handle, 1).expect("the disk takes it");
+    }
+    drop(store);
+    disk.power_cut(Some(&mut Dice(7)));
+    for name in ["watch-11", "watch-23"] {
+        let log = Session::log_dir(&session(), &name.parse().expect("a name")).join("000001.mlog");
+        disk.damage(&log, |bytes| bytes[600] ^= 1).expect("it is there");
+    }
+    let opened = [1, 8].map(|syncs_at_once| {
+        let disk = disk.snapshot();
+        let options = Options {
+            syncs_at_once,
+            ..small_options()
+        };
+        let clock: Arc<dyn HubClock> = SimulatedKernel::new(2, 0).hub_clock();
+        let (store, report) = Store::open(Arc::new(disk.clone()), clock, options).expect("a store");
+        drop(store);
+        let mut files = Vec::new();
+        contents(&disk, Path::new("sessions"), &mut files);
+        (format!("{report:#?}"), files)
+    });
+    let [(in_turn, files), (at_once, as_many)] = opened;
+    assert_eq!(in_turn, at_once);
+    assert!(
+        in_turn.contains("watch-11") && in_turn.contains("watch-23"),
+        "{in_turn}"
+    );
+    assert!(files.len() >= 60, "each log has a fresh segment: {}", files.len());
+    for (one, other) in files.iter().zip(&as_many) {
+        assert_eq!(one.0, other.0);
+        assert!(one.1 == other.1, "{}", one.0.display());
+    }
+    assert_eq!(files.len(), as_many.len());
+}
+
+/// Every file below a folder, with what it holds.
+fn contents(disk: &MemoryDisk, dir: &Path, files: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for entry in disk.list(dir).expect("it can be listed") {
+        let path = dir.join(&entry.name);
+        match entry.stat.is_dir {
+            true => contents(disk, &path, files),
+            false => {
+                let bytes = read_all(disk, &path, 1 << 20).expect("it can be read");
+                files.push((path, bytes));
+            }
+        }
+    }
 }

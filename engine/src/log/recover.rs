@@ -15,7 +15,7 @@ use crate::disk::{Disk, OpenMode};
 use crate::error::StorageError;
 use crate::options::Options;
 use crate::session::Session;
-use crate::state::{LogState, Meaning, StreamVersions};
+use crate::state::{LogState, Meaning};
 use crate::time::HubInstant;
 use marey_format::frame::{Frame, Kind};
 use marey_format::log::{Index, Predecessor, SEGMENT_HEADER_BYTES};
@@ -81,7 +81,6 @@ pub(crate) fn recover(
     found: JournalFound,
     options: &Options,
     now: HubInstant,
-    versions: &mut StreamVersions,
 ) -> Result<Recovered, StorageError> {
     let (device, session, _) = ids;
     let dir = Session::log_dir(session, device);
@@ -176,7 +175,6 @@ pub(crate) fn recover(
             predecessor.why = Predecessor::Cut;
         }
     }
-    learn(&applier.state, versions);
     let segment_bytes = (options.segment_bytes_first, options.segment_bytes_max);
     let mut log = Log::new(ids, applier.state, highest + 1, predecessor, segment_bytes);
     log.is_damaged = faults.iter().any(|fault| fault.kind == FaultKind::Damage);
@@ -189,7 +187,6 @@ pub(crate) fn recover(
         now,
         &mut faults,
     )?;
-    learn(&log.state, versions);
     if let Some(flushing) = log.begin_flush(Seal::Now, now, Vec::new) {
         flushing
             .write(disk)
@@ -437,19 +434,4 @@ fn adopt(
         }
     }
     Ok(carried)
-}
-
-fn learn(state: &LogState, versions: &mut StreamVersions) {
-    for epoch in state.epochs() {
-        for (&stream, known) in &epoch.streams {
-            if let Some(key) = &known.key {
-                versions.learn(&marey_format::payload::Assign {
-                    epoch: epoch.ordinal,
-                    stream,
-                    version: key.version,
-                    declaration: (*known.declaration).clone(),
-                });
-            }
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Versions of stream names within a session: a declaration that differs from the earlier ones gets the next number.
 
+use super::LogState;
 use marey_format::payload::Assign;
 use marey_format::{Declaration, StreamName, limits};
 use std::collections::BTreeMap;
@@ -24,6 +25,22 @@ impl StreamVersions {
         }
         versions.insert(version, schema);
         Some(version)
+    }
+
+    /// Takes in all that a log says was assigned.
+    pub fn learn_all(&mut self, state: &LogState) {
+        for epoch in state.epochs() {
+            for (&stream, known) in &epoch.streams {
+                if let Some(key) = &known.key {
+                    self.learn(&Assign {
+                        epoch: epoch.ordinal,
+                        stream,
+                        version: key.version,
+                        declaration: (*known.declaration).clone(),
+                    });
+                }
+            }
+        }
     }
 
     /// Takes in what a log says was assigned.

@@ -12,6 +12,7 @@ use crate::hub_file::{self, HUB_FILE};
 use crate::journal::{Journal, Replayed};
 use crate::log::{Fault, FaultKind, JournalFound, JournalFrames, devices, recover, segments};
 use crate::options::Options;
+use crate::parallel;
 use crate::session::{Session, SessionState};
 use crate::state::StreamVersions;
 use crate::time::HubClock;
@@ -255,7 +256,6 @@ impl Store {
             self.journal_found,
             &self.options,
             self.clock.now(),
-            &mut StreamVersions::default(),
         )?;
         report.faults.extend(recovered.faults);
         report.frames_carried += recovered.carried;
@@ -311,21 +311,24 @@ impl Store {
         );
         names.sort();
         names.dedup();
-        let mut versions = StreamVersions::default();
+        let found: Vec<(DeviceId, Vec<JournalFrames>)> = names
+            .into_iter()
+            .map(|device| {
+                let frames = journal.remove(&(id.clone(), device.clone()));
+                (device, frames.unwrap_or_default())
+            })
+            .collect();
         let now = self.clock.now();
-        let mut logs = Vec::new();
-        for device in &names {
-            let frames = journal.remove(&(id.clone(), device.clone())).unwrap_or_default();
+        let one = |(device, frames): &(DeviceId, Vec<JournalFrames>)| {
             let ids = (device, id, self.hub_id);
-            let recovered = recover(
-                &*self.disk,
-                ids,
-                &frames,
-                self.journal_found,
-                &self.options,
-                now,
-                &mut versions,
-            )?;
+            recover(&*self.disk, ids, frames, self.journal_found, &self.options, now)
+        };
+        // Each log waits for syncs of its own.
+        let all = parallel::map(self.options.syncs_at_once, &found, one, |_| {})?;
+        let mut versions = StreamVersions::default();
+        let mut logs = Vec::with_capacity(all.len());
+        for recovered in all {
+            versions.learn_all(&recovered.log.state);
             report.faults.extend(recovered.faults);
             report.frames_carried += recovered.carried;
             report.logs += 1;

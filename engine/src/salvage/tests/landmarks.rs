@@ -16,8 +16,7 @@ fn opened(disk: &MemoryDisk) -> (KeptState, usize) {
         epoch: marey_format::HubEpoch(1),
         ns: 0,
     };
-    let versions = &mut crate::state::StreamVersions::default();
-    let recovered = crate::log::recover(disk, ids, &[], found, &options(), now, versions).unwrap();
+    let recovered = crate::log::recover(disk, ids, &[], found, &options(), now).unwrap();
     (recovered.log.state.keep(), recovered.faults.len())
 }
 
