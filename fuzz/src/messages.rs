@@ -224,7 +224,7 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
             0,
             &Welcome {
                 v: version::WIRE,
-                hub: [0x11; 16],
+                hub: "11".repeat(16),
                 device: device(),
                 credit: 4 << 20,
                 heartbeat_ms: 3_000,
