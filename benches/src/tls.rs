@@ -116,6 +116,8 @@ pub fn idle(bundle: &DeviceBundle, address: SocketAddr) -> TcpStream {
         .expect("the hub listens");
     let mut header = [0; MESSAGE_HEADER_BYTES];
     tls.read_exact(&mut header).expect("the hub answers");
+    let header = MessageHeader::parse(header).expect("the hub keeps to the protocol");
+    assert_eq!(header.kind, MessageType::Welcome, "it was not welcomed");
     tls.sock
 }
 

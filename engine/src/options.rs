@@ -39,7 +39,8 @@ pub struct Options {
     pub row_group_bytes: usize,
     /// Threads that compaction may use.
     pub compaction_threads: usize,
-    /// How many syncs are waited for at the same time: of a generation's files, and of logs while a hub is opened.
+    /// How many syncs are waited for at the same time: of a generation's files, and of logs where many are taken up
+    /// after a crash.
     pub syncs_at_once: usize,
 }
 

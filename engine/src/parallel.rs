@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-/// Maps `things`, on up to `threads` threads. `done` is told how many are finished, on the calling thread. After an
+/// Maps `things`, on up to `threads` threads, or on this one if that is all. `done` is told how many are finished, on the calling thread. After an
 /// error nothing more is begun, and the first one in the order of the things is returned.
 pub fn map<T: Sync, R: Send, E: Send>(
     threads: usize,
@@ -12,6 +12,10 @@ pub fn map<T: Sync, R: Send, E: Send>(
     work: impl Fn(&T) -> Result<R, E> + Sync,
     done: impl Fn(usize),
 ) -> Result<Vec<R>, E> {
+    if threads.min(things.len()) < 2 {
+        let one = |(at, thing)| work(thing).inspect(|_| done(at + 1));
+        return things.iter().enumerate().map(one).collect();
+    }
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let mut results: Vec<Option<Result<R, E>>> = Vec::with_capacity(things.len());
     results.resize_with(things.len(), || None);

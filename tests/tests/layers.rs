@@ -53,7 +53,7 @@ const HIDDEN: &[(&str, &[&str])] = &[
 /// `journal` stands above `log`, since what it replays are frames for logs. `clock` is pure as well. `salvage` looks at
 /// hubs from outside and may use all of it; nobody uses `salvage`.
 const ENGINE: &[&[&str]] = &[
-    &["disk", "time", "options", "state", "clock"],
+    &["disk", "time", "options", "parallel", "state", "clock"],
     &["error"],
     &["session", "batch", "hub_file"],
     &["annotation", "media"],

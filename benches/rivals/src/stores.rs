@@ -17,7 +17,7 @@ pub fn fault(error: impl std::fmt::Display) -> String {
 
 /// What takes frames of several logs.
 pub trait Rival: Sized + Sync {
-    /// Makes one in an empty folder. `durable`: a commit is on the disk when it returns; else it is with the kernel.
+    /// Makes one in an empty folder. `durable`: a commit is on the disk when it returns; else it is with the kernel, or, of redb, in memory.
     fn create(dir: &Path, durable: bool) -> Result<Self, String>;
 
     /// Frames of one log, in one go.
@@ -160,7 +160,7 @@ impl Rival for Fjall {
     }
 }
 
-/// A recording format's writer: no chunks, no compression, no checksum of messages; one file, a channel a log.
+/// A recording format's writer: no chunks, no compression; one file, a channel a log.
 pub struct Mcap {
     writer: Mutex<(mcap::Writer<BufWriter<File>>, u32)>,
     /// The same file, to sync.

@@ -24,6 +24,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
+/// Logs for which one more thread is worth it while a hub is opened: a few are soon done, and may have long ends.
+const LOGS_PER_THREAD: usize = 32;
+
 /// What opening a hub found and did.
 #[derive(Clone, Debug, Default)]
 pub struct RecoveryReport {
@@ -323,8 +326,9 @@ impl Store {
             let ids = (device, id, self.hub_id);
             recover(&*self.disk, ids, frames, self.journal_found, &self.options, now)
         };
-        // Each log waits for syncs of its own.
-        let all = parallel::map(self.options.syncs_at_once, &found, one, |_| {})?;
+        // Each log waits for syncs of its own, and what it holds beside them, the end of its newest segment, is in memory.
+        let at_once = self.options.syncs_at_once.min(found.len() / LOGS_PER_THREAD);
+        let all = parallel::map(at_once, &found, one, |_| {})?;
         let mut versions = StreamVersions::default();
         let mut logs = Vec::with_capacity(all.len());
         for recovered in all {

@@ -15,7 +15,6 @@ use marey_engine::time::HubClock;
 use marey_engine::time::simulated::SimulatedKernel;
 use marey_engine::{LogHandle, SessionState, Store};
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -264,14 +263,19 @@ impl Stage {
         self.note(disk, What::Acknowledged(sender, self.senders[sender].acked));
     }
 
-    /// An opening named damage: of the logs that it named, or of all if it named commits of the journal, it told of what is gone
-    /// now, and of nothing that goes later.
+    /// An opening named damage: of the logs that it named it told of what is gone now, and of nothing that goes later. Of all logs,
+    /// if it said that commits are missing from the journal: who had a part in them nobody knows any more.
     fn note_told(&mut self, faults: &[Fault], disk: &MemoryDisk) {
+        let damage: Vec<&Fault> = faults
+            .iter()
+            .filter(|fault| fault.kind == FaultKind::Damage)
+            .collect();
+        let commits_are_missing = damage
+            .iter()
+            .any(|fault| fault.path.starts_with("journal") && fault.why.contains("are missing"));
         for name in DEVICES {
-            let concerns = |part: &OsStr| part == name || part == "journal";
-            let named = faults
-                .iter()
-                .any(|fault| fault.kind == FaultKind::Damage && fault.path.iter().any(concerns));
+            let concerns = |fault: &&Fault| fault.path.iter().any(|part| part == name);
+            let named = commits_are_missing || damage.iter().any(concerns);
             if named && let Ok(lost) = lost_of(disk, &self.senders, name) {
                 self.told.extend(lost);
             }

@@ -131,7 +131,7 @@ pub fn open_unsealed_10000(_rounds: usize) -> Result<Measured, String> {
 }
 
 /// Seconds to open a hub that was killed with a log of each device unsealed, some times: `windows` were sealed before, and
-/// of twice `in_journal` since then half are in the logs.
+/// of twice `in_journal` since then half are in the logs, or more where the journal has no room for as much.
 fn openings(devices: usize, windows: usize, in_journal: usize) -> Result<Vec<f64>, String> {
     let dir = folder();
     let unsynced = Arc::new(UnsyncedDisk(OsDisk::new(dir.path())));
