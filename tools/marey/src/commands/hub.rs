@@ -108,6 +108,8 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, verbose: u8, output: &Out
         files: bound.files,
         hub_name: hub.hub_name(),
     };
+    // Before anybody hears that it is up: who acts on that finds the start in the log, before what they did.
+    hub.audited(&AuditEvent::new(Actor::Hub, "hub.start").with("version", env!("CARGO_PKG_VERSION")));
     match output.is_json() {
         // One line, so that whoever started it can wait for it.
         true => output.line(&serde_json::to_string(&up)?)?,
@@ -116,7 +118,6 @@ pub fn run(arguments: Arguments, dir: Option<PathBuf>, verbose: u8, output: &Out
             up.devices, up.time, up.health
         ))?,
     }
-    hub.audited(&AuditEvent::new(Actor::Hub, "hub.start").with("version", env!("CARGO_PKG_VERSION")));
     let mut service = Service::of_this_process();
     service.ready(&format!("devices {}, {}", up.devices, up.hub_name));
     while !asked.load(Ordering::Relaxed) && !hub.wait_for_shutdown(Duration::from_millis(100)) {
