@@ -49,7 +49,7 @@ pub fn config() -> HubConfig {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     (config.listen.devices, config.listen.time) = (any, any);
     (config.listen.health, config.listen.files) = (any, any);
-    config.session.stop_grace_ms = 2_000;
+    config.session.stop_grace_ms = 5_000;
     config.session.late_quiet_ms = 300;
     (
         config.disk.floor_percent,
@@ -131,7 +131,7 @@ impl Lab {
                 people => Hub::start_for(&dir, config, clock, people),
             };
             match started {
-                Err(StartError::Store(OpenError::AlreadyOpen { .. })) => None,
+                Err(StartError::Store(OpenError::AlreadyOpen { .. }) | StartError::PortInUse { .. }) => None,
                 started => Some(started.expect("the hub starts")),
             }
         });

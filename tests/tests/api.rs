@@ -363,8 +363,8 @@ fn what_was_recorded_is_counted_and_taken_away_byte_for_byte() {
 #[test]
 fn too_many_requests_are_told_when_to_come_again() {
     let mut config = config();
-    (config.api.user_burst, config.api.user_per_minute) = (5, 60);
-    (config.api.stranger_burst, config.api.stranger_per_minute) = (3, 60);
+    (config.api.user_burst, config.api.user_per_minute) = (5, 1);
+    (config.api.stranger_burst, config.api.stranger_per_minute) = (3, 1);
     let lab = Lab::with_people(config, PEOPLE);
     let mut web = connected(&lab.web());
     let mut statuses = Vec::new();

@@ -432,7 +432,7 @@ fn files_that_are_missing_empty_cut_or_something_else() {
         "demo",
         "--json",
         "--seconds",
-        "1",
+        "3",
         "--devices",
         "2",
         "--dir",

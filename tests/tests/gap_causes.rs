@@ -12,7 +12,7 @@ use marey_engine::disk::memory::MemoryDisk;
 use marey_engine::disk::{Disk, OsDisk};
 use marey_engine::log::Replay;
 use marey_engine::read::gaps;
-use marey_engine::{Session, Store};
+use marey_engine::{OpenError, Session, Store};
 use marey_format::SessionId;
 use marey_format::frame::Kind;
 use marey_format::payload::{Lost, LostCause};
@@ -344,7 +344,12 @@ fn damage_is_named_and_logs_that_retention_removed_count_as_retired() {
     drop(phone);
     lab.stop_session(&run);
     lab.end();
-    let (store, _) = Store::open(Arc::new(OsDisk::new(lab.dir())), clock(), options()).expect("it opens");
+    let (store, _) = until("a hub that is gone", PATIENCE, || {
+        match Store::open(Arc::new(OsDisk::new(lab.dir())), clock(), options()) {
+            Err(OpenError::AlreadyOpen { .. }) => None,
+            opened => Some(opened.expect("it opens")),
+        }
+    });
     store.close_session(&run).expect("closed");
     store.retire_logs(&run, "a rule of this test").expect("retired");
     store.close().expect("closed");

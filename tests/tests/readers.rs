@@ -145,7 +145,7 @@ fn pandas_pyarrow_polars_and_duckdb_open_it() {
 fn a_realigned_session_opens_and_keeps_the_map_before() {
     let dir = fresh("realign");
     let folder = dir.to_string_lossy();
-    process::run(["demo", "--json", "--seconds", "2", "--dir", &folder]).well();
+    process::run(["demo", "--json", "--seconds", "4", "--dir", &folder]).well();
     let shown = process::run(["realign", "demo", "--json", "--dir", &folder])
         .well()
         .json();

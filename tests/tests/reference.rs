@@ -25,7 +25,8 @@ fn reference(script: &str) -> Command {
     command
 }
 
-const SAMPLES: u64 = 2_500;
+/// Of twenty seconds, so that it still captures when it is killed for the last time.
+const SAMPLES: u64 = 10_000;
 const RATE_HZ: u64 = 500;
 
 #[test]

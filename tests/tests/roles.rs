@@ -161,7 +161,7 @@ fn lab() -> Lab {
     }
     hub.ask(&["session", "start", "walk"]).well();
     let phone = hub.enroll(folder.path(), "phone");
-    process::run(["simulate", "--seconds", "1", &phone.to_string_lossy()]).well();
+    process::run(["simulate", "--seconds", "3", &phone.to_string_lossy()]).well();
     hub.ask(&["session", "stop", "walk"]).well();
     hub.ask(&["session", "create", "early"]).well();
     let web = web::Hub::new(&dir, &name, hub.devices);

@@ -3,7 +3,9 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use marey_engine::OpenError;
 use marey_engine::time::{HubClock, OsClocks};
 use marey_format::clock::{Direction, PacketKey, TimePacket};
 use marey_format::types::unhex;
@@ -11,7 +13,7 @@ use marey_format::wire::Welcome;
 use marey_format::{DeviceId, HubEpoch, SessionId};
 use marey_server::control::{ControlClient, ControlError, Request, Response, SessionSpec};
 use marey_server::pki::DeviceBundle;
-use marey_server::{Hub, HubConfig, init};
+use marey_server::{Hub, HubConfig, StartError, init};
 
 use crate::device::{Device, Log, PATIENCE};
 
@@ -29,7 +31,7 @@ pub fn config() -> HubConfig {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     (config.listen.devices, config.listen.time) = (any, any);
     (config.listen.health, config.listen.files) = (any, any);
-    config.session.stop_grace_ms = 2_000;
+    config.session.stop_grace_ms = 5_000;
     config.session.late_quiet_ms = 300;
     // However little a build has left of the disk.
     (
@@ -79,7 +81,16 @@ impl Lab {
     /// The same hub, ended in good order and started again.
     pub fn again(self, config: HubConfig) -> Self {
         self.hub.shutdown().expect("a good end");
-        let hub = Hub::start(self.dir.path(), config, clock()).expect("it starts again");
+        let began = Instant::now();
+        let hub = loop {
+            match Hub::start(self.dir.path(), config.clone(), clock()) {
+                // A thread that served the control socket of the one before may be on its way out still.
+                Err(StartError::Store(OpenError::AlreadyOpen { .. })) if began.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                started => break started.expect("it starts again"),
+            }
+        };
         Self { dir: self.dir, hub }
     }
 

@@ -47,7 +47,7 @@ fn a_session_from_start_to_seal() {
         (response, told)
     });
     device.until(|m| match m {
-        Down::Stop(stop) => (stop.session == walk() && stop.grace_ms == 2_000).then_some(()),
+        Down::Stop(stop) => (stop.session == walk() && stop.grace_ms == 5_000).then_some(()),
         _ => None,
     });
     device.send(&log.end());

@@ -39,6 +39,16 @@ fn gsr() -> Declaration {
     Declaration::from_json(br#"{"name":"gsr","fields":[{"name":"us","type":"f32","unit":"uS"}]}"#).unwrap()
 }
 
+/// Waits until it is so.
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < LONG, "not within {LONG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Pushes `batches` batches of 20 samples and keeps a record of them.
 fn push(device: &Device, stream: &StreamHandle, recorder: &mut StreamRecorder, batches: usize) {
     for _ in 0..batches {
@@ -104,7 +114,9 @@ fn a_session_from_join_to_end() {
     device
         .report_state(serde_json::Map::from_iter([("battery".to_owned(), 80.into())]))
         .unwrap();
-    std::thread::sleep(Duration::from_millis(1_100));
+    until("probes and heartbeats", || {
+        device.status().probes.answered > 5 && hub.store().heartbeats >= 3
+    });
     hub.behave(|it| it.stopped = true);
     device.wait_for_stop(LONG).unwrap();
     let report = device.finish(LONG).unwrap();
@@ -120,10 +132,7 @@ fn a_session_from_join_to_end() {
     let status = device.status();
     assert!(status.is_connected && status.probes.answered > 5, "{status:?}");
     device.close();
-    let until = Instant::now() + LONG;
-    while hub.store().byes == 0 && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("a farewell", || hub.store().byes > 0);
     assert_same(&hub, &recorder.finish());
     let rows = hub.probe_rows();
     use marey_format::clock::ProbeKind;
@@ -156,12 +165,11 @@ fn a_connection_that_breaks_again_and_again_loses_and_doubles_nothing() {
     let stream = device.stream(&gsr()).unwrap();
     let mut recorder = StreamRecorder::new(gsr());
     push(&device, &stream, &mut recorder, 60);
-    std::thread::sleep(Duration::from_secs(2));
+    until("connections that break", || device.status().connections > 2);
     hub.behave(|it| it.drop_after_frames = None);
     push(&device, &stream, &mut recorder, 20);
     let report = device.finish(LONG).unwrap();
     assert!(report.all_acknowledged, "{:?}", device.status());
-    assert!(device.status().connections > 2);
     assert_same(&hub, &recorder.finish());
     let acked = acked.lock().unwrap();
     let mut data: Vec<u64> = acked
@@ -212,13 +220,12 @@ fn a_program_that_is_killed_goes_on_from_its_folder() {
     assert_same(&hub, &record);
     assert!(hub.store().opens.len() >= 4);
     let device = Device::start(hub.bundle(), on_disk(folder.path())).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    until("all is acknowledged, nothing is left but LOCK", || {
+        let mut left = std::fs::read_dir(folder.path()).unwrap();
+        left.all(|it| it.unwrap().file_name() == "LOCK")
+    });
     device.close();
-    let left: Vec<_> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|it| it.unwrap().file_name())
-        .collect();
-    assert_eq!(left, ["LOCK"], "all is acknowledged, nothing is left");
+    assert!(folder.path().join("LOCK").is_file());
 }
 
 #[test]
@@ -254,7 +261,7 @@ fn a_sequence_that_the_hub_rejects_begins_a_new_epoch_and_keeps_the_old() {
     let stream = device.stream(&gsr()).unwrap();
     let mut recorder = StreamRecorder::new(gsr());
     push(&device, &stream, &mut recorder, 1);
-    std::thread::sleep(Duration::from_millis(200));
+    until("the refusal", || !device.status().set_aside.is_empty());
     push(&device, &stream, &mut recorder, 30);
     let report = device.finish(LONG).unwrap();
     assert!(report.all_acknowledged);
@@ -304,12 +311,9 @@ fn where_udp_is_not_answered_the_time_is_asked_for_in_band() {
     options.probes.answer_max = Duration::from_millis(100);
     let device = Device::start(hub.bundle(), options).unwrap();
     device.wait_for_join(LONG).unwrap();
-    std::thread::sleep(Duration::from_millis(1_500));
+    until("answers in band", || device.status().probes.answered_in_band >= 2);
     let probes = device.status().probes;
-    assert!(
-        probes.answered_in_band >= 2 && probes.answered_in_band == probes.answered,
-        "{probes:?}"
-    );
+    assert_eq!(probes.answered_in_band, probes.answered, "{probes:?}");
     device.finish(LONG).unwrap();
     assert!(!hub.probe_rows().is_empty());
 }
@@ -320,16 +324,16 @@ fn a_hub_that_is_not_there_is_an_error_to_read_and_nothing_more() {
     let bundle = hub.bundle();
     drop(hub);
     let device = Device::start(bundle, options()).unwrap();
-    let error = device
-        .wait_for_join(Duration::from_millis(200))
-        .unwrap_err()
-        .to_string();
+    until("a connection that is refused", || {
+        device.status().last_error.is_some()
+    });
+    let error = device.wait_for_join(Duration::ZERO).unwrap_err().to_string();
     assert!(error.contains("efused"), "{error}");
     // A session that is known can be captured for all the same.
     device.begin(&SessionId::new("walk").unwrap()).unwrap();
     let stream = device.stream(&gsr()).unwrap();
     stream.push(device.now_ns(), &[Value::F32(1.0)]).unwrap();
-    let report = device.finish(Duration::from_millis(400)).unwrap();
+    let report = device.finish(Duration::from_secs(2)).unwrap();
     assert!(
         !report.all_acknowledged && report.unacknowledged_frames == 3,
         "{report:?}"
