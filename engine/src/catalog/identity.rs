@@ -92,6 +92,15 @@ impl Identity {
 
     /// All keys of a kind with their values, in order.
     pub fn list(&self, kind: &str) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
+        self.each(kind, |key, value| (key.to_owned(), value.to_vec()))
+    }
+
+    /// All keys of a kind, in order.
+    pub fn keys(&self, kind: &str) -> Result<Vec<String>, StorageError> {
+        self.each(kind, |key, _| key.to_owned())
+    }
+
+    fn each<T>(&self, kind: &str, take: impl Fn(&str, &[u8]) -> T) -> Result<Vec<T>, StorageError> {
         let failed = failed(&self.path);
         self.using(|database| {
             let read = database.begin_read().map_err(|e| failed(e.into()))?;
@@ -102,7 +111,7 @@ impl Identity {
                 if key.value().0 != kind {
                     break;
                 }
-                found.push((key.value().1.to_owned(), value.value().to_vec()));
+                found.push(take(key.value().1, value.value()));
             }
             Ok(found)
         })
@@ -343,6 +352,18 @@ mod tests {
             Some(&b"certificate"[..])
         );
         assert_eq!(identity.get("invite", "phone").expect("read"), None);
+    }
+
+    #[test]
+    fn the_keys_of_a_kind_are_its_own_in_order() {
+        let (_, identity) = identity();
+        for (kind, key) in [("device", "watch"), ("devices", "a"), ("device", "Phone"), ("devic", "z")] {
+            identity.put(kind, key, b"record").expect("put");
+        }
+        assert_eq!(identity.keys("device").expect("read"), ["Phone", "watch"]);
+        let listed = identity.list("device").expect("read");
+        assert_eq!(listed[0], ("Phone".to_owned(), b"record".to_vec()));
+        assert_eq!(identity.keys("nothing").expect("read"), [""; 0]);
     }
 
     #[test]

@@ -24,16 +24,16 @@ impl Registrar {
         device: &DeviceId,
         addresses: &[String],
     ) -> Result<DeviceBundle, RegistrarError> {
-        let _one = self.change();
-        self.check_new(device)?;
+        let mut names = self.change();
+        self.names(&mut names)?.check(device)?;
         let current = self.current();
         let contact = self.contact(&current, device, addresses)?;
         let (authority, now_utc_ns) = (current.authorities.issuing(), self.now_utc_ns());
         let began = self.store.clock().now();
         let issued = authority.issue_device_for(device.as_str(), now_utc_ns, self.settings.device_days)?;
-        self.store
-            .identity()
-            .transact(|entries| put_enrolled(entries, device, authority, &issued.certificate, now_utc_ns))?;
+        self.enrol(&mut names, device, |entries| {
+            put_enrolled(entries, device, authority, &issued.certificate, now_utc_ns)
+        })?;
         self.list_later();
         self.count_issued(began);
         self.count_enrolled();
@@ -208,26 +208,6 @@ impl Registrar {
         let left_s = shown.not_after_utc_s - self.now_utc_ns().div_euclid(NS_PER_S);
         !issuing.is_locked()
             && (left_s < i64::from(self.settings.renew_before_days) * DAY_S || !shown.is_of(issuing))
-    }
-
-    /// A name that no device has but this one, in a registry that has room.
-    pub(super) fn check_new(&self, device: &DeviceId) -> Result<(), RegistrarError> {
-        let known = self.registry.list()?;
-        let alike = known
-            .iter()
-            .find(|d| d.name != device.as_str() && d.name.eq_ignore_ascii_case(device.as_str()));
-        if let Some(alike) = alike {
-            return Err(RegistrarError::Refused(format!(
-                "{device} differs from the device {} in case alone; some file systems can't hold both",
-                alike.name
-            )));
-        }
-        if known.len() >= DEVICES_MAX && !known.iter().any(|d| d.name == device.as_str()) {
-            return Err(RegistrarError::Refused(format!(
-                "{DEVICES_MAX} devices are enrolled, which is the most"
-            )));
-        }
-        Ok(())
     }
 
     /// The list of revocations is to be written anew. Each one costs all that are in it, so that the many changes after a
@@ -453,5 +433,3 @@ fn damaged(kind: &str, key: &str, error: &serde_json::Error) -> RegistrarError {
 const UNSHOWN_MAX: usize = 3;
 /// How long after its end a revoked certificate is forgotten, in seconds.
 const FORGOTTEN_S: i64 = 365 * DAY_S;
-/// Devices of one hub. Each handshake asks for one of them, each enrolment looks at all.
-const DEVICES_MAX: usize = 100_000;

@@ -66,8 +66,8 @@ impl Registrar {
         device: &DeviceId,
         addresses: &[String],
     ) -> Result<Invitation, RegistrarError> {
-        let _one = self.change();
-        self.check_new(device)?;
+        let mut names = self.change();
+        self.names(&mut names)?.check(device)?;
         let current = self.current();
         let authority = current.authorities.issuing();
         authority.check_unlocked()?;
@@ -112,7 +112,7 @@ impl Registrar {
     pub(crate) fn redeem(&self, asked: &EnrolRequest) -> Result<Enrolled, RegistrarError> {
         let device = DeviceId::new(asked.device.as_str()).map_err(|_| RequestError::Form)?;
         let request = RequestedKey::read(&asked.csr)?;
-        let _one = self.change();
+        let mut names = self.change();
         let current = self.current();
         let now_utc_ns = self.now_utc_ns();
         let answer = |pem: String, addresses: &[String], replaced| {
@@ -134,12 +134,12 @@ impl Registrar {
             .transpose()?;
         let kept = good(kept, &token_hash, now_utc_ns)?;
         // Two names that differ in case alone may both have been invited.
-        self.check_new(&device)?;
+        self.names(&mut names)?.check(&device)?;
         let authority = current.authorities.issuing();
         let days = self.settings.device_days;
         let began = self.store.clock().now();
         let issued = authority.issue_requested(device.as_str(), &request, now_utc_ns, days)?;
-        self.store.identity().transact(|entries| {
+        self.enrol(&mut names, &device, |entries| {
             good(
                 super::devices::get(entries, INVITE, device.as_str())?,
                 &token_hash,
@@ -147,7 +147,7 @@ impl Registrar {
             )?;
             put_enrolled(entries, &device, authority, &issued, now_utc_ns)?;
             entries.remove(INVITE, device.as_str())?;
-            Ok::<_, RegistrarError>(())
+            Ok(())
         })?;
         self.list_later();
         self.count_issued(began);

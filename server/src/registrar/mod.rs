@@ -10,6 +10,7 @@
 mod devices;
 mod ends;
 mod invitation;
+mod names;
 mod office;
 mod receipts;
 mod rotation;
@@ -22,13 +23,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use marey_engine::time::{HubClock, HubInstant};
-use marey_engine::{AuditEvent, StorageError, Store};
+use marey_engine::{AuditEvent, Entries, StorageError, Store};
 use marey_format::DeviceId;
 
 pub(crate) use devices::Standing;
 pub(crate) use ends::Ends;
 pub(crate) use invitation::Enrolled;
 pub use invitation::Invitation;
+use names::Names;
 pub(crate) use office::Office;
 pub use rotation::AuthorityView;
 
@@ -51,7 +53,8 @@ pub(crate) struct Registrar {
     settings: Certificates,
     listen: Listen,
     is_serving: bool,
-    changing: Mutex<()>,
+    /// Whoever changes something holds it. None until a name is looked for, and where nobody knows what became of a change.
+    changing: Mutex<Option<Names>>,
     /// Something has changed that the list of revocations does not say.
     is_list_due: AtomicBool,
     current: RwLock<Arc<Current>>,
@@ -195,8 +198,30 @@ impl Registrar {
     }
 
     /// One change at a time: of records and files together.
-    fn change(&self) -> MutexGuard<'_, ()> {
+    fn change(&self) -> MutexGuard<'_, Option<Names>> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names of all devices.
+    fn names<'n>(&self, known: &'n mut Option<Names>) -> Result<&'n Names, RegistrarError> {
+        match known {
+            Some(names) => Ok(names),
+            None => Ok(known.insert(Names::read(self.store.identity())?)),
+        }
+    }
+
+    /// Stores what makes a device an enrolled one.
+    fn enrol(
+        &self,
+        known: &mut Option<Names>,
+        device: &DeviceId,
+        put: impl FnOnce(&mut Entries<'_, '_>) -> Result<(), RegistrarError>,
+    ) -> Result<(), RegistrarError> {
+        let names = known.take();
+        self.store.identity().transact(put)?;
+        *known = names;
+        known.iter_mut().for_each(|names| names.add(device));
+        Ok(())
     }
 
     /// Into the audit log, what no person's verb has asked for: those stand there already.
