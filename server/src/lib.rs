@@ -66,6 +66,7 @@ mod state;
 mod survey;
 mod tally;
 mod text;
+pub mod turns;
 mod watch;
 
 #[cfg(any(test, feature = "testing"))]

@@ -22,6 +22,7 @@ use crate::quarantine::Quarantine;
 use crate::registrar::Office;
 use crate::tally::Tally;
 use crate::time_service::TimeKeys;
+use crate::turns::Turns;
 
 /// The part of a hub that connections talk to.
 pub(crate) struct Reception {
@@ -36,6 +37,8 @@ pub(crate) struct Reception {
     pub metrics: Arc<Metrics>,
     pub quarantine: Quarantine,
     pub jobs: Arc<Jobs>,
+    /// Of handshakes.
+    pub turns: Turns,
     /// What was refused, on its way into the audit log.
     pub tally: Arc<Tally>,
     /// Who issues certificates; none where there are none.
@@ -63,6 +66,7 @@ impl Reception {
             config: RwLock::new(Arc::new(config)),
             quarantine: Quarantine::of(&store, clock.now()),
             jobs: Jobs::new(&clock),
+            turns: Turns::default(),
             store,
             time_keys: TimeKeys::new(stamp_key.clone(), clock.clone()),
             clock,

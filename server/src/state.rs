@@ -23,7 +23,7 @@ use crate::reception::Reception;
 use crate::registrar::{Office, Registrar};
 use crate::survey::Survey;
 use crate::tally::Tally;
-use crate::tls::{BufferPool, StampFn, Turns};
+use crate::tls::{BufferPool, StampFn};
 
 /// Where a hub listens, with the ports that it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -56,8 +56,6 @@ pub(crate) struct HubState {
     pub reception: Arc<Reception>,
     pub registrar: Arc<Registrar>,
     pub buffers: Arc<BufferPool>,
-    /// Of handshakes.
-    pub turns: Turns,
     pub stamp: StampFn,
     pub gate: Arc<Gate>,
     pub bound: Bound,
@@ -117,7 +115,6 @@ impl HubState {
             stamp: Arc::new(move || for_stamps.now().ns),
             registrar: parts.registrar,
             buffers: BufferPool::new(),
-            turns: Turns::default(),
             bound: parts.bound,
             api,
             survey: Survey::default(),

@@ -27,6 +27,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// One look at all devices and sessions.
     pub(crate) fn turn(&mut self, state: &Reception) {
+        state.turns.look(state.metrics.frames.get());
         let sessions = state.sessions();
         self.notes.keep(&sessions);
         state.commands.keep(&sessions);

@@ -357,7 +357,12 @@ mod tests {
     #[test]
     fn the_keys_of_a_kind_are_its_own_in_order() {
         let (_, identity) = identity();
-        for (kind, key) in [("device", "watch"), ("devices", "a"), ("device", "Phone"), ("devic", "z")] {
+        for (kind, key) in [
+            ("device", "watch"),
+            ("devices", "a"),
+            ("device", "Phone"),
+            ("devic", "z"),
+        ] {
             identity.put(kind, key, b"record").expect("put");
         }
         assert_eq!(identity.keys("device").expect("read"), ["Phone", "watch"]);

@@ -18,4 +18,4 @@ mod tests;
 pub use buffers::{BufferPool, READ_BUFFER_BYTES};
 pub use config::{Alpn, TlsConfigs};
 pub use error::TlsError;
-pub use stream::{Readiness, Received, StampFn, TlsIo, TlsStream, Turns};
+pub use stream::{Readiness, Received, StampFn, TlsIo, TlsStream};

@@ -13,7 +13,6 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
-use std::num::NonZero;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -28,7 +27,6 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 mod io;
 
@@ -39,6 +37,7 @@ use super::config::{Alpn, TlsConfigs};
 use super::error::{TlsError, socket_error, tls_error};
 use super::hello::{HelloPeek, Peeked};
 use super::outbound::Outbound;
+use crate::turns::Turns;
 
 /// Gives the hub time in nanoseconds; called right after each read of a socket.
 pub type StampFn = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -54,25 +53,6 @@ pub struct TlsStream {
     /// Plaintext that came in the same read as the end of the handshake, with that read's stamp.
     early: Option<(i64, Vec<u8>)>,
     peer_closed: bool,
-}
-
-/// Whose handshake is worked on: a few at a time, in the order in which they came, so that a crowd of them leaves half of the
-/// processors to those who record. Nothing is awaited within a turn.
-#[derive(Debug)]
-pub struct Turns(Semaphore);
-
-impl Default for Turns {
-    fn default() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self(Semaphore::new((processors / 2).max(1)))
-    }
-}
-
-impl Turns {
-    /// Waits for a turn. None where nobody waits any more: there is no way to close it.
-    async fn next(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.acquire().await.ok()
-    }
 }
 
 /// What [`TlsStream::receive`] found.

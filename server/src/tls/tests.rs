@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::pki::{Authority, CertificateClock, DeviceRecord, DeviceVerifier, Registry, RegistryError};
+use crate::turns::Turns;
 
 const NOW_NS: i64 = 1_795_000_000 * 1_000_000_000;
 const DEADLINE: Duration = Duration::from_secs(5);
