@@ -112,6 +112,9 @@ pub fn enrol(dir: &Path, source: &Source) -> DeviceBundle {
 /// A device that is connected and welcome and says no more. Only its socket is kept.
 pub fn idle(bundle: &DeviceBundle, address: SocketAddr) -> TcpStream {
     let mut tls = connect(bundle, address);
+    tls.sock
+        .set_read_timeout(Some(WELCOME_PATIENCE))
+        .expect("it is a socket");
     tls.write_all(&wire::message(MessageType::Hello, 0, br#"{"v":1}"#))
         .expect("the hub listens");
     let mut header = [0; MESSAGE_HEADER_BYTES];
@@ -262,6 +265,9 @@ impl Sender {
         }
     }
 }
+
+/// How long a welcome is waited for, in the middle of ten thousand.
+const WELCOME_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long after its end an ack is waited for.
 const ACK_PATIENCE: Duration = Duration::from_secs(10);

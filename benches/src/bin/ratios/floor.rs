@@ -176,6 +176,7 @@ async fn serve(
     };
     let mut buffer = BytesMut::with_capacity(64 << 10);
     let (mut durable, mut credit) = ([0, 0], CREDIT_BYTES);
+    // What the socket takes later than it was written waits in the session for a flush, and the device may wait for just that.
     loop {
         if tls.read_buf(&mut buffer).await? == 0 {
             return Ok(());
@@ -203,6 +204,7 @@ async fn serve(
             buffer.advance(length);
         }
         if frames.is_empty() {
+            tls.flush().await?;
             continue;
         }
         match (guarantee, &mut file) {
@@ -223,7 +225,6 @@ async fn serve(
         };
         tls.write_all(&wire::message(MessageType::Ack, 1, &ack.to_bytes()))
             .await?;
-        // What the socket had no room for waits in the session until somebody asks, and the device may wait for just that.
         tls.flush().await?;
     }
 }
