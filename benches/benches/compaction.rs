@@ -18,7 +18,7 @@ const WINDOWS: usize = 200;
 
 fn compaction(criterion: &mut Criterion) {
     let template = folder();
-    Recording::on_disk(&template).record(WINDOWS);
+    Recording::on_disk(&template).live(WINDOWS);
     let mut group = criterion.benchmark_group("compaction");
     group.throughput(Throughput::Bytes((DEVICES * WINDOWS) as u64 * FRAME_BYTES));
     for threads in [1, 2] {

@@ -103,7 +103,7 @@ pub fn compaction<O: FnMut() -> Result<(), String>>(
     other: impl FnOnce(&[PathBuf]) -> Result<O, String>,
 ) -> Result<Measured, String> {
     let template = folder();
-    Recording::on_disk(&template).record(COMPACTED_WINDOWS);
+    Recording::on_disk(&template).live(COMPACTED_WINDOWS);
     let bytes = (DEVICES * COMPACTED_WINDOWS) as f64 * FRAME_BYTES as f64;
     let (published, _) = compacted(&template, 1)?;
     let mut other = other(&parts(published.path())?)?;
@@ -138,9 +138,10 @@ pub fn compacted(template: &TempDir, threads: usize) -> Result<(TempDir, f64), S
     let began = Instant::now();
     let compacted = compact_session(&disk, &session, &options, Generation::IfNew, &|_| {}).map_err(fault)?;
     let seconds = began.elapsed().as_secs_f64();
-    match compacted.rows() % ((DEVICES as u64) * SAMPLES_PER_FRAME) {
-        0 => Ok((dir, seconds)),
-        _ => Err(format!("{} rows are not what was recorded", compacted.rows())),
+    let rows = compacted.rows();
+    match rows > 0 && rows.is_multiple_of((DEVICES as u64) * SAMPLES_PER_FRAME) {
+        true => Ok((dir, seconds)),
+        false => Err(format!("{rows} rows are not what was recorded")),
     }
 }
 

@@ -15,8 +15,9 @@ pub mod tls;
 
 use bytes::Bytes;
 use marey_engine::disk::{Disk, OsDisk};
-use marey_engine::time::OsClocks;
+use marey_engine::time::{HubInstant, OsClocks};
 use marey_engine::{Batch, LogHandle, NewSession, Options, Outcome, Stamp, Store};
+use marey_format::clock::{ProbeKind, ProbeRow};
 use marey_format::frame::{DataBuilder, Kind, Lane, Value, control_frame};
 use marey_format::wire::{Acked, Open};
 use marey_format::{BootId, Declaration, DeviceId, EpochId, Seed, SessionId};
@@ -109,6 +110,33 @@ impl Source {
             .expect("it is short");
         self.frames += 1;
         frame.into()
+    }
+
+    /// What an exchange with the hub told a device whose clock shows 0 at `began` of the hub's and runs 20 ppm slow: it begins right
+    /// after the newest frame and takes a millisecond or two each way. And when the hub has that.
+    fn exchange(&mut self, began: HubInstant) -> (Bytes, HubInstant) {
+        let hub_of = |dev_ns: i64| began.ns + dev_ns + dev_ns / 50_000;
+        let dev_send_ns = 1_000_000_000 * self.frames as i64;
+        let [up_ns, down_ns, later_ns] = [(); 3].map(|()| 1_000_000 + (self.noise() * 1e7).abs() as i64);
+        let hub_recv_ns = hub_of(dev_send_ns) + up_ns;
+        let hub_send_ns = hub_recv_ns + 10_000;
+        let back_ns = hub_send_ns - hub_of(dev_send_ns) + down_ns;
+        let row = ProbeRow {
+            kind: ProbeKind::Udp,
+            hub_epoch: began.epoch,
+            nonce: self.frames,
+            dev_send_ns,
+            hub_recv_ns,
+            hub_send_ns,
+            dev_recv_ns: dev_send_ns + back_ns,
+            tag: [0; 8],
+        };
+        let mut payload = Vec::new();
+        row.put(&mut payload);
+        let (live, time_ns) = (self.frames, row.dev_recv_ns);
+        let frame = control_frame(Kind::PROBES, Lane::Live, 0, live, time_ns, 1, &payload, self.seed);
+        let ns = hub_of(time_ns) + later_ns;
+        (frame.expect("it is short").into(), HubInstant { ns, ..began })
     }
 
     /// A number in -0.05 .. 0.05 on the grid of a 16-bit converter (xorshift).
@@ -240,6 +268,28 @@ impl Recording {
         self.store.close().expect("the disk takes it");
     }
 
+    /// Records this many windows as they come in life, a second each, with an exchange of time between every two, into sealed
+    /// logs.
+    pub fn live(&mut self, windows: usize) {
+        let began = self.store.clock().now();
+        for _ in 0..windows {
+            let mut batch = Batch::new();
+            for (source, handle) in &mut self.sources {
+                let frame = source.frame();
+                let (exchange, hub) = source.exchange(began);
+                let stamp = Stamp {
+                    hub,
+                    dev_send_ns: None,
+                };
+                for frame in [frame, exchange] {
+                    batch.push(*handle, frame, stamp).expect("the frame is whole");
+                }
+            }
+            commit_batch(&self.store, &batch);
+        }
+        self.store.close().expect("the disk takes it");
+    }
+
     /// Commits this many windows; what the journal holds need not be in a log yet.
     pub fn commit_windows(&mut self, windows: usize) {
         for _ in 0..windows {
@@ -261,7 +311,11 @@ pub fn commit(store: &Store, frames: &[(LogHandle, Bytes)]) {
             .push(*handle, frame.clone(), stamp)
             .expect("the frame is whole");
     }
-    let committed = store.commit(&batch).expect("the disk takes it");
+    commit_batch(store, &batch);
+}
+
+fn commit_batch(store: &Store, batch: &Batch) {
+    let committed = store.commit(batch).expect("the disk takes it");
     assert!(
         committed
             .outcomes

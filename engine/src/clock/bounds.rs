@@ -29,6 +29,13 @@ pub(super) struct Place {
     lower: usize,
 }
 
+/// The binding facts before and after a device time, above the offset and below it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Around {
+    pub above: (Point, Point),
+    pub below: (Point, Point),
+}
+
 impl Envelope {
     /// From facts sorted by device time; open ends are skipped.
     pub fn build(facts: impl Iterator<Item = (i64, Interval)>, drift: Drift) -> Self {
@@ -81,6 +88,18 @@ impl Envelope {
         place.upper = advance(&self.upper, place.upper, dev_ns);
         place.lower = advance(&self.lower, place.lower, dev_ns);
         self.between(*place, dev_ns, drift)
+    }
+
+    /// The facts next to a place; none where one of the four is missing.
+    pub fn around(&self, place: Place) -> Option<Around> {
+        let pair = |points, after| match around(points, after) {
+            [before, after] => Some((*before, *after)),
+            _ => None,
+        };
+        Some(Around {
+            above: pair(&self.upper, place.upper)?,
+            below: pair(&self.lower, place.lower)?,
+        })
     }
 
     /// The binding facts of the upper and of the lower side.

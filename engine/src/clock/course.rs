@@ -29,6 +29,15 @@ pub(super) struct Corner {
     pub slope: f64,
 }
 
+impl Corner {
+    /// The offset at a device time on its piece.
+    #[inline]
+    pub fn offset_at(&self, dev_ns: i64) -> i64 {
+        let along = dev_ns.saturating_sub(self.dev_ns) as f64;
+        self.offset_ns.saturating_add(floor(self.slope * along + 0.5))
+    }
+}
+
 impl Course {
     /// From knots with rising device times. `marks` become corners as well.
     pub fn build(knots: &[Knot], marks: &[i64], envelope: &Envelope, drift: Drift) -> Self {
@@ -75,20 +84,31 @@ impl Course {
         self.on_piece(*after, dev_ns)
     }
 
+    /// The piece that a place is on, and where it ends; none before the first corner.
+    pub fn piece(&self, after: usize) -> Option<(Corner, i64)> {
+        let corner = self.corners.get(after.checked_sub(1)?)?;
+        Some((
+            *corner,
+            self.corners.get(after).map_or(i64::MAX, |next| next.dev_ns),
+        ))
+    }
+
     pub fn corners(&self) -> &[Corner] {
         &self.corners
     }
 
     fn on_piece(&self, after: usize, dev_ns: i64) -> i64 {
-        let (corner, slope) = match after.checked_sub(1).and_then(|before| self.corners.get(before)) {
-            Some(corner) => (corner, corner.slope),
+        let corner = match after.checked_sub(1).and_then(|before| self.corners.get(before)) {
+            Some(corner) => *corner,
             None => match self.corners.first() {
-                Some(corner) => (corner, self.ends.0),
+                Some(corner) => Corner {
+                    slope: self.ends.0,
+                    ..*corner
+                },
                 None => return 0,
             },
         };
-        let along = dev_ns.saturating_sub(corner.dev_ns) as f64;
-        corner.offset_ns.saturating_add(floor(slope * along + 0.5))
+        corner.offset_at(dev_ns)
     }
 
     /// Moves each wanted point into the interval, and near enough to the one before.

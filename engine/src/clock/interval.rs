@@ -181,6 +181,11 @@ impl Drift {
         }
     }
 
+    /// The fraction in multiples of 2^-40.
+    pub fn q40(self) -> u64 {
+        self.fraction_q40
+    }
+
     pub fn fraction(self) -> f64 {
         self.fraction_q40 as f64 / 1_099_511_627_776.0
     }

@@ -7,6 +7,7 @@
 use super::bounds::{Envelope, Place};
 use super::course::Course;
 use super::interval::{Drift, Interval, float_up};
+use super::straight::Straight;
 
 /// Where one device stamp lies in session time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -205,6 +206,42 @@ impl Cursor<'_> {
         }
     }
 
+    /// As `published` of each stamp in turn, its segment left out. Quick where they rise.
+    pub fn publish(&mut self, stamps: &[i64], mut put: impl FnMut(i64, f32)) {
+        let mut left = stamps.iter();
+        while let Some(&first_ns) = left.next() {
+            let first = self.published(first_ns);
+            put(first.time_us, first.err_us);
+            let Some(straight) = self.straight() else { continue };
+            while let Some(&dev_ns) = left.as_slice().first() {
+                if dev_ns < self.last_ns || !straight.holds(dev_ns) {
+                    break;
+                }
+                let Some((time_us, reach_ns)) = straight.placed(dev_ns) else {
+                    break;
+                };
+                put(time_us, self.rounding.whole_up(reach_ns));
+                self.last_ns = dev_ns;
+                left.next();
+            }
+        }
+    }
+
+    /// The short way from where the cursor stands.
+    pub(super) fn straight(&self) -> Option<Straight> {
+        let map = self.map;
+        let segment = map.segments.get(self.segment)?;
+        let may_be_earlier = self.segment > 0 && self.last_ns <= segment.certain.0;
+        if map.guard_steps || may_be_earlier {
+            return None;
+        }
+        let next = map.segments.get(self.segment + 1);
+        let ends_ns = next.map_or(i64::MAX, |next| next.begins_ns.min(segment.certain.1));
+        let (corner, turns_ns) = segment.course.piece(self.corner)?;
+        let around = segment.envelope.around(self.place)?;
+        Straight::from(self.last_ns, ends_ns.min(turns_ns), around, corner, map.drift)
+    }
+
     /// The estimate and the hard interval of session time.
     fn locate(&mut self, dev_ns: i64) -> (i64, Interval) {
         self.seek(dev_ns);
@@ -272,9 +309,12 @@ impl Rounding {
             return f32::INFINITY;
         }
         let below = ns.max(0.0) as u64;
-        let ns = below + u64::from((below as f64) < ns);
-        let covers = |us: f32| f64::from(us) * 1_000.0 >= ns as f64;
-        if (self.above < ns && ns <= self.until) && covers(self.us) {
+        self.whole_up(below + u64::from((below as f64) < ns))
+    }
+
+    /// The same of whole nanoseconds, fewer than 10^18.
+    fn whole_up(&mut self, ns: u64) -> f32 {
+        if self.above < ns && ns <= self.until {
             return self.us;
         }
         let mut unit = 1;
@@ -285,16 +325,15 @@ impl Rounding {
         let us_of = |digits: u64| ((digits * unit) as f64 / 1_000.0) as f32;
         let us = us_of(digits);
         // All of these have this unit: above 10 of it, no smaller one would do, and of a unit above 1 there are more than 10 here.
+        // Those that the float does not cover are not among them.
         *self = Self {
             above: digits.saturating_sub(1) * unit,
-            until: digits * unit,
+            until: (digits * unit).min((f64::from(us) * 1_000.0) as u64),
             us,
         };
+        let covers = |us: &f32| f64::from(*us) * 1_000.0 >= ns as f64;
         // A float may lie a little below.
-        (digits..)
-            .map(us_of)
-            .find(|us| covers(*us))
-            .unwrap_or(f32::INFINITY)
+        (digits..).map(us_of).find(covers).unwrap_or(f32::INFINITY)
     }
 }
 

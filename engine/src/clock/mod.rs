@@ -67,6 +67,8 @@
 //! covers it (`estimate`, `smoother`, `delays`). The estimate is then moved into the interval and kept from rising
 //! or falling faster than the drift allows, so that time never runs backwards within a segment (`course`).
 //!
+//! Stamps that come in order and lie between the same facts are placed by numbers that are looked up once (`straight`).
+//!
 //! Whatever the estimate does, the published bound is measured from where it ends up to the farther end of the
 //! interval. A better estimator may replace it at any time and no bound can become false.
 //!
@@ -102,6 +104,7 @@ mod smoother;
 mod course;
 mod live;
 mod map;
+mod straight;
 mod warnings;
 
 #[cfg(test)]

@@ -61,16 +61,14 @@ impl Rows {
         self.time_us.clear();
         self.err_us.clear();
         self.fields.clear();
-        let rows = frame.header().count as usize;
-        self.device_ns.reserve(rows);
+        self.device_ns.extend(columns.times.iter());
+        let rows = self.device_ns.len();
         self.time_us.reserve(rows);
         self.err_us.reserve(rows);
-        for device_ns in columns.times.iter() {
-            let published = placing.published(device_ns);
-            self.device_ns.push(device_ns);
-            self.time_us.push(published.time_us);
-            self.err_us.push(published.err_us);
-        }
+        placing.publish(&self.device_ns, |time_us, err_us| {
+            self.time_us.push(time_us);
+            self.err_us.push(err_us);
+        });
         self.fields
             .extend(columns.fields.iter().map(|column| match *column {
                 Column::Fixed(data) => FieldBytes::Fixed(bytes.slice_ref(data)),

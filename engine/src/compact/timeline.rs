@@ -75,4 +75,15 @@ impl Placing<'_> {
             },
         }
     }
+
+    /// As `published` of each stamp in turn: microseconds, and bounds.
+    pub fn publish(&mut self, stamps: &[i64], mut put: impl FnMut(i64, f32)) {
+        match &mut self.cursor {
+            Some(cursor) => cursor.publish(stamps, put),
+            None => stamps
+                .iter()
+                .map(|&device_ns| self.published(device_ns))
+                .for_each(|placed| put(placed.time_us, placed.err_us)),
+        }
+    }
 }

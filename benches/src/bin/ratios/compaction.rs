@@ -37,7 +37,7 @@ pub fn compact(rounds: usize) -> Result<Measured, String> {
 /// The same compaction with two threads, against one.
 pub fn threads(rounds: usize) -> Result<Measured, String> {
     let template = folder();
-    Recording::on_disk(&template).record(COMPACTED_WINDOWS);
+    Recording::on_disk(&template).live(COMPACTED_WINDOWS);
     pairs(
         rounds.min(12),
         || Ok(1.0 / compacted(&template, 2)?.1),
@@ -54,7 +54,7 @@ pub fn row_bytes(_rounds: usize) -> Result<Measured, String> {
         Some(dir) => found = parts(&PathBuf::from(dir))?,
         None => {
             let template = folder();
-            Recording::on_disk(&template).record(COMPACTED_WINDOWS / 4);
+            Recording::on_disk(&template).live(COMPACTED_WINDOWS / 4);
             simulated = compacted(&template, 1)?.0;
             found = parts(simulated.path())?;
         }

@@ -106,6 +106,40 @@ proptest! {
     }
 
     #[test]
+    fn stamps_that_are_placed_at_once_are_placed_as_each_alone(seed in any::<u64>(), guard_steps in any::<bool>(),
+        resolution_ns in 1..2 * MS) {
+        let (mut dice, hub) = (Dice(seed), steady_hub());
+        let until = 90 * SECOND;
+        let asleep = [(40 * SECOND, 40 * SECOND + dice.range(60 * MS, 5 * SECOND))];
+        let clock = random_clock(&mut dice, until, &asleep);
+        let talk = Talk::random(&mut dice);
+        let rows = rows(&mut dice, &hub, &clock, &talk, 0, until);
+        let options = Options { guard_steps: guard_steps && dice.range(0, 4) == 0, resolution_ns, ..Options::default() };
+        let alignment = align(&evidence_of_one(&hub, rows), &options);
+        let map = alignment.map("phone", 0).expect("the device has one epoch");
+        let rows = map.rows();
+        let ends = (rows[0].device_time_ns - 2 * SECOND, rows[rows.len() - 1].device_time_ns + 2 * SECOND);
+        let step = dice.range(1, 20 * MS);
+        let mut stamps: Vec<i64> = (0..5_000).map(|at| ends.0 + at * step).collect();
+        stamps.extend((0..500).map(|_| dice.range(ends.0, ends.1)));
+        // Where pieces meet, and on either side of it.
+        stamps.extend(rows.iter().flat_map(|row| [-1, 0, 1].map(|by| row.device_time_ns + by)));
+        let segments = &map.segments;
+        let points = segments.iter().flat_map(|segment| {
+            let (above, below) = segment.envelope.points();
+            let facts = above.iter().chain(below).map(|point| point.dev_ns);
+            facts.chain([segment.begins_ns, segment.certain.0, segment.certain.1]).collect::<Vec<_>>()
+        });
+        stamps.extend(points.flat_map(|at| [-1, 0, 1].map(|by| at.saturating_add(by))));
+        prop_assert_eq!(published_at_once(map, &stamps), published_alone(map, &stamps));
+        stamps.sort_unstable();
+        prop_assert_eq!(published_at_once(map, &stamps), published_alone(map, &stamps));
+        for part in stamps.chunks(dice.range(1, 200) as usize) {
+            prop_assert_eq!(published_at_once(map, part), published_alone(map, part));
+        }
+    }
+
+    #[test]
     fn the_order_of_the_rows_does_not_matter(seed in any::<u64>()) {
         let (mut dice, hub) = (Dice(seed), steady_hub());
         let clock = random_clock(&mut dice, 60 * SECOND, &[(30 * SECOND, 31 * SECOND)]);
@@ -139,11 +173,14 @@ proptest! {
         let alignment = align(&evidence, &Options { max_drift_ppm: ppm, guard_steps, live, resolution_ns });
         let map = alignment.map("phone", 1).expect("the epoch is listed");
         let mut cursor = map.cursor();
-        for dev_ns in stamps {
+        for &dev_ns in &stamps {
             let placed = cursor.at(dev_ns);
             prop_assert!(placed.half_width_ns >= 0.0);
             prop_assert_eq!(placed, map.at(dev_ns));
             prop_assert!(cursor.published(dev_ns).err_us >= 0.0);
+        }
+        for stamps in [sorted(&stamps), stamps] {
+            prop_assert_eq!(published_at_once(map, &stamps), published_alone(map, &stamps));
         }
         for row in map.rows() {
             prop_assert!(row.err_ns >= 0.0 && row.rate >= 0.5 && row.detectable_ns >= 0.0, "{:?}", row);
@@ -152,6 +189,51 @@ proptest! {
             prop_assert!(!warning.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn most_stamps_go_the_short_way() {
+    let (mut dice, hub) = (Dice(7), steady_hub());
+    let until = 60 * SECOND;
+    let clock = random_clock(&mut dice, until, &[]);
+    let talk = Talk {
+        probe_every_ns: 400 * MS,
+        ..Talk::random(&mut dice)
+    };
+    let rows = rows(&mut dice, &hub, &clock, &talk, 0, until);
+    let alignment = align(&evidence_of_one(&hub, rows), &Options::default());
+    let map = alignment.map("phone", 0).expect("the device has one epoch");
+    let rows = map.rows();
+    let (first, last) = (rows[0].device_time_ns, rows[rows.len() - 1].device_time_ns);
+    let mut cursor = map.cursor();
+    let stamps: Vec<i64> = (first..last).step_by(10 * MS as usize).collect();
+    let is_straight = |&&dev_ns: &&i64| {
+        cursor.published(dev_ns);
+        cursor.straight().is_some()
+    };
+    let straight = stamps.iter().filter(is_straight).count();
+    assert!(straight > stamps.len() * 9 / 10, "{straight} of {}", stamps.len());
+}
+
+fn sorted(stamps: &[i64]) -> Vec<i64> {
+    let mut sorted = stamps.to_vec();
+    sorted.sort_unstable();
+    sorted
+}
+
+fn published_alone(map: &ClockMap, stamps: &[i64]) -> Vec<(i64, u32)> {
+    let published = stamps.iter().map(|&dev_ns| map.published(dev_ns));
+    published
+        .map(|placed| (placed.time_us, placed.err_us.to_bits()))
+        .collect()
+}
+
+fn published_at_once(map: &ClockMap, stamps: &[i64]) -> Vec<(i64, u32)> {
+    let mut published = Vec::new();
+    map.cursor().publish(stamps, |time_us, err_us| {
+        published.push((time_us, err_us.to_bits()))
+    });
+    published
 }
 
 fn steady_hub() -> Hub {
