@@ -78,8 +78,24 @@ impl Alignment {
     }
 }
 
+/// What was found of one clock.
+#[derive(Debug)]
+pub struct ClockCourse(Vec<Segment>);
+
 /// Aligns all clocks of a session. O(n log n) in the rows; memory in proportion to them.
 pub fn align(evidence: &SessionEvidence, options: &Options) -> Alignment {
+    align_by(evidence, options, |clocks, course| {
+        (0..clocks).map(course).collect()
+    })
+}
+
+/// The same where `each` calls its function once with each number below its first argument, on any threads, and gives the results
+/// in order: nearly all of the work is in there.
+pub fn align_by(
+    evidence: &SessionEvidence,
+    options: &Options,
+    each: impl FnOnce(usize, &(dyn Fn(usize) -> ClockCourse + Sync)) -> Vec<ClockCourse>,
+) -> Alignment {
     let drift = Drift::from_ppm(options.max_drift_ppm);
     let (hubs, index) = number_hub_epochs(evidence);
     let mut seen = vec![None; hubs.len()];
@@ -110,9 +126,15 @@ pub fn align(evidence: &SessionEvidence, options: &Options) -> Alignment {
         warnings: Vec::new(),
     };
     warn_of_hub_epochs(&hub_epochs, &mut alignment.warnings);
-    let mut solved = clocks.into_iter();
+    let course = |number: usize| {
+        let (facts, lives): &(Facts, Vec<Life>) = &clocks[number];
+        ClockCourse(segments(facts, lives, &hub_epochs, (drift, options.live)))
+    };
+    let courses = each(clocks.len(), &course);
+    debug_assert_eq!(courses.len(), clocks.len(), "one for each clock");
+    let mut solved = clocks.iter().zip(courses);
     for device in &evidence.devices {
-        for (clock, (facts, lives)) in device.clocks.iter().zip(solved.by_ref()) {
+        for (clock, ((facts, _), course)) in device.clocks.iter().zip(solved.by_ref()) {
             let place = alignment.clocks.len();
             let map = ClockMap {
                 key: clock.key,
@@ -120,7 +142,7 @@ pub fn align(evidence: &SessionEvidence, options: &Options) -> Alignment {
                 resolution_ns: facts.resolution_ns,
                 drift,
                 guard_steps: options.guard_steps,
-                segments: segments(&facts, &lives, &hub_epochs, (drift, options.live)),
+                segments: course.0,
             };
             warn_of_clock(&device.device, &map, facts.dropped, &mut alignment.warnings);
             let epochs = alignment.by_epoch.entry(device.device.clone()).or_default();

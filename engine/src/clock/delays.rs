@@ -169,27 +169,20 @@ pub(super) struct Scatter {
 
 /// Per class; a class with few packets borrows its direction's.
 pub(super) fn scatters(points: &[Point], delays: &[f64]) -> [Scatter; CLASSES] {
-    let sorted = |belongs: &dyn Fn(&Point) -> bool| {
-        let mut chosen: Vec<f64> = points
-            .iter()
-            .zip(delays)
-            .filter(|(point, _)| belongs(point))
-            .map(|(_, &delay)| delay)
-            .collect();
-        chosen.sort_unstable_by(f64::total_cmp);
-        chosen
-    };
+    let mut own: [Vec<f64>; CLASSES] = Default::default();
+    for (point, &delay) in points.iter().zip(delays) {
+        own[point.class()].push(delay);
+    }
     let mut scatters = [Scatter {
         mode: 0.0,
         spread: LEAST_SPREAD_US,
     }; CLASSES];
     for (class, scatter) in scatters.iter_mut().enumerate() {
-        let own = sorted(&|point| point.class() == class);
-        let delays = if own.len() >= ENOUGH {
-            own
-        } else {
-            sorted(&|point| point.class() / 2 == class / 2)
+        let mut delays = match own[class].len() >= ENOUGH {
+            true => own[class].clone(),
+            false => own[class & !1..=class | 1].concat(),
         };
+        delays.sort_unstable_by(f64::total_cmp);
         if !delays.is_empty() {
             *scatter = if class < TOLD {
                 scatter_of(&delays)

@@ -206,7 +206,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// As `published` of each stamp in turn, its segment left out. Quick where they rise.
+    /// As `published` of each stamp in turn: microseconds, and bounds in microseconds. Quick where stamps rise.
     pub fn publish(&mut self, stamps: &[i64], mut put: impl FnMut(i64, f32)) {
         let mut left = stamps.iter();
         while let Some(&first_ns) = left.next() {

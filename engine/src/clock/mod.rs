@@ -110,7 +110,7 @@ mod warnings;
 #[cfg(test)]
 mod tests;
 
-pub use align::{Alignment, Options, align};
+pub use align::{Alignment, ClockCourse, Options, align, align_by};
 pub use evidence::{ClockEvidence, DeviceEvidence, Row, SessionEvidence, WallReading};
 pub use hub_epochs::{HubEpoch, TiedBy};
 pub use live::{LiveBound, LiveClock};

@@ -371,7 +371,8 @@ impl Task<'_> {
             }
         }
         reserve_room(disk, surveys, options)?;
-        let timeline = Arc::new(Timeline::new(anchor, surveys, session.max_drift_ppm));
+        let (threads, max_drift_ppm) = (options.compaction_threads, session.max_drift_ppm);
+        let timeline = Arc::new(Timeline::on_threads(threads, anchor, surveys, max_drift_ppm));
         // A receipt that stands is never written again, also where manifest and session fell behind it.
         let receipts = signature::numbers(disk, dir)?;
         let number = before

@@ -3,8 +3,10 @@
 use super::evidence;
 use super::survey::DeviceSurvey;
 use crate::clock::{self, Alignment, Cursor, Published};
+use crate::parallel;
 use marey_format::payload::WallReading;
 use marey_format::{DeviceId, HubEpoch};
+use std::convert::Infallible;
 
 /// All clocks of a session on one time.
 #[derive(Debug)]
@@ -15,13 +17,28 @@ pub struct Timeline {
 impl Timeline {
     /// Aligns the clocks of a session.
     pub fn new(anchor: &WallReading, devices: &[DeviceSurvey], max_drift_ppm: f64) -> Self {
+        Self::on_threads(1, anchor, devices, max_drift_ppm)
+    }
+
+    /// The same on up to so many threads, a clock on each.
+    pub fn on_threads(
+        threads: usize,
+        anchor: &WallReading,
+        devices: &[DeviceSurvey],
+        max_drift_ppm: f64,
+    ) -> Self {
         let options = clock::Options {
             max_drift_ppm,
             ..Default::default()
         };
-        Self {
-            alignment: clock::align(&evidence::gather(anchor, devices), &options),
-        }
+        let evidence = evidence::gather(anchor, devices);
+        let alignment = clock::align_by(&evidence, &options, |clocks, course| {
+            let numbers: Vec<usize> = (0..clocks).collect();
+            let of = |&number: &usize| Ok::<_, Infallible>(course(number));
+            let Ok(courses) = parallel::map(threads, &numbers, of, |_| ());
+            courses
+        });
+        Self { alignment }
     }
 
     pub fn alignment(&self) -> &Alignment {
@@ -76,7 +93,7 @@ impl Placing<'_> {
         }
     }
 
-    /// As `published` of each stamp in turn: microseconds, and bounds.
+    /// As `published` of each stamp in turn: microseconds, and bounds in microseconds.
     pub fn publish(&mut self, stamps: &[i64], mut put: impl FnMut(i64, f32)) {
         match &mut self.cursor {
             Some(cursor) => cursor.publish(stamps, put),
