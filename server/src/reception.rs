@@ -37,7 +37,7 @@ pub(crate) struct Reception {
     pub metrics: Arc<Metrics>,
     pub quarantine: Quarantine,
     pub jobs: Arc<Jobs>,
-    /// Of handshakes.
+    /// Of handshakes: here, where it is seen whether frames come.
     pub turns: Turns,
     /// What was refused, on its way into the audit log.
     pub tally: Arc<Tally>,

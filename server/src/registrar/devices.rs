@@ -31,7 +31,7 @@ impl Registrar {
         let (authority, now_utc_ns) = (current.authorities.issuing(), self.now_utc_ns());
         let began = self.store.clock().now();
         let issued = authority.issue_device_for(device.as_str(), now_utc_ns, self.settings.device_days)?;
-        self.enrol(&mut names, device, |entries| {
+        self.store_enrolled(&mut names, device, |entries| {
             put_enrolled(entries, device, authority, &issued.certificate, now_utc_ns)
         })?;
         self.list_later();

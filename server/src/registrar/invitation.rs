@@ -139,7 +139,7 @@ impl Registrar {
         let days = self.settings.device_days;
         let began = self.store.clock().now();
         let issued = authority.issue_requested(device.as_str(), &request, now_utc_ns, days)?;
-        self.enrol(&mut names, &device, |entries| {
+        self.store_enrolled(&mut names, &device, |entries| {
             good(
                 super::devices::get(entries, INVITE, device.as_str())?,
                 &token_hash,

@@ -211,7 +211,7 @@ impl Registrar {
     }
 
     /// Stores what makes a device an enrolled one.
-    fn enrol(
+    fn store_enrolled(
         &self,
         known: &mut Option<Names>,
         device: &DeviceId,

@@ -1,4 +1,7 @@
 //! The names of all devices that are enrolled: no two differ in case alone.
+//!
+//! Does not own the records that they are of. Invariants: a device is stored by `Registrar::store_enrolled` alone, which adds its
+//! name; where nobody knows what became of a change, names are read anew.
 
 use std::collections::HashMap;
 
