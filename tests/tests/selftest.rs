@@ -177,19 +177,22 @@ fn a_disk_that_lies_is_found_out() {
     let mut found = 0;
     for lie in Lie::ALL {
         let folder = folder();
-        let plug = [
-            "--pull-the-plug",
-            "--witness",
-            &witness.address,
-            "--seconds",
-            "1.5",
-        ];
         let own = folder.path().join("marey-plug");
-        // So many on a slow disk as well: as long as that takes, and the witness has written them down.
+        // On a slow disk it takes longer.
+        let mut seconds = 1.5;
         let acknowledged = until("records enough", PATIENCE, || {
             if own.exists() {
                 std::fs::remove_dir_all(&own).expect("what fell short");
             }
+            let last = seconds.to_string();
+            let plug = [
+                "--pull-the-plug",
+                "--witness",
+                &witness.address,
+                "--seconds",
+                &last,
+            ];
+            seconds *= 2.0;
             let written = run(folder.path(), &plug).well().json();
             written["acknowledged"].as_u64().filter(|&count| count > 256)
         });

@@ -16,11 +16,11 @@ use rustls::{ClientConnection, StreamOwned};
 use crate::device::{Device, Down, PATIENCE, client_config, web_config};
 use crate::lab::{Lab, config, name, walk};
 
-/// A second is promised; the machine that this runs on may stand still for longer.
-const REVOKED_WITHIN: Duration = Duration::from_secs(10);
+/// What is promised of a revocation.
+const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_revoked_device_is_off_at_once_though_it_streams_and_stays_off() {
+fn a_revoked_device_is_off_within_a_second_though_it_streams_and_stays_off() {
     let lab = Lab::new();
     let bundle = lab.enroll("phone");
     lab.start_session(&walk());
@@ -32,28 +32,17 @@ fn a_revoked_device_is_off_at_once_though_it_streams_and_stays_off() {
         assert!(matches!(device.next(), Some(Down::Welcome(_))));
         assert!(!device.is_resumed(), "nothing was given to go on from");
     }
-    let (mut device, mut log) = lab.recording(&bundle);
-    let revoked = std::thread::scope(|scope| {
-        let revoking = scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(300));
-            let request = Request::DeviceRevoke {
-                device: name("phone"),
-            };
-            lab.ask(request).expect("revoked");
-            Instant::now()
-        });
-        // It goes on as fast as it can, until it can't.
-        while device.try_send(&log.data()).is_ok() {
-            std::thread::sleep(Duration::from_millis(1));
+    let mut over = off_after(&lab, &bundle, "phone");
+    // A machine that stands still does so for one of them.
+    for other in ["watch", "board"] {
+        if over >= REVOKED_WITHIN {
+            over = off_after(&lab, &lab.enroll(other), other);
         }
-        revoking.join().expect("revoked")
-    });
-    let over = revoked.elapsed();
+    }
     assert!(
         over < REVOKED_WITHIN,
         "it could send for {over:?} after the answer"
     );
-    drop(device);
     let is_out = |lab: &Lab| {
         let dialled = Device::dial_with(remembering.clone(), &bundle, lab.address());
         // In TLS 1.3 the client's side of the handshake ends before the hub has looked at its certificate.
@@ -73,6 +62,25 @@ fn a_revoked_device_is_off_at_once_though_it_streams_and_stays_off() {
         "and the old certificate is no good when the device is enrolled anew"
     );
     lab.hub.shutdown().expect("a good end");
+}
+
+/// For how long a device could send after whoever revoked it had the answer.
+fn off_after(lab: &Lab, bundle: &DeviceBundle, device: &str) -> Duration {
+    let (mut sending, mut log) = lab.recording(bundle);
+    let revoked = std::thread::scope(|scope| {
+        let revoking = scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            let request = Request::DeviceRevoke { device: name(device) };
+            lab.ask(request).expect("revoked");
+            Instant::now()
+        });
+        // It goes on as fast as it can, until it can't.
+        while sending.try_send(&log.data()).is_ok() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        revoking.join().expect("revoked")
+    });
+    revoked.elapsed()
 }
 
 #[test]

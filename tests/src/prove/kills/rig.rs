@@ -128,12 +128,15 @@ impl Rig {
             (!ready).then_some(why)
         });
         assert!(why.contains("\"why\":\""), "not ready, and no word why: {why}");
-        // What was durable before may still be on its way to the devices; a hub that goes on would never be still.
-        until("no more acks, since it takes nothing", PATIENCE, || {
+        // What was durable before may still be on its way to the devices, for as long as one of them stands still. After that
+        // there is nothing any more.
+        let before = until("acks that came to their end", PATIENCE, || {
             let before = self.acked_bytes();
             std::thread::sleep(Duration::from_millis(400));
-            (before == self.acked_bytes()).then_some(())
+            (before == self.acked_bytes()).then_some(before)
         });
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(before, self.acked_bytes(), "it acknowledges while it says {why}");
         why
     }
 
