@@ -418,6 +418,34 @@ fn a_revoked_device_is_in_the_list_and_an_invitation_lets_it_in_again() {
 }
 
 #[test]
+fn after_a_change_that_failed_names_are_those_that_are_stored() {
+    let desk = desk();
+    desk.registrar.enroll(&name("watch"), &[]).expect("enrolled");
+    let failed = {
+        let mut names = desk.registrar.change();
+        let failed = desk
+            .registrar
+            .store_enrolled(&mut names, &name("phone"), |_| Err(RegistrarError::NotInvited));
+        assert!(names.is_none(), "nobody knows what became of it");
+        failed
+    };
+    assert!(matches!(failed, Err(RegistrarError::NotInvited)), "{failed:?}");
+    // Stored by another name meanwhile, as a change that did not fail after all would be.
+    desk.registrar
+        .enroll(&name("Phone"), &[])
+        .expect("nothing is there yet");
+    let alike = |device| {
+        desk.registrar
+            .enroll(&name(device), &[])
+            .expect_err(device)
+            .to_string()
+    };
+    for device in ["phone", "WATCH"] {
+        assert!(alike(device).contains("in case alone"), "{device}");
+    }
+}
+
+#[test]
 fn names_that_differ_in_case_alone_and_addresses_that_are_none_are_refused() {
     let desk = desk();
     desk.token("phone");
