@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// it has all. Nothing is awaited within a turn.
 #[derive(Debug)]
 pub struct Turns {
-    /// One for each processor.
+    /// One for each processor, and two at least.
     shares: Semaphore,
     /// Frames that were made durable when it was last looked.
     frames: AtomicU64,

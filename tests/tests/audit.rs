@@ -298,7 +298,7 @@ fn any_one_changed_byte_is_found_and_named() {
 fn what_cannot_be_audited_is_not_done_and_reads_go_on() {
     let lab = Lab::new();
     lab.marey(&["session", "create", "walk"]).well();
-    // Whoever may write everywhere is not kept out by a mode: a folder in the way keeps everybody out.
+    // Whoever may write everywhere is not kept out by a mode: a file in the way keeps everybody out.
     let next = lab.dir.join("audit");
     let aside = lab.dir.join("aside");
     std::fs::rename(&next, &aside).expect("renamed");

@@ -67,8 +67,9 @@ fn simulated_devices_see_the_same_knocks_within_their_bounds() {
         panic!("one pair in {report}");
     };
     let events = list(pair, "events");
-    // Ten seconds hold fourteen knocks or so; the first and the last may lie where nothing can be known.
-    assert!(events.len() >= 5, "{report}");
+    // Ten seconds hold fourteen knocks or so, a few more where the machine stood still before the end; the first and the last may
+    // lie where nothing can be known.
+    assert!((5..=20).contains(&events.len()), "{report}");
     assert_eq!(pair["common"], events.len());
     for event in events {
         let claimed_us = number(event, "bound_us") + number(event, "resolution_us");

@@ -430,7 +430,7 @@ fn after_a_change_that_failed_names_are_those_that_are_stored() {
         failed
     };
     assert!(matches!(failed, Err(RegistrarError::NotInvited)), "{failed:?}");
-    // Stored by another name meanwhile, as a change that did not fail after all would be.
+    // The phone is not stored, so that its name is free in any case; the watch is, though its name was forgotten.
     desk.registrar
         .enroll(&name("Phone"), &[])
         .expect("nothing is there yet");
