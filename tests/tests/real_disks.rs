@@ -27,13 +27,17 @@ fn cuts_at_any_write_of_a_block_device_lose_nothing_that_was_acknowledged() {
     judge(&tally, BLOCK_LOG_CUTS);
 }
 
-/// A proof that finds nothing in an engine that acknowledges before it syncs proves nothing.
+/// A proof that finds nothing in an engine that acknowledges before it syncs proves nothing. Which file the cut takes first is
+/// chance: frames are lost, or a record that was to be durable can't be read.
 #[test]
 fn an_ack_before_the_sync_is_found() {
     for proof in [file_systems::run, file_systems::run_block_log] {
         let tally = proof(&Run::short(BLOCK_LOG_CUTS).planted(Planted::AckBeforeSync));
         tally.show();
-        let found = tally.failures.iter().any(|failure| failure.contains("LOST"));
+        let found = tally
+            .failures
+            .iter()
+            .any(|failure| AFTER_A_CUT.iter().any(|words| failure.contains(words)));
         assert!(found || tally.done == 0 && !tally.skipped.is_empty(), "{tally}");
     }
 }
@@ -224,3 +228,5 @@ const CUTS: u64 = 50;
 const SHUTDOWNS: u64 = 20;
 const RENAMERS: usize = 8;
 const BLOCK_LOG_CUTS: u64 = 20;
+/// What the oracle says of a hub that a cut has harmed, and of nothing else that can go wrong with a proof.
+const AFTER_A_CUT: [&str; 3] = ["LOST", "does not open", "damage was said to be found"];

@@ -95,8 +95,13 @@ pub fn recover(disk: &dyn Disk, session_dir: &Path) -> Result<(), StorageError> 
     let io = |error| StorageError::io("reading", disk.describe(&path), error);
     if disk.stat(&path).map_err(io)?.is_some() {
         let bytes = disk::read_all(disk, &path, PLAN_BYTES_MAX).map_err(io)?;
-        let plan: Plan = serde_json::from_slice(&bytes)
-            .map_err(|error| StorageError::damaged(disk.describe(&path), error))?;
+        let plan: Plan = serde_json::from_slice(&bytes).map_err(|error| {
+            let what = format!(
+                "what a publication that was cut off has to finish can't be read ({error}); \
+                 move this file away, and the session is published anew from its logs"
+            );
+            StorageError::damaged(disk.describe(&path), what)
+        })?;
         put_in_place(disk, session_dir, &plan)?;
     }
     discard(disk, session_dir)

@@ -180,9 +180,10 @@ impl Store {
             if self.journal_found.crashed {
                 sync_names(&*self.disk, &[&Session::dir(&id)])?;
             }
-            crate::compact::recover_publish(&*self.disk, &session)?;
-            crate::compact::recover_retirement(&*self.disk, &id)?;
-            let (manifest, is_readable) = match Manifest::read(&*self.disk, &Session::dir(&id)) {
+            let published = crate::compact::recover_publish(&*self.disk, &session)
+                .and_then(|()| crate::compact::recover_retirement(&*self.disk, &id))
+                .and_then(|()| Manifest::read(&*self.disk, &Session::dir(&id)));
+            let (manifest, is_readable) = match published {
                 Ok(manifest) => (manifest, true),
                 // Its own business to be mended; recording goes on without it.
                 Err(error @ StorageError::Damaged { .. }) => {

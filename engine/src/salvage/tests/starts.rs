@@ -123,6 +123,33 @@ fn frames_of_a_session_that_cannot_be_read_wait_for_it_in_its_log() {
 }
 
 #[test]
+fn a_publication_that_cannot_be_finished_is_named_and_the_rest_of_the_hub_opens() {
+    let of_nothing_that_is_there =
+        br#"{"generation": 7, "parts": ["imu/device=a/part-0.parquet"], "files": []}"#;
+    for plan in [&b""[..], b"{\"generation\":", of_nothing_that_is_there] {
+        let disk = record(End::Killed, 9);
+        let path = Session::dir(&session()).join("publish.json");
+        disk::replace(&disk, &path, plan).unwrap();
+        let (store, report) = opened(&disk);
+        assert_eq!(report.unreadable.len(), 1, "{report:?}");
+        assert!(report.unreadable[0].contains("session=walk"), "{report:?}");
+        assert!(report.found_damage());
+        assert_eq!(store.log_status()[0].samples, 36);
+        // Nothing is published over it, however often it is tried.
+        store.stop_session(&session()).unwrap();
+        for _ in 0..2 {
+            let error = store.seal_session(&session(), &|_| ()).unwrap_err().to_string();
+            assert!(error.contains("session=walk"), "{error}");
+        }
+        disk.remove_file(&path).unwrap();
+        let sealed = store.seal_session(&session(), &|_| ()).unwrap();
+        let streams = &sealed.compacted.manifest.streams;
+        assert_eq!(streams.iter().map(|stream| stream.rows).sum::<u64>(), 36);
+        store.close().unwrap();
+    }
+}
+
+#[test]
 fn frames_of_a_session_that_is_gone_are_named() {
     let disk = record(End::Killed, 9);
     disk.remove_dir_all(&Session::dir(&session())).unwrap();
