@@ -49,6 +49,12 @@ fn first_in(journal: &[JournalFrames], segment: u32) -> Option<u64> {
 }
 
 impl SegmentSummary {
+    /// Whether a recovery began it, and not a hub that went on from a sealed one.
+    fn is_of_a_recovery(&self) -> bool {
+        let why = self.header.as_ref().map(|header| header.predecessor);
+        matches!(why, Some(Predecessor::Cut | Predecessor::Copied))
+    }
+
     /// Up to where a segment with a broken header was synced all the same; `None` where its first write may have been torn
     /// before it was synced: then the journal has its frames, or nobody was told that they are durable.
     fn synced_before_it_broke(&self, in_journal: Option<u64>, found: JournalFound) -> Option<u64> {
@@ -138,8 +144,9 @@ pub(crate) fn recover(
             && (std::mem::take(&mut is_known)
                 || take_index(disk, summary, (device, session), &mut applier.state)?)
         {
-            predecessor = match is_tail && found.crashed {
-                // The footer proves the frames and not itself: the crash may have come between its write and its sync.
+            predecessor = match is_tail && (found.crashed || summary.is_of_a_recovery()) {
+                // The footer proves the frames and not itself: the crash may have come between its write and its sync. A
+                // recovery that was cut off there leaves nothing in the journal if it found nothing in it.
                 true => Before::cut(data_bytes),
                 false => Before::sealed(data_bytes),
             };
