@@ -200,9 +200,10 @@ impl Finding<'_> {
             let (epoch, lane, first) = gone[at].key;
             let run = gone[at..]
                 .iter()
-                .zip(first..)
-                .take_while(|(next, sequence)| {
-                    next.key == (epoch, lane, *sequence)
+                .zip(0..)
+                .take_while(|(next, ahead)| {
+                    (next.key.0, next.key.1) == (epoch, lane)
+                        && next.key.2.checked_sub(first) == Some(*ahead)
                         && next.file == gone[at].file
                         && next.cause == gone[at].cause
                 })

@@ -232,3 +232,31 @@ fn the_journal_of_a_copy_is_small() {
         .map(|(_, bytes)| bytes.len());
     assert_eq!(blocks.collect::<Vec<_>>(), [64 << 10; 2]);
 }
+
+/// The fuzzer found it: what follows the last of all sequences is no number.
+#[test]
+fn a_frame_with_the_last_of_all_sequences_is_named() {
+    let disk = record(End::Closed, 3);
+    for ((epoch, _, sequence), known) in frames_of(&disk) {
+        if known.segment == u32::MAX {
+            continue;
+        }
+        let forged = disk.snapshot();
+        let seed = Seed::new(&device(), &session(), &EpochId([epoch as u8 + 1; 16]));
+        forged
+            .damage(&segment(known.segment), |bytes| {
+                let frame = &mut bytes[known.offset as usize..][..known.length as usize];
+                frame[16..32].fill(0xff);
+                let crc = seed.checksum(&frame[8..]);
+                frame[4..8].copy_from_slice(&crc.to_le_bytes());
+            })
+            .unwrap();
+        let (_, report) = recovered(&forged);
+        let lost = &report.lost.frames;
+        let is_named = |wanted: u64| {
+            lost.iter()
+                .any(|lost| lost.first <= wanted && lost.last.is_none_or(|last| wanted <= last))
+        };
+        assert!(is_named(u64::MAX) && is_named(sequence), "{sequence}: {lost:?}");
+    }
+}
