@@ -19,6 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tree::{Change, Dir, Durable, Node, Tree, set_names};
 
+/// What a reader may ask of any file at once: whoever asks for more, and for more than there is, took the number from
+/// damaged bytes, and memory with it.
+const ASKED_BYTES_MAX: usize = 8 << 20;
+
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug)]
 pub struct MemoryDisk {
@@ -240,7 +244,14 @@ impl MemoryFile {
 impl File for MemoryFile {
     fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize> {
         let mut tree = self.disk.tree();
-        Ok(tree.file(self.node)?.0.read(offset as usize, to))
+        let (content, _) = tree.file(self.node)?;
+        let asked = to.len();
+        assert!(
+            asked <= content.len().max(ASKED_BYTES_MAX),
+            "a read of {asked} bytes in a file of {}: somebody believed a number",
+            content.len()
+        );
+        Ok(content.read(offset as usize, to))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

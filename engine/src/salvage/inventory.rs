@@ -552,7 +552,7 @@ impl Taking {
                 if offset >= end || before == Some(at) {
                     continue;
                 }
-                let bytes = again.read(self, at, limits::FRAME_BYTES_MAX.min((end - offset) as usize))?;
+                let bytes = again.read(self, at, (end - offset) as usize)?;
                 let whole = Frame::parse(&bytes)
                     .ok()
                     .and_then(|frame| Some((self.owner(&frame, None)?, frame)));
@@ -593,6 +593,8 @@ impl Again<'_> {
         length: usize,
     ) -> Result<Vec<u8>, StorageError> {
         let (session, device) = (&taking.inventory.session, &taking.inventory.device);
+        // An index that was forged may say any number.
+        let length = length.min(limits::FRAME_BYTES_MAX);
         let read = |this: &mut Self| -> io::Result<usize> {
             let file = open_segment(this.view, &mut this.files, session, device, at.0)?;
             this.buffer.resize(length, 0);

@@ -2,7 +2,7 @@
 
 use super::crowd::crowd;
 use super::*;
-use crate::salvage::{Fault, FaultKind};
+use crate::salvage::{Fault, FaultKind, LostFrames};
 use marey_format::frame::HEADER_BYTES;
 use marey_format::log::{IndexEntry, SegmentHeader};
 
@@ -259,4 +259,24 @@ fn a_frame_with_the_last_of_all_sequences_is_named() {
         };
         assert!(is_named(u64::MAX) && is_named(sequence), "{sequence}: {lost:?}");
     }
+}
+
+/// The fuzzer found it: two gigabytes were asked of the allocator for a file of three kilobytes.
+#[test]
+fn an_index_that_tells_of_a_frame_of_gigabytes_takes_no_memory() {
+    let disk = record(End::Sealed, 9);
+    relist(&disk, 1, |footer| {
+        let mut data = footer.entries.iter_mut().filter(|row| row.kind == Kind::DATA);
+        let row = data.next().expect("the segment has frames");
+        (row.sequence, row.length) = (99_999, u32::MAX - 7);
+    });
+    // The disk in memory refuses a read of that size.
+    let (_, report) = recovered(&disk);
+    let is_named = |lost: &LostFrames| (lost.first, lost.last) == (99_999, Some(99_999));
+    assert!(
+        report.lost.frames.iter().any(is_named),
+        "{:?}",
+        report.lost.frames
+    );
+    assert!(!verified(&disk).faults.is_empty());
 }
