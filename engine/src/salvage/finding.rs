@@ -254,7 +254,8 @@ impl Finding<'_> {
                 .or_else(|| self.losses.iter().position(|loss| loss.is_short));
             match loss {
                 Some(loss) => {
-                    self.losses[loss].missing += end - first;
+                    let loss_of = &mut self.losses[loss];
+                    loss_of.missing = loss_of.missing.saturating_add(end - first);
                     missing.push(Missing {
                         epoch,
                         lane,

@@ -280,3 +280,40 @@ fn an_index_that_tells_of_a_frame_of_gigabytes_takes_no_memory() {
     );
     assert!(!verified(&disk).faults.is_empty());
 }
+
+/// The fuzzer found it: what two lanes may have lost in one place is more than a number holds.
+#[test]
+fn two_lanes_that_jump_to_the_end_across_one_place_are_named() {
+    let disk = record(End::Closed, 3);
+    let frames = frames_of(&disk);
+    for number in 1..=log_files(&disk).len() as u32 {
+        let strip = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - TRAILER_BYTES - 8);
+        relist(&disk, number, |footer| footer.entries.clear());
+        disk.damage(&segment(number), strip).unwrap();
+    }
+    let harm = |lane: Lane, sequence: u64, harm: &dyn Fn(&mut [u8])| {
+        let known = &frames[&(0, lane as u8, sequence)];
+        let place = known.offset as usize..(known.offset + u64::from(known.length)) as usize;
+        disk.damage(&segment(known.segment), |bytes| harm(&mut bytes[place]))
+            .unwrap();
+    };
+    let seed = Seed::new(&device(), &session(), &EpochId([1; 16]));
+    let jump = |frame: &mut [u8]| {
+        frame[24..32].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
+        let crc = seed.checksum(&frame[8..]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    };
+    harm(Lane::Data, 1, &|frame| frame.fill(0));
+    harm(Lane::Data, 2, &jump);
+    harm(Lane::Live, 1, &jump);
+    let (_, report) = recovered(&disk);
+    for (lane, first) in [("data", 1), ("live", 1)] {
+        let is_named =
+            |lost: &LostFrames| (lost.lane, lost.first, lost.last) == (lane, first, Some(u64::MAX - 2));
+        assert!(
+            report.lost.frames.iter().any(is_named),
+            "{:?}",
+            report.lost.frames
+        );
+    }
+}
