@@ -442,6 +442,11 @@ pub fn recover_publish(disk: &dyn Disk, session: &Session) -> Result<(), Storage
     publish::recover(disk, &Session::dir(&session.id))
 }
 
+/// An error where what a publication that was cut off has to finish can't be finished. Changes nothing.
+pub fn check_plan(disk: &dyn Disk, session: &SessionId) -> Result<(), StorageError> {
+    publish::check_plan(disk, &Session::dir(session))
+}
+
 /// Removes the directories of earlier generations, which stay aside for those who still read them.
 pub fn remove_old(disk: &dyn Disk, session: &SessionId) -> Result<(), StorageError> {
     publish::remove_old(disk, &Session::dir(session))

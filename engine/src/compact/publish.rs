@@ -91,20 +91,34 @@ pub fn publish(disk: &dyn Disk, session_dir: &Path, plan: &Plan) -> Result<(), C
 
 /// Finishes a publication that a crash cut short, and removes what one left behind that never came to a plan.
 pub fn recover(disk: &dyn Disk, session_dir: &Path) -> Result<(), StorageError> {
-    let path = session_dir.join(PLAN);
-    let io = |error| StorageError::io("reading", disk.describe(&path), error);
-    if disk.stat(&path).map_err(io)?.is_some() {
-        let bytes = disk::read_all(disk, &path, PLAN_BYTES_MAX).map_err(io)?;
-        let plan: Plan = serde_json::from_slice(&bytes).map_err(|error| {
-            let what = format!(
-                "what a publication that was cut off has to finish can't be read ({error}); \
-                 move this file away, and the session is published anew from its logs"
-            );
-            StorageError::damaged(disk.describe(&path), what)
-        })?;
+    if let Some(plan) = planned(disk, session_dir)? {
         put_in_place(disk, session_dir, &plan)?;
     }
     discard(disk, session_dir)
+}
+
+/// Whether [`recover`] could finish what was planned, if anything is. Changes nothing.
+pub fn check_plan(disk: &dyn Disk, session_dir: &Path) -> Result<(), StorageError> {
+    match planned(disk, session_dir)? {
+        Some(plan) => is_in_place(disk, session_dir, &plan).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn planned(disk: &dyn Disk, session_dir: &Path) -> Result<Option<Plan>, StorageError> {
+    let path = session_dir.join(PLAN);
+    let io = |error| StorageError::io("reading", disk.describe(&path), error);
+    if disk.stat(&path).map_err(io)?.is_none() {
+        return Ok(None);
+    }
+    let bytes = disk::read_all(disk, &path, PLAN_BYTES_MAX).map_err(io)?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        let what = format!(
+            "what a publication that was cut off has to finish can't be read ({error}); \
+             move this file away, and the session is published anew from its logs"
+        );
+        StorageError::damaged(disk.describe(&path), what)
+    })
 }
 
 /// Removes what was written aside and never planned.
@@ -150,14 +164,7 @@ fn put_in_place(disk: &dyn Disk, session_dir: &Path, plan: &Plan) -> Result<(), 
     let new_streams = aside.streams();
     let io = |error| StorageError::io("publishing", disk.describe(session_dir), error);
     let streams = session_dir.join("streams");
-    if !holds(disk, &streams, &plan.parts).map_err(io)? {
-        if !holds(disk, &new_streams, &plan.parts).map_err(io)? {
-            let what = format!(
-                "neither this nor streams/ holds generation {}, which was planned",
-                plan.generation
-            );
-            return Err(StorageError::damaged(disk.describe(&new_streams), what));
-        }
+    if !is_in_place(disk, session_dir, plan)? {
         if disk.stat(&streams).map_err(io)?.is_some() {
             disk.exchange(&new_streams, &streams).map_err(io)?;
         } else {
@@ -203,6 +210,23 @@ fn put_in_place(disk: &dyn Disk, session_dir: &Path, plan: &Plan) -> Result<(), 
     disk.sync_dir(session_dir).map_err(io)?;
     disk.remove_file(&session_dir.join(PLAN)).map_err(io)?;
     disk.sync_dir(session_dir).map_err(io)
+}
+
+/// Whether `streams/` is the planned one already; an error where it is neither there nor aside.
+fn is_in_place(disk: &dyn Disk, session_dir: &Path, plan: &Plan) -> Result<bool, StorageError> {
+    let aside = Aside::new(session_dir, plan.generation).streams();
+    let io = |error| StorageError::io("publishing", disk.describe(session_dir), error);
+    if holds(disk, &session_dir.join("streams"), &plan.parts).map_err(io)? {
+        return Ok(true);
+    }
+    if holds(disk, &aside, &plan.parts).map_err(io)? {
+        return Ok(false);
+    }
+    let what = format!(
+        "neither this nor streams/ holds generation {}, which was planned",
+        plan.generation
+    );
+    Err(StorageError::damaged(disk.describe(&aside), what))
 }
 
 /// Whether a folder is there and holds exactly these files.

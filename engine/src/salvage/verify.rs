@@ -444,6 +444,10 @@ impl Verifying<'_> {
 
     /// Parquet, manifest, receipt, and the hashes of the segments that they were made from.
     fn published(&mut self, id: &SessionId, session: Option<&Session>) {
+        if let Err(error) = compact::check_plan(self.disk, id) {
+            let fault = self.failed(FaultKind::Published, error);
+            self.fault(fault.in_session(id));
+        }
         match self.is_unpublished(id) {
             Ok(true) => {}
             Ok(false) => self.published_files(id),

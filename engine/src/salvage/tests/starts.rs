@@ -2,6 +2,7 @@
 //! be read, or are gone.
 
 use super::*;
+use crate::salvage::{Fault, FaultKind};
 use marey_format::registry::RefusalCode;
 
 fn opened(disk: &MemoryDisk) -> (Store, crate::RecoveryReport) {
@@ -130,6 +131,13 @@ fn a_publication_that_cannot_be_finished_is_named_and_the_rest_of_the_hub_opens(
         let disk = record(End::Killed, 9);
         let path = Session::dir(&session()).join("publish.json");
         disk::replace(&disk, &path, plan).unwrap();
+        let faults = verified(&disk).faults;
+        let of_plan = |fault: &Fault| fault.kind == FaultKind::Published && fault.session == Some(session());
+        assert_eq!(
+            faults.iter().filter(|fault| of_plan(fault)).count(),
+            1,
+            "{faults:?}"
+        );
         let (store, report) = opened(&disk);
         assert_eq!(report.unreadable.len(), 1, "{report:?}");
         assert!(report.unreadable[0].contains("session=walk"), "{report:?}");
