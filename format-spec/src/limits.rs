@@ -81,3 +81,6 @@ pub const AUDIT_LINE_BYTES_MAX: usize = 64 << 10;
 
 /// Size from which on a file of the audit log is not written any more, in bytes.
 pub const AUDIT_SEGMENT_BYTES: u64 = 1 << 20;
+
+/// Largest number of a segment: no log comes to it, and what follows it is a number too.
+pub const SEGMENT_NUMBER_MAX: u32 = i32::MAX as u32;

@@ -135,7 +135,9 @@ impl SegmentHeader {
         let hub = from.array()?;
         let session = SessionId::new(name(from.bytes(limits::SESSION_NAME_BYTES_MAX)?)?).ok()?;
         let device = DeviceId::new(name(from.bytes(limits::DEVICE_NAME_BYTES_MAX)?)?).ok()?;
-        let segment = from.u32()?;
+        let segment = from
+            .u32()
+            .filter(|number| *number <= limits::SEGMENT_NUMBER_MAX)?;
         let predecessor = match from.u32()? {
             0 => Predecessor::None,
             1 => Predecessor::Sealed,

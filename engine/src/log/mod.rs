@@ -27,7 +27,7 @@ pub(crate) use writer::{Log, TakeError, backward, reused};
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::session::Session;
-use marey_format::{DeviceId, SessionId};
+use marey_format::{DeviceId, SessionId, limits};
 use std::path::{Path, PathBuf};
 
 /// The name of a segment's file.
@@ -38,7 +38,11 @@ pub fn segment_name(segment: u32) -> String {
 /// The number in the name of a segment's file.
 pub fn segment_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".mlog")?;
-    (digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+    if digits.len() < 6 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse().ok()?;
+    (number <= limits::SEGMENT_NUMBER_MAX).then_some(number)
 }
 
 /// The devices that have a log in a session, in order of their names.

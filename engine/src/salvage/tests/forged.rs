@@ -4,7 +4,7 @@ use super::crowd::crowd;
 use super::*;
 use crate::salvage::{Fault, FaultKind, LostFrames};
 use marey_format::frame::HEADER_BYTES;
-use marey_format::log::{IndexEntry, SegmentHeader};
+use marey_format::log::{IndexEntry, SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// Changes a sample of a frame, with a checksum that fits.
 fn forge(disk: &MemoryDisk, known: &Known, epoch: u32) {
@@ -315,5 +315,41 @@ fn two_lanes_that_jump_to_the_end_across_one_place_are_named() {
             "{:?}",
             report.lost.frames
         );
+    }
+}
+
+/// The fuzzer found it: the number that stands for the journal where places are told apart was taken for a segment's.
+#[test]
+fn a_header_with_the_last_of_all_segment_numbers_is_refused() {
+    let disk = record(End::Closed, 9);
+    let truth = recovered(&disk).1.lost;
+    assert!(truth.is_nothing(), "{truth:?}");
+    for number in [u32::MAX, u32::MAX - 1] {
+        let forged = disk.snapshot();
+        forged
+            .damage(&segment(1), |bytes| {
+                let header = SegmentHeader::parse(bytes).unwrap();
+                let to = SegmentHeader {
+                    segment: number,
+                    ..header
+                };
+                bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&to.to_bytes());
+            })
+            .unwrap();
+        assert!(
+            verified(&forged)
+                .faults
+                .iter()
+                .any(|fault| fault.kind == FaultKind::Damage)
+        );
+        let (copy, report) = recovered(&forged);
+        let of_headers = report.lost.bytes.iter().all(|lost| lost.offset == 0);
+        assert!(report.lost.frames.is_empty() && of_headers, "{:?}", report.lost);
+        assert_eq!(frames_of(&copy).len(), frames_of(&disk).len());
+        // A file of that name is no segment.
+        let (from, to) = (segment(1), segment(number));
+        forged.rename(&from, &to).unwrap();
+        recovered(&forged);
+        verified(&forged);
     }
 }
