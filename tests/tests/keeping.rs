@@ -437,6 +437,40 @@ fn the_second_backup_stores_what_is_new_alone() {
     assert!(full.new_objects <= 2, "{full:?}");
 }
 
+/// A catalogue that has rotted may be JSON still, and name other files.
+#[test]
+fn a_catalogue_is_not_believed_where_a_byte_of_it_has_rotted() {
+    let archive = Archive::closed();
+    let _taken = archive.backup();
+    let backups = archive.beside("backups");
+    let mut harmed = 0;
+    for dir in std::fs::read_dir(backups.join("objects")).expect("objects") {
+        for entry in std::fs::read_dir(dir.expect("a folder").path()).expect("a folder") {
+            let file = entry.expect("a file").path();
+            let Ok(text) = std::fs::read_to_string(&file) else {
+                continue;
+            };
+            if !text.contains(r#""files":["#) {
+                continue;
+            }
+            // A file of the hub would get another name.
+            let rotted = text.replacen("audit/000001", "audit/000007", 1);
+            let rotted = rotted.replacen("000001.mlog", "000003.mlog", 1);
+            if rotted == text {
+                continue;
+            }
+            std::fs::remove_file(&file).expect("ours");
+            std::fs::write(&file, &rotted).expect("written");
+            let error = archive.restore_as("out", |_| ()).expect_err("it has rotted");
+            assert!(error.to_string().contains("not what was stored"), "{error}");
+            std::fs::write(&file, &text).expect("mended");
+            harmed += 1;
+        }
+    }
+    assert!(harmed > 0, "no catalogue was found");
+    archive.restore_as("out", |_| ()).expect("all is as it was");
+}
+
 #[test]
 fn every_damaged_file_of_a_backup_is_named_and_restores_to_no_hub() {
     let archive = Archive::closed();

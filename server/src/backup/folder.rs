@@ -229,6 +229,15 @@ pub(super) fn catalogue(
     manifest: &Manifest,
     identities: &Identities,
 ) -> Result<Option<Catalogue>, BackupError> {
+    // It may be JSON still, and name other files, where a bit of it has rotted.
+    let stored = objects.measure(&manifest.catalogue)?;
+    if manifest.object(&manifest.catalogue) != Some(&stored) {
+        let what = format!(
+            "{} bytes with BLAKE3 {}, which is not what was stored",
+            stored.bytes, stored.blake3
+        );
+        return Err(BackupError::damaged(Objects::path(&manifest.catalogue), what));
+    }
     let Some(mut reader) = reader(objects, &manifest.catalogue, identities)? else {
         return Ok(None);
     };
