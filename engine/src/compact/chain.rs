@@ -249,12 +249,9 @@ impl Check<'_> {
         }
         let (mut files, mut open) = (0, 0);
         for segment in manifest.logs.iter().flat_map(|log| &log.segments) {
-            match &segment.blake3 {
-                Some(blake3) => {
-                    files += 1;
-                    self.file(&segment.path, segment.bytes, blake3)?;
-                }
-                None => open += 1,
+            match self.segment(segment)? {
+                true => files += 1,
+                false => open += 1,
             }
         }
         if open > 0 {

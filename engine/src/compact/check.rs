@@ -6,10 +6,10 @@
 use super::chain::Judge;
 use super::files::FileChunks;
 use super::frames::FrameEntry;
-use super::manifest::{LogFact, MANIFEST, Manifest, StreamFact};
+use super::manifest::{LogFact, MANIFEST, Manifest, SegmentFact, StreamFact};
 use super::publish::files_below;
 use super::retired::Retired;
-use super::survey::{DeviceSurvey, StreamPlan, hash_file};
+use super::survey::{CutFact, DeviceSurvey, StreamPlan, hash_beginning, hash_file};
 use super::{CompactError, Receipt, read_receipt, survey_all};
 use crate::disk::Disk;
 use crate::error::StorageError;
@@ -175,9 +175,7 @@ impl Check<'_> {
         }
         self.annotations(manifest)?;
         for segment in manifest.logs.iter().flat_map(|log| &log.segments) {
-            if let Some(blake3) = &segment.blake3 {
-                self.file(&segment.path, segment.bytes, blake3)?;
-            }
+            self.segment(segment)?;
         }
         self.strays(manifest)?;
         for stream in &manifest.streams {
@@ -268,26 +266,26 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Whether a segment was held against what the manifest says of it.
+    pub(super) fn segment(&mut self, segment: &SegmentFact) -> Result<bool, CompactError> {
+        match (&segment.blake3, &segment.cut) {
+            (Some(blake3), _) => self.file(&segment.path, segment.bytes, blake3)?,
+            (None, Some(cut)) => self.beginning(&segment.path, cut)?,
+            (None, None) => return Ok(false),
+        };
+        Ok(true)
+    }
+
     /// Whether a file is there with these bytes.
     pub(super) fn file(&mut self, path: &str, bytes: u64, blake3: &str) -> Result<bool, CompactError> {
-        if !is_path_below(path) {
-            self.fault(
-                MANIFEST,
-                format!("it names {path:?}, which is no path below this folder"),
-            );
-            return Ok(false);
-        }
-        let full = self.dir.join(path);
-        let stat = self.disk.stat(&full).map_err(|error| self.io(error))?;
-        let Some(stat) = stat.filter(|stat| !stat.is_dir) else {
-            self.fault(path, "missing");
+        let Some(there) = self.there(path)? else {
             return Ok(false);
         };
-        if stat.bytes != bytes {
-            self.fault(path, format!("{} bytes, the manifest says {bytes}", stat.bytes));
+        if there != bytes {
+            self.fault(path, format!("{there} bytes, the manifest says {bytes}"));
             return Ok(false);
         }
-        let found = hash_file(self.disk, &full)?;
+        let found = hash_file(self.disk, &self.dir.join(path))?;
         if found != blake3 {
             self.fault(
                 path,
@@ -296,6 +294,49 @@ impl Check<'_> {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Whether a file begins with what counts of it.
+    fn beginning(&mut self, path: &str, cut: &CutFact) -> Result<bool, CompactError> {
+        let Some(there) = self.there(path)? else {
+            return Ok(false);
+        };
+        let CutFact { bytes, blake3 } = cut;
+        if there < *bytes {
+            self.fault(
+                path,
+                format!("{there} bytes, of which the manifest counts {bytes}"),
+            );
+            return Ok(false);
+        }
+        let (_, found) = hash_beginning(self.disk, &self.dir.join(path), *bytes)?;
+        if found != *blake3 {
+            self.fault(
+                path,
+                format!(
+                    "its first {bytes} bytes are not those of the manifest: BLAKE3 {found}, written {blake3}"
+                ),
+            );
+        }
+        Ok(found == *blake3)
+    }
+
+    /// The length of a file that the manifest names; none where it can't be one, or is gone.
+    fn there(&mut self, path: &str) -> Result<Option<u64>, CompactError> {
+        if !is_path_below(path) {
+            self.fault(
+                MANIFEST,
+                format!("it names {path:?}, which is no path below this folder"),
+            );
+            return Ok(None);
+        }
+        let stat = self.disk.stat(&self.dir.join(path));
+        let stat = stat.map_err(|error| self.io(error))?;
+        let there = stat.filter(|stat| !stat.is_dir).map(|stat| stat.bytes);
+        if there.is_none() {
+            self.fault(path, "missing");
+        }
+        Ok(there)
     }
 
     pub(super) fn strays(&mut self, manifest: &Manifest) -> Result<(), CompactError> {

@@ -5,7 +5,7 @@
 
 use super::files::Hashes;
 use super::frames::Place;
-use super::survey::DeviceSurvey;
+use super::survey::{CutFact, DeviceSurvey};
 use crate::disk::{self, Disk};
 use crate::error::StorageError;
 use marey_format::frame::Lane;
@@ -197,8 +197,10 @@ pub struct SegmentFact {
     pub path: String,
     #[serde(with = "text")]
     pub bytes: u64,
-    /// Null while it may still grow.
+    /// Null while it may still grow, where its successor cut it, and where the disk could not read it whole.
     pub blake3: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutFact>,
 }
 
 impl std::fmt::Display for LeftOutFact {
@@ -238,6 +240,7 @@ impl LogFact {
             path: segment_path(&survey.device, fact.segment),
             bytes: fact.bytes,
             blake3: fact.blake3.clone(),
+            cut: fact.cut.clone(),
         };
         Self {
             device: survey.device.clone(),

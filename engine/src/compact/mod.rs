@@ -77,6 +77,8 @@ pub use signature::{
 
 pub use retired::{RetireError, Retired, RetiredLog, check_retirement, recover_retirement, retire};
 
+pub use survey::CutFact;
+
 pub use why::{BindingFact, BoundFact, FramePlace, PieceFact, RowPlace, SampleFact, Why, why};
 
 pub use marey_format::types::rfc3339;

@@ -174,6 +174,7 @@ pub fn check_retirement(
                 path: segment_path(&device, number),
                 bytes,
                 blake3: Some(hash_file(disk, &path)?),
+                cut: None,
             });
         }
         retired.logs.push(RetiredLog { device, segments });

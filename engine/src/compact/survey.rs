@@ -20,10 +20,12 @@ use crate::log::{Fault, FaultKind, Replay};
 use crate::state::{LogState, Meaning, Violation};
 use marey_format::clock::ProbeRow;
 use marey_format::frame::{Frame, Kind, Lane};
+use marey_format::log::SEGMENT_HEADER_BYTES;
 use marey_format::payload::{Arrival, EndOfStream, Event, Lost, MarkReceived, StreamKey, WallReading};
 use marey_format::wire::Holes;
 use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, SessionId};
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -106,8 +108,19 @@ pub struct NoteEntry {
 pub struct SegmentFact {
     pub segment: u32,
     pub bytes: u64,
-    /// Of the whole file; none while it may still grow.
+    /// Of the whole file; none while it may still grow, and where its successor cut it.
     pub blake3: Option<String>,
+    pub cut: Option<CutFact>,
+}
+
+/// What counts of a segment that was cut. What stands behind it was perhaps never synced: a power cut may take it yet, and
+/// nothing is lost with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutFact {
+    #[serde(with = "super::manifest::text")]
+    pub bytes: u64,
+    /// Of these bytes from the beginning of the file.
+    pub blake3: String,
 }
 
 /// A data frame that is in the log and can't be given to a stream.
@@ -159,6 +172,7 @@ fn read(
                 s.path.clone(),
                 s.file_bytes,
                 s.sealed_bytes.is_some() || s.cut_at.is_some(),
+                s.cut_at.filter(|_| s.is_cut),
             )
         })
         .collect();
@@ -198,8 +212,15 @@ fn read(
     let (state, mut faults) = replay.into_state();
     let mut segments = Vec::with_capacity(summaries.len());
     let mut unreadable = Vec::new();
-    for (segment, path, bytes, fixed) in summaries {
-        let mut blake3 = match fixed {
+    for (segment, path, bytes, fixed, cut) in summaries {
+        let mut cut = match cut {
+            // A header with no frame behind it need not have been synced either.
+            Some(end) if end <= SEGMENT_HEADER_BYTES as u64 => Some(0),
+            cut => cut,
+        }
+        .map(|end| hash_beginning(disk, &path, end).map(|(bytes, blake3)| CutFact { bytes, blake3 }))
+        .transpose()?;
+        let mut blake3 = match fixed && cut.is_none() {
             true => Some(hash_file(disk, &path)?),
             false => None,
         };
@@ -207,7 +228,7 @@ fn read(
             && !tolerant.holes(&path).is_empty()
         {
             // Zeros were hashed for what can't be read.
-            blake3 = None;
+            (blake3, cut) = (None, None);
             let (file, log) = ((segment, &*path, bytes), (device, session));
             unreadable.extend(left_out::of_segment(
                 tolerant,
@@ -221,6 +242,7 @@ fn read(
             segment,
             bytes,
             blake3,
+            cut,
         });
     }
     let mut survey = taking.finish(device.clone(), &state, faults, segments);
@@ -230,16 +252,22 @@ fn read(
 
 /// BLAKE3 of a file, in large reads.
 pub fn hash_file(disk: &dyn Disk, path: &Path) -> Result<String, StorageError> {
+    hash_beginning(disk, path, u64::MAX).map(|(_, blake3)| blake3)
+}
+
+/// Length and BLAKE3 of a file up to `end`, or of all of it where it ends before.
+pub(super) fn hash_beginning(disk: &dyn Disk, path: &Path, end: u64) -> Result<(u64, String), StorageError> {
     const READ_BYTES: usize = 1 << 20;
     let io = |error| StorageError::io("reading", disk.describe(path), error);
     let file: Arc<dyn File> = disk.open(path, OpenMode::Read).map_err(io)?;
     let (mut hasher, mut buffer, mut offset) = (blake3::Hasher::new(), vec![0; READ_BYTES], 0);
     loop {
-        let read = file.read_at(offset, &mut buffer).map_err(io)?;
+        let wanted = (end - offset).min(READ_BYTES as u64) as usize;
+        let read = file.read_at(offset, &mut buffer[..wanted]).map_err(io)?;
         hasher.update(&buffer[..read]);
         offset += read as u64;
         if read < READ_BYTES {
-            return Ok(hasher.finalize().to_hex().to_string());
+            return Ok((offset, hasher.finalize().to_hex().to_string()));
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct SegmentSummary {
     pub sealed_bytes: Option<u64>,
     /// Up to where it counts, by the segment after it.
     pub(crate) cut_at: Option<u64>,
+    /// By the segment after it, nobody promised that its footer was synced.
+    pub(crate) is_cut: bool,
     pub(crate) header: Option<SegmentHeader>,
     pub(crate) index: Option<Index>,
     /// The checksum of the index.
@@ -101,6 +103,7 @@ impl SegmentSummary {
             file_bytes,
             sealed_bytes,
             cut_at: None,
+            is_cut: false,
             header,
             index,
             index_crc,
@@ -168,6 +171,7 @@ impl SegmentSummary {
         if between < next.superseded {
             // A copy that was not finished, and was made again: nothing in it counts.
             self.cut_at = Some(0);
+            self.is_cut = true;
             self.troubles.clear();
         }
         if next.predecessor == Predecessor::None || between != next.superseded || self.cut_at.is_some() {
@@ -177,6 +181,7 @@ impl SegmentSummary {
         self.cut_at = Some(end);
         if next.predecessor != Predecessor::Sealed {
             // What stands behind the cut was superseded, a footer as well.
+            self.is_cut = true;
             self.troubles.retain(|&(offset, ..)| offset < end);
         } else if self.sealed_bytes.is_none() && self.file_bytes > end {
             self.troubles

@@ -66,21 +66,17 @@ impl LogMaker {
             declarations: HashMap::new(),
             chains: HashMap::new(),
         };
-        maker.header(0);
+        maker.header(Predecessor::None, 0);
         maker
     }
 
-    fn header(&mut self, predecessor_end: u64) {
+    fn header(&mut self, predecessor: Predecessor, predecessor_end: u64) {
         let header = SegmentHeader {
             hub: [7; 16],
             session: self.session.clone(),
             device: self.device.clone(),
             segment: self.segment,
-            predecessor: if self.segment == 1 {
-                Predecessor::None
-            } else {
-                Predecessor::Sealed
-            },
+            predecessor,
             predecessor_end,
             superseded: 0,
             epoch: self.epoch,
@@ -286,6 +282,15 @@ impl LogMaker {
 
     /// Seals the segment, writes it, and begins the next.
     pub fn seal(&mut self, disk: &dyn Disk) -> &mut Self {
+        self.seal_and(disk, Predecessor::Sealed)
+    }
+
+    /// Seals the segment, writes it, and begins one that says that it ended before the footer.
+    pub fn cut(&mut self, disk: &dyn Disk) -> &mut Self {
+        self.seal_and(disk, Predecessor::Cut)
+    }
+
+    fn seal_and(&mut self, disk: &dyn Disk, predecessor: Predecessor) -> &mut Self {
         let data_bytes = self.bytes.len() as u64;
         let footer = Footer {
             data_bytes,
@@ -294,7 +299,7 @@ impl LogMaker {
         self.bytes.extend(footer.to_bytes());
         self.write(disk);
         self.segment += 1;
-        self.header(data_bytes);
+        self.header(predecessor, data_bytes);
         self
     }
 

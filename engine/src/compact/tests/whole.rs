@@ -584,3 +584,73 @@ fn a_check_names_what_was_changed() {
         "{named:?}"
     );
 }
+
+/// A footer that a hub wrote, and could not sync: the hub after it began a new segment, and a power cut took the footer.
+#[test]
+fn what_stands_behind_a_cut_may_go() {
+    let disk = MemoryDisk::new();
+    let session = session(&disk, "walk");
+    let mut log = LogMaker::new(&session, "phone");
+    log.wall(&ANCHOR).epoch(0, Some(9), false).declare(1, PLAIN, 1);
+    let rows = |from: i64| -> Vec<_> {
+        (from..from + 10)
+            .map(|i| (SECOND_NS + i * SECOND_NS / 10, vec![Value::I64(i)]))
+            .collect()
+    };
+    log.probe(SECOND_NS, 0).data(1, 0, &rows(0)).cut(&disk);
+    log.epoch(0, Some(9), false)
+        .data(1, 10, &rows(10))
+        .end(1, 20, 20)
+        .seal(&disk);
+    let compacted = compact(&disk, &session);
+    assert_eq!(
+        compacted.receipt.streams[0].missing,
+        Some(0),
+        "{:?}",
+        compacted.receipt
+    );
+
+    let manifest = Manifest::read(&disk, &Session::dir(&session.id))
+        .unwrap()
+        .unwrap();
+    let [first, second] = &manifest.logs[0].segments[..] else {
+        panic!("{:?}", manifest.logs);
+    };
+    let cut = first.cut.as_ref().expect("the second segment cut it");
+    assert_eq!(
+        (first.blake3.is_none(), second.blake3.is_some(), &second.cut),
+        (true, true, &None)
+    );
+    assert!(0 < cut.bytes && cut.bytes < first.bytes, "{first:?}");
+
+    let path = Session::dir(&session.id).join(&first.path);
+    let faults = || check_session(&disk, &session.id, &options()).unwrap().faults;
+    assert_eq!(faults(), []);
+    disk.damage(&path, |bytes| bytes.truncate(cut.bytes as usize))
+        .unwrap();
+    assert_eq!(faults(), []);
+
+    let whole = read_all(&disk, &path, 1 << 20).unwrap();
+    disk.damage(&path, |bytes| bytes[300] ^= 1).unwrap();
+    let said = format!("{:?}", faults());
+    assert!(
+        said.contains(&format!(
+            "its first {} bytes are not those of the manifest",
+            cut.bytes
+        )),
+        "{said}"
+    );
+    disk.damage(&path, |bytes| {
+        bytes.copy_from_slice(&whole);
+        bytes.truncate(cut.bytes as usize - 1);
+    })
+    .unwrap();
+    let said = format!("{:?}", faults());
+    assert!(
+        said.contains(&format!("of which the manifest counts {}", cut.bytes)),
+        "{said}"
+    );
+    disk.remove_file(&path).unwrap();
+    let said = format!("{:?}", faults());
+    assert!(said.contains("missing"), "{said}");
+}

@@ -209,10 +209,13 @@ fn ties(view: &View, to: &mut String) {
     let files = view.files.iter().flatten().map(|file| {
         let hash = file.sha256.as_ref().map(|hash| format!("SHA-256 {hash}"));
         let hash = hash.or_else(|| file.blake3.as_ref().map(|hash| format!("BLAKE3 {hash}")));
+        let cut = file.cut.as_ref();
+        let hash =
+            hash.or_else(|| cut.map(|cut| format!("BLAKE3 of its first {} bytes {}", cut.bytes, cut.blake3)));
         vec![
             file.path.clone(),
             file.bytes.to_string(),
-            hash.unwrap_or_else(|| "was still growing".to_owned()),
+            hash.unwrap_or_else(|| "none: it was still growing, or could not be read whole".to_owned()),
         ]
     });
     if view.files.is_some() {

@@ -3,8 +3,8 @@
 use super::place::Place;
 use crate::output::{Failure, Result};
 use marey_engine::compact::{
-    AuditFact, CauseFact, HashFact, Manifest, PreviousFact, Receipt, Retired, SignerFact, StreamReceipt,
-    TimeFact,
+    AuditFact, CauseFact, CutFact, HashFact, Manifest, PreviousFact, Receipt, Retired, SignerFact,
+    StreamReceipt, TimeFact,
 };
 use marey_engine::disk;
 use marey_format::types::hex;
@@ -86,6 +86,9 @@ pub struct FileView {
     pub bytes: u64,
     pub blake3: Option<String>,
     pub sha256: Option<String>,
+    /// Of a segment that its successor cut: what counts of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutFact>,
 }
 
 impl View {
@@ -221,6 +224,7 @@ fn files(manifest: &Manifest) -> Vec<FileView> {
         bytes: hashes.bytes,
         blake3: Some(hashes.blake3.clone()),
         sha256: Some(hashes.sha256.clone()),
+        cut: None,
     };
     let parts = manifest.streams.iter().flat_map(|stream| &stream.parts);
     let parts = parts.map(|part| hashed(&part.path, &part.hashes));
@@ -231,6 +235,7 @@ fn files(manifest: &Manifest) -> Vec<FileView> {
         bytes: segment.bytes,
         blake3: segment.blake3.clone(),
         sha256: None,
+        cut: segment.cut.clone(),
     });
     parts.chain(tables).chain(segments).collect()
 }
