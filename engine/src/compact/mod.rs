@@ -307,6 +307,7 @@ pub fn compact_witnessed(
     loop {
         let surveys = survey_readable(&tolerant, &session.id, options, progress)?;
         let failures = tolerant.count();
+        survey::sync_ends(disk, &session.id, &surveys)?;
         let task = Task {
             disk: &tolerant,
             session,

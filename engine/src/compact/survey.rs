@@ -16,7 +16,8 @@ use super::unreadable::Tolerant;
 use crate::clock::Row;
 use crate::disk::{Disk, File, OpenMode};
 use crate::error::StorageError;
-use crate::log::{Fault, FaultKind, Replay};
+use crate::log::{Fault, FaultKind, Replay, segment_name};
+use crate::session::Session;
 use crate::state::{LogState, Meaning, Violation};
 use marey_format::clock::ProbeRow;
 use marey_format::frame::{Frame, Kind, Lane};
@@ -248,6 +249,24 @@ fn read(
     let mut survey = taking.finish(device.clone(), &state, faults, segments);
     survey.unreadable = unreadable;
     Ok(survey)
+}
+
+/// Syncs the last segments that are listed as they are. A run of the hub may have died between a footer and its sync, and no
+/// successor says yet that the segment ended before it.
+pub(super) fn sync_ends(
+    disk: &dyn Disk,
+    session: &SessionId,
+    surveys: &[DeviceSurvey],
+) -> Result<(), StorageError> {
+    for survey in surveys {
+        let Some(last) = survey.segments.last().filter(|last| last.blake3.is_some()) else {
+            continue;
+        };
+        let path = Session::log_dir(session, &survey.device).join(segment_name(last.segment));
+        let synced = disk.open(&path, OpenMode::Read).and_then(|file| file.sync());
+        synced.map_err(|error| StorageError::io("syncing", disk.describe(&path), error))?;
+    }
+    Ok(())
 }
 
 /// BLAKE3 of a file, in large reads.

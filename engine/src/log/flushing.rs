@@ -24,6 +24,8 @@ pub(crate) struct Flushing {
     pub path: PathBuf,
     pub(super) dir: PathBuf,
     pub(super) fresh: bool,
+    /// The predecessor of a fresh segment, whose header says that it was sealed, where nobody in this run synced that.
+    pub(super) unsynced_before: Option<PathBuf>,
     pub(super) offset: u64,
     /// Header and frames.
     pub(super) bytes: Pending,
@@ -54,6 +56,14 @@ impl Flushing {
     /// After an error of the write the same call may be tried again; after an error of the sync nothing is known.
     pub fn write(&self, disk: &dyn Disk) -> Result<(), FlushError> {
         let io = |action| move |error| StorageError::io(action, disk.describe(&self.path), error);
+        if let Some(before) = &self.unsynced_before {
+            let synced = disk
+                .open(before, OpenMode::ReadWrite)
+                .and_then(|file| file.sync());
+            synced
+                .map_err(|error| StorageError::io("syncing", disk.describe(before), error))
+                .map_err(FlushError::Sync)?;
+        }
         let file = if self.fresh {
             disk::create_dirs(disk, &self.dir)
                 .map_err(io("making the folder of"))

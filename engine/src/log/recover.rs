@@ -148,7 +148,7 @@ pub(crate) fn recover(
                 // The footer proves the frames and not itself: the crash may have come between its write and its sync. A
                 // recovery that was cut off there leaves nothing in the journal if it found nothing in it.
                 true => Before::cut(data_bytes),
-                false => Before::sealed(data_bytes),
+                false => Before::sealed_by_another_run(data_bytes),
             };
             continue;
         }

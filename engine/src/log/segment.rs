@@ -11,6 +11,8 @@ pub(crate) struct Before {
     pub end: u64,
     /// Unfinished copies behind the predecessor.
     pub superseded: u32,
+    /// Another run of the hub sealed the predecessor. It may have died between the footer and its sync.
+    pub by_another_run: bool,
 }
 
 impl Before {
@@ -18,6 +20,7 @@ impl Before {
         why: Predecessor::None,
         end: 0,
         superseded: 0,
+        by_another_run: false,
     };
 
     pub fn sealed(end: u64) -> Self {
@@ -25,6 +28,14 @@ impl Before {
             why: Predecessor::Sealed,
             end,
             superseded: 0,
+            by_another_run: false,
+        }
+    }
+
+    pub fn sealed_by_another_run(end: u64) -> Self {
+        Self {
+            by_another_run: true,
+            ..Self::sealed(end)
         }
     }
 
@@ -33,6 +44,7 @@ impl Before {
             why: Predecessor::Cut,
             end,
             superseded: 0,
+            by_another_run: false,
         }
     }
 }

@@ -385,7 +385,9 @@ impl Log {
         let path = dir.join(super::segment_name(self.segment.number));
         let bytes = std::mem::replace(&mut self.segment.pending, Pending::with_buffer(spare()));
         let offset = self.segment.written;
-        let fresh = self.segment.fresh;
+        let (fresh, before) = (self.segment.fresh, self.segment.predecessor);
+        let unsynced_before = (fresh && before.why == Predecessor::Sealed && before.by_another_run)
+            .then(|| dir.join(super::segment_name(self.segment.number - 1)));
         self.segment.written += bytes.len() as u64;
         self.segment.fresh = false;
         let data_bytes = self.segment.written;
@@ -409,6 +411,7 @@ impl Log {
             path,
             dir,
             fresh,
+            unsynced_before,
             offset,
             bytes,
             footer,

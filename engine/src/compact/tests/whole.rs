@@ -6,7 +6,8 @@ use crate::compact::{
     Compacted, Generation, Manifest, check_session, compact_session, earlier_map, read_map, read_probes, roll,
 };
 use crate::disk::memory::MemoryDisk;
-use crate::disk::{Disk, read_all};
+use crate::disk::{Disk, OpenMode, read_all};
+use crate::log::segment_name;
 use crate::options::Options;
 use crate::read::{Reader, streams};
 use crate::session::{Moment, Session, SessionState};
@@ -653,4 +654,36 @@ fn what_stands_behind_a_cut_may_go() {
     disk.remove_file(&path).unwrap();
     let said = format!("{:?}", faults());
     assert!(said.contains("missing"), "{said}");
+}
+
+/// A footer that a hub wrote before it died, and that nobody synced: the session is sealed, and a power cut comes.
+#[test]
+fn the_end_of_a_log_is_synced_before_it_is_listed() {
+    let disk = MemoryDisk::new();
+    let session = session(&disk, "walk");
+    let mut log = LogMaker::new(&session, "phone");
+    log.wall(&ANCHOR).epoch(0, Some(9), false).declare(1, PLAIN, 1);
+    let rows: Vec<_> = (0..10)
+        .map(|i| (SECOND_NS + i * SECOND_NS / 10, vec![Value::I64(i)]))
+        .collect();
+    log.probe(SECOND_NS, 0)
+        .data(1, 0, &rows)
+        .end(1, 10, 10)
+        .write(&disk);
+    let path = Session::log_dir(&session.id, &DeviceId::new("phone").unwrap()).join(segment_name(1));
+    let unsealed = read_all(&disk, &path, 1 << 20).unwrap();
+    log.seal(&disk);
+    let sealed = read_all(&disk, &path, 1 << 20).unwrap();
+    disk.damage(&path, |bytes| bytes.truncate(unsealed.len()))
+        .unwrap();
+    let file = disk.open(&path, OpenMode::ReadWrite).unwrap();
+    file.write_at(unsealed.len() as u64, &sealed[unsealed.len()..])
+        .unwrap();
+
+    compact(&disk, &session);
+    let faults = || check_session(&disk, &session.id, &options()).unwrap().faults;
+    assert_eq!(faults(), []);
+    disk.power_cut(None);
+    assert_eq!(faults(), []);
+    assert_eq!(read_all(&disk, &path, 1 << 20).unwrap(), sealed);
 }

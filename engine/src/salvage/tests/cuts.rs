@@ -236,16 +236,45 @@ fn a_footer_that_was_never_synced_is_missed_by_nobody() {
     assert!(taken_by_the_power > 0);
 }
 
+/// The same of the footer that a hub's run writes when it goes down, with nothing in its journal: the next run finds a log
+/// that was sealed and no sign of a crash.
+#[test]
+fn a_run_syncs_the_footer_of_another_before_it_builds_on_it() {
+    let disk = FaultyDisk::new(MemoryDisk::new(), Plan::default());
+    let store = let_go_of(&disk);
+    disk.keep_states();
+    store.close().unwrap();
+    drop(store);
+    let mut the_power_would_take = 0;
+    for (at, died) in disk.into_states().iter().enumerate() {
+        the_power_would_take += died.snapshot().power_cut(None).writes_lost;
+        for seed in 1..8 {
+            let disk = died.snapshot();
+            go_on(&disk);
+            disk.power_cut(Some(&mut Dice(seed)));
+            let (store, report) = reopened(Arc::new(disk)).unwrap();
+            assert!(!report.found_damage(), "died at {at}: {report:?}");
+            assert_eq!(store.log_status()[0].samples, 10 * SAMPLES, "died at {at}");
+        }
+    }
+    assert!(the_power_would_take > 0);
+}
+
 /// A hub that died while a segment was not long enough to be sealed, and its journal had let go of everything, as it does
 /// before another session is published.
 fn with_nothing_in_the_journal() -> MemoryDisk {
     let disk = MemoryDisk::new();
+    let_go_of(&disk);
+    disk
+}
+
+fn let_go_of(disk: &(impl Disk + Clone + 'static)) -> Store {
     let long = Options {
         segment_bytes_first: 8 << 10,
         segment_bytes_max: 8 << 10,
         ..options()
     };
-    let store = recording_on(&disk, long);
+    let store = recording_on(disk, long);
     let mut sender = sender(&store);
     let handle = sender.open();
     sender.declare(handle);
@@ -259,7 +288,7 @@ fn with_nothing_in_the_journal() -> MemoryDisk {
     store.start_session(&other).unwrap();
     store.stop_session(&other).unwrap();
     store.seal_session(&other, &|_| {}).unwrap();
-    disk
+    store
 }
 
 /// A third epoch, whose frames go into a segment behind all that there are.

@@ -122,7 +122,7 @@ fn recording(options: Options) -> Store {
     recording_on(&MemoryDisk::new(), options)
 }
 
-fn recording_on(disk: &MemoryDisk, options: Options) -> Store {
+fn recording_on(disk: &(impl Disk + Clone + 'static), options: Options) -> Store {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let kernel = SimulatedKernel::new(1, 1_700_000_000_000_000_000);
     Store::init(&shared, [7; 16], &options).unwrap();
