@@ -185,7 +185,10 @@ impl Finding<'_> {
                     .unwrap_or_else(|| "the frame that the index lists does not stand there".to_owned()),
             });
         }
-        for (item, why) in refused {
+        let twice = "another frame has its name and stands before it";
+        let others = self.inventory.others.iter().map(|item| (item, twice));
+        let refused = refused.iter().map(|(item, why)| (item, why.as_str()));
+        for (item, why) in refused.chain(others) {
             gone.push(Gone {
                 key: item.key(),
                 samples: samples(item.kind, item.stream, item.first_index, item.count),

@@ -19,7 +19,8 @@ use marey_format::frame::{Frame, Kind, Lane};
 use marey_format::log::IndexEntry;
 use marey_format::payload::{Arrival, Assign, Checkpoint, EndOfStream, EpochMark, WallReading};
 use marey_format::{BootId, Declaration, DeviceId, EpochId, HubEpoch, Seed, SessionId, limits};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,6 +108,8 @@ pub(super) struct Inventory {
     pub by_journal: Vec<Fault>,
     /// Rows of whole indices whose frame is gone.
     pub gone: Vec<(u32, IndexEntry)>,
+    /// Whole frames of the device that bear the name of an item, and say something else.
+    pub others: Vec<Item>,
     /// Bytes of the journal's frames, one behind the other.
     pub journal: Vec<u8>,
     pub from_journal: u64,
@@ -198,7 +201,8 @@ impl Inventory {
 
 pub(super) struct Taking {
     pub(super) inventory: Inventory,
-    keys: HashSet<Key>,
+    /// Of each item its checksum.
+    keys: HashMap<Key, u32>,
     hub_seed: Seed,
     seeds: BTreeMap<u32, Seed>,
     /// Places of checkpoints in segments without an index.
@@ -228,12 +232,13 @@ impl Taking {
             faults: Vec::new(),
             by_journal: Vec::new(),
             gone: Vec::new(),
+            others: Vec::new(),
             journal: Vec::new(),
             from_journal: 0,
         };
         Self {
             inventory,
-            keys: HashSet::new(),
+            keys: HashMap::new(),
             hub_seed: Seed::new(device, session, &EpochId::HUB),
             seeds: BTreeMap::new(),
             checkpoints: Vec::new(),
@@ -289,9 +294,16 @@ impl Taking {
     /// Takes a frame whose checksum holds; false if one of its name was taken before.
     fn take(&mut self, at: Position, epoch: Option<u32>, frame: &Frame<'_>) -> bool {
         let item = Item::of(at, epoch, frame);
-        if !self.keys.insert(item.key()) {
-            return false;
-        }
+        match self.keys.entry(item.key()) {
+            Entry::Occupied(taken) => {
+                // A frame may be copied and stays what it is. What the hub says again is its own affair.
+                if item.epoch.is_some() && *taken.get() != item.crc {
+                    self.inventory.others.push(item);
+                }
+                return false;
+            }
+            Entry::Vacant(free) => free.insert(item.crc),
+        };
         self.inventory.items.push(item);
         self.learn(&item, frame);
         true
@@ -448,7 +460,7 @@ impl Taking {
                     (row.epoch != u32::MAX).then_some(row.epoch),
                 );
                 // By name, not by place: a write that went astray may have put another whole frame here.
-                if self.keys.contains(&(row.epoch, row.lane, row.sequence)) {
+                if self.keys.contains_key(&(row.epoch, row.lane, row.sequence)) {
                     continue;
                 }
                 let bytes = again.read(self, at, row.length as usize)?;

@@ -353,3 +353,34 @@ fn a_header_with_the_last_of_all_segment_numbers_is_refused() {
         verified(&forged);
     }
 }
+
+/// The fuzzer found it: of two whole frames of one name the first came through, and the other was not spoken of.
+#[test]
+fn a_second_frame_of_one_name_is_named() {
+    let disk = record(End::Closed, 9);
+    let seed = Seed::new(&device(), &session(), &EpochId([1; 16]));
+    let frames = frames_of(&disk);
+    for number in 1..=log_files(&disk).len() as u32 {
+        let strip = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - TRAILER_BYTES - 8);
+        relist(&disk, number, |footer| footer.entries.clear());
+        disk.damage(&segment(number), strip).unwrap();
+    }
+    let renamed = &frames[&(0, Lane::Data as u8, 2)];
+    disk.damage(&segment(renamed.segment), |bytes| {
+        let frame = &mut bytes[renamed.offset as usize..][..renamed.length as usize];
+        frame[24..32].copy_from_slice(&1u64.to_le_bytes());
+        let crc = seed.checksum(&frame[8..]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    })
+    .unwrap();
+    let (copy, report) = recovered(&disk);
+    let lost = &report.lost.frames;
+    let is_named = |lost: &&LostFrames| (lost.lane, lost.first, lost.last) == ("data", 1, Some(1));
+    assert_eq!(lost.iter().filter(is_named).count(), 1, "{lost:?}");
+    let mut whole = frames.clone();
+    whole.remove(&(0, Lane::Data as u8, 2));
+    assert_eq!(
+        frames_of(&copy).keys().collect::<Vec<_>>(),
+        whole.keys().collect::<Vec<_>>()
+    );
+}
