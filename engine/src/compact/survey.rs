@@ -16,7 +16,7 @@ use super::unreadable::Tolerant;
 use crate::clock::Row;
 use crate::disk::{Disk, File, OpenMode};
 use crate::error::StorageError;
-use crate::log::{Fault, FaultKind, Replay, segment_name};
+use crate::log::{Fault, FaultKind, Replay, segment_name, sync_footer};
 use crate::session::Session;
 use crate::state::{LogState, Meaning, Violation};
 use marey_format::clock::ProbeRow;
@@ -109,6 +109,8 @@ pub struct NoteEntry {
 pub struct SegmentFact {
     pub segment: u32,
     pub bytes: u64,
+    /// Where its footer begins, if it has one.
+    pub data_bytes: Option<u64>,
     /// Of the whole file; none while it may still grow, and where its successor cut it.
     pub blake3: Option<String>,
     pub cut: Option<CutFact>,
@@ -174,6 +176,7 @@ fn read(
                 s.file_bytes,
                 s.sealed_bytes.is_some() || s.cut_at.is_some(),
                 s.cut_at.filter(|_| s.is_cut),
+                s.sealed_bytes,
             )
         })
         .collect();
@@ -213,7 +216,7 @@ fn read(
     let (state, mut faults) = replay.into_state();
     let mut segments = Vec::with_capacity(summaries.len());
     let mut unreadable = Vec::new();
-    for (segment, path, bytes, fixed, cut) in summaries {
+    for (segment, path, bytes, fixed, cut, data_bytes) in summaries {
         let mut cut = match cut {
             // A header with no frame behind it need not have been synced either.
             Some(end) if end <= SEGMENT_HEADER_BYTES as u64 => Some(0),
@@ -242,6 +245,7 @@ fn read(
         segments.push(SegmentFact {
             segment,
             bytes,
+            data_bytes,
             blake3,
             cut,
         });
@@ -251,20 +255,21 @@ fn read(
     Ok(survey)
 }
 
-/// Syncs the last segments that are listed as they are. A run of the hub may have died between a footer and its sync, and no
-/// successor says yet that the segment ended before it.
+/// Makes the footers of last segments durable that are listed with them. A run of the hub may have died between a footer and
+/// its sync, or its sync failed, and no successor says yet that the segment ended before it.
 pub(super) fn sync_ends(
     disk: &dyn Disk,
     session: &SessionId,
     surveys: &[DeviceSurvey],
 ) -> Result<(), StorageError> {
     for survey in surveys {
-        let Some(last) = survey.segments.last().filter(|last| last.blake3.is_some()) else {
-            continue;
-        };
-        let path = Session::log_dir(session, &survey.device).join(segment_name(last.segment));
-        let synced = disk.open(&path, OpenMode::Read).and_then(|file| file.sync());
-        synced.map_err(|error| StorageError::io("syncing", disk.describe(&path), error))?;
+        if let Some(last) = survey.segments.last()
+            && last.blake3.is_some()
+            && let Some(data_bytes) = last.data_bytes
+        {
+            let path = Session::log_dir(session, &survey.device).join(segment_name(last.segment));
+            sync_footer(disk, &path, data_bytes)?;
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::landmark::Landmark;
 use super::pending::Pending;
 use crate::disk::{self, Disk, OpenMode};
 use crate::error::StorageError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Whether a flush seals the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(crate) struct Flushing {
     pub(super) dir: PathBuf,
     pub(super) fresh: bool,
     /// The predecessor of a fresh segment, whose header says that it was sealed, where nobody in this run synced that.
-    pub(super) unsynced_before: Option<PathBuf>,
+    pub(super) unsynced_before: Option<(PathBuf, u64)>,
     pub(super) offset: u64,
     /// Header and frames.
     pub(super) bytes: Pending,
@@ -56,13 +56,8 @@ impl Flushing {
     /// After an error of the write the same call may be tried again; after an error of the sync nothing is known.
     pub fn write(&self, disk: &dyn Disk) -> Result<(), FlushError> {
         let io = |action| move |error| StorageError::io(action, disk.describe(&self.path), error);
-        if let Some(before) = &self.unsynced_before {
-            let synced = disk
-                .open(before, OpenMode::ReadWrite)
-                .and_then(|file| file.sync());
-            synced
-                .map_err(|error| StorageError::io("syncing", disk.describe(before), error))
-                .map_err(FlushError::Sync)?;
+        if let Some((path, data_bytes)) = &self.unsynced_before {
+            sync_footer(disk, path, *data_bytes).map_err(FlushError::Write)?;
         }
         let file = if self.fresh {
             disk::create_dirs(disk, &self.dir)
@@ -104,6 +99,26 @@ impl Flushing {
             tracing::debug!(log = %disk.describe(&self.dir).display(), %error, "no landmark; opening takes longer");
         }
         Ok(())
+    }
+}
+
+/// Makes a footer durable that an earlier run of the hub wrote, and that can be read. That run may have died before its sync: so
+/// it is synced. Or the sync failed, and the system takes for written what it holds only in memory: so it is written again, as
+/// it stands there, if it can still be read. The data before it were synced before it was written. On a disk that takes no writes
+/// nothing waits for a sync.
+pub(crate) fn sync_footer(disk: &dyn Disk, path: &Path, data_bytes: u64) -> Result<(), StorageError> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    let write = || {
+        let file = disk.open(path, OpenMode::ReadWrite)?;
+        let mut footer = vec![0; file.len()?.saturating_sub(data_bytes) as usize];
+        if let Ok(read) = file.read_at(data_bytes, &mut footer) {
+            file.write_at(data_bytes, &footer[..read])?;
+        }
+        file.sync()
+    };
+    match write() {
+        Err(error) if [PermissionDenied, ReadOnlyFilesystem].contains(&error.kind()) => Ok(()),
+        done => done.map_err(|error| StorageError::io("syncing the footer of", disk.describe(path), error)),
     }
 }
 

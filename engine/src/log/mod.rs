@@ -15,7 +15,7 @@ mod segment;
 mod window;
 mod writer;
 
-pub(crate) use flushing::{FlushError, Flushing, Seal};
+pub(crate) use flushing::{FlushError, Flushing, Seal, sync_footer};
 pub(crate) use landmark::is_landmark;
 pub use read::{LogFrame, LogReader, SegmentSummary, read_frame};
 pub(crate) use recover::{JournalFound, JournalFrames, recover};

@@ -387,7 +387,7 @@ impl Log {
         let offset = self.segment.written;
         let (fresh, before) = (self.segment.fresh, self.segment.predecessor);
         let unsynced_before = (fresh && before.why == Predecessor::Sealed && before.by_another_run)
-            .then(|| dir.join(super::segment_name(self.segment.number - 1)));
+            .then(|| (dir.join(super::segment_name(self.segment.number - 1)), before.end));
         self.segment.written += bytes.len() as u64;
         self.segment.fresh = false;
         let data_bytes = self.segment.written;
