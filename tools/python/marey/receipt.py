@@ -159,6 +159,14 @@ def _segment(path: Path, said: dict[str, Any]) -> str | None:
     if not path.is_file():
         return "it is gone"
     bytes_, hasher = path.stat().st_size, _blake3()
+    if cut := said.get("cut"):  # what stands behind it was perhaps never synced, and may go
+        first = int(cut["bytes"])
+        if bytes_ < first:
+            return f"it has {bytes_} bytes, of which {first} count"
+        with path.open("rb") as file:
+            digest = hasher(file.read(first)).hexdigest() if hasher else cut["blake3"]
+        changed = f"the BLAKE3 of its first {first} bytes is {digest}, and was {cut['blake3']}: it was changed since"
+        return None if digest == cut["blake3"] else changed
     may_grow = said["blake3"] is None  # it was not sealed when it was published, or can't be read in full
     if bytes_ < int(said["bytes"]) or (bytes_ != int(said["bytes"]) and not may_grow):
         return f"it has {bytes_} bytes, and had {said['bytes']}"

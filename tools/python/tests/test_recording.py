@@ -107,6 +107,25 @@ class Folder(Session):
         code, said = self.check()
         self.assertEqual((code, "it is gone" in said, "not sealed" in said), (1, True, False), said)
 
+    def test_a_segment_that_was_cut_counts_up_to_there(self):
+        import blake3
+
+        self.stream()
+        self.receipt()
+        log, manifest = self.path / "logs/phone/000001.mlog", self.path / "manifest.json"
+        whole, said = log.read_bytes(), json.loads(manifest.read_text())
+        segment = said["logs"][0]["segments"][0]
+        segment.update(blake3=None, cut={"bytes": "70", "blake3": blake3.blake3(whole[:70]).hexdigest()})
+        manifest.write_text(json.dumps(said))
+        receipt = json.loads((self.path / "receipt-0001.json").read_text())
+        receipt["manifest"]["sha256"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        (self.path / "receipt-0001.json").write_text(json.dumps(receipt))
+        for there, trouble in ((whole, None), (whole[:70], None), (whole[:69], "69 bytes, of which 70 count"),
+                               (whole[:9] + b"!" + whole[10:], "the BLAKE3 of its first 70 bytes")):
+            log.write_bytes(there)
+            code, out = self.check()
+            self.assertEqual((code, trouble is None or trouble in out), (int(trouble is not None), True), out)
+
     def test_a_sealed_segment_does_not_grow(self):
         self.stream()
         self.receipt()
